@@ -1,0 +1,101 @@
+package v1alpha1
+
+// Conditions that every kind reports. Ready is the root; Reconciling and Stalled are present only while True, as kstatus
+// expects (https://github.com/kubernetes-sigs/cli-utils/tree/master/pkg/kstatus).
+const (
+	ConditionReady       = "Ready"
+	ConditionReconciling = "Reconciling"
+	ConditionStalled     = "Stalled"
+)
+
+// Steps of a DLQReplay, in their order.
+const (
+	StepPlanned         = "Planned"
+	StepCanaryDelivered = "CanaryDelivered"
+	StepRequeued        = "Requeued"
+	StepDelivered       = "Delivered"
+)
+
+// What a Platform reports.
+const (
+	ConditionDatabaseReachable = "DatabaseReachable"
+	ConditionLedgerReady       = "LedgerReady"
+)
+
+// Reasons that settle a step, or say that it has not begun.
+const (
+	// ReasonPending says that a step has not begun.
+	ReasonPending = "Pending"
+	// ReasonSucceeded says that what the condition names happened.
+	ReasonSucceeded = "Succeeded"
+	// ReasonNotNeeded says that a step had nothing to do; with status False it counts as settled.
+	ReasonNotNeeded = "NotNeeded"
+)
+
+// Reasons for which any operation waits. It goes on by itself.
+const (
+	// ReasonRetrying says that the last try failed and the next one follows; the message has the error.
+	ReasonRetrying = "Retrying"
+	// ReasonPlatformNotFound says that no Platform of that name exists in the namespace.
+	ReasonPlatformNotFound = "PlatformNotFound"
+	// ReasonSecretUnusable says that a Secret is missing, unlabelled or malformed.
+	ReasonSecretUnusable = "SecretUnusable"
+	// ReasonDatabaseUnreachable says that the platform's database did not answer as it should.
+	ReasonDatabaseUnreachable = "DatabaseUnreachable"
+	// ReasonLedgerNotReady says that a table, column, grant, index or the ledger itself is missing; the message names it.
+	ReasonLedgerNotReady = "LedgerNotReady"
+	// ReasonWaitingForApproval says that spec.approvals needs an entry; the message has the command.
+	ReasonWaitingForApproval = "WaitingForApproval"
+	// ReasonSuspended says that spec.suspend is true.
+	ReasonSuspended = "Suspended"
+	// ReasonAutomationOff says that the Platform's automation is ObserveOnly.
+	ReasonAutomationOff = "AutomationOff"
+)
+
+// What a DLQReplay is doing.
+const (
+	ReasonPlanning       = "Planning"
+	ReasonCanaryInFlight = "CanaryInFlight"
+	ReasonRequeuing      = "Requeuing"
+	ReasonDelivering     = "Delivering"
+)
+
+// How a DLQReplay ended well.
+const (
+	// ReasonPlanOnly says that mode Plan is complete: nothing was changed.
+	ReasonPlanOnly = "PlanOnly"
+	// ReasonAlreadyDone says that the same operation was finished under an object of this namespace, name and digest.
+	ReasonAlreadyDone = "AlreadyDone"
+)
+
+// Why an operation stalled: a person is needed, and the message says what to do.
+const (
+	// ReasonPlanTooLarge says that the plan has more entries than spec.maxEntries.
+	ReasonPlanTooLarge = "PlanTooLarge"
+	// ReasonCanaryFailed says that more canary entries failed than spec.canary.maxFailures allows.
+	ReasonCanaryFailed = "CanaryFailed"
+	// ReasonCanaryTimedOut says that canary entries were not attempted in time.
+	ReasonCanaryTimedOut = "CanaryTimedOut"
+	// ReasonBreakerOpen says that too many of the last attempts failed.
+	ReasonBreakerOpen = "BreakerOpen"
+	// ReasonDeliveryTimedOut says that requeued entries were neither delivered nor dead by the deadline.
+	ReasonDeliveryTimedOut = "DeliveryTimedOut"
+	// ReasonLedgerBehind says that the ledger knows less than the object: a database restored from a backup.
+	ReasonLedgerBehind = "LedgerBehind"
+	// ReasonOutcomeUnknown says that an effect that must not be repeated may or may not have happened.
+	ReasonOutcomeUnknown = "OutcomeUnknown"
+	// ReasonRefused says that the far side refused the call, and would refuse it again.
+	ReasonRefused = "Refused"
+	// ReasonSpecInvalid says that the spec can't be carried out on this Platform.
+	ReasonSpecInvalid = "SpecInvalid"
+)
+
+// AnnotationRequestedAt asks a stalled operation to go on, once per value: any text that differs from
+// status.lastHandledRequestedAt, by custom the time.
+const AnnotationRequestedAt = "playbook.1pass.dev/requestedAt"
+
+// LabelPlatform must stand on a Secret with the Platform's name, or no controller reads it.
+const LabelPlatform = "playbook.1pass.dev/platform"
+
+// Finalizer keeps an object until its operation is closed in the ledger.
+const Finalizer = "playbook.1pass.dev/operation"

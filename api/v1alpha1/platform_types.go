@@ -1,0 +1,204 @@
+package v1alpha1
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// Automation says whether the controllers may change the platform.
+// +kubebuilder:validation:Enum=Enabled;ObserveOnly
+type Automation string
+
+const (
+	// AutomationEnabled lets the controllers act.
+	AutomationEnabled Automation = "Enabled"
+	// AutomationObserveOnly lets them read and report, and change nothing.
+	AutomationObserveOnly Automation = "ObserveOnly"
+)
+
+// PlatformSpec says where an identity platform is and how to reach it.
+type PlatformSpec struct {
+	// url of the platform's public API, without a path.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=2048
+	// +kubebuilder:validation:XValidation:rule="isURL(self) && url(self).getScheme() in ['http', 'https'] && url(self).getHost() != '' && url(self).getEscapedPath() in ['', '/'] && url(self).getQuery().size() == 0 && !self.contains('@')",message="url must be http(s)://host[:port], without path, query or credentials, such as https://api.1pass.dev"
+	URL string `json:"url,omitempty"`
+
+	// automation is the red button: ObserveOnly reads and reports, and changes nothing. It is read before every effect.
+	// +optional
+	// +default="Enabled"
+	Automation Automation `json:"automation,omitempty"`
+
+	// database is the platform's Postgres.
+	// +required
+	Database PlatformDatabase `json:"database,omitzero"`
+
+	// adminAPI is the platform's admin API, under url.
+	// +optional
+	AdminAPI *PlatformAdminAPI `json:"adminAPI,omitempty"`
+
+	// relyingParties names the applications that receive webhooks.
+	// +optional
+	// +listType=map
+	// +listMapKey=applicationID
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=1000
+	RelyingParties []RelyingParty `json:"relyingParties,omitempty"`
+
+	// requireApproval lists the steps that wait for spec.approvals of the object that runs them.
+	// +optional
+	// +listType=map
+	// +listMapKey=kind
+	// +listMapKey=step
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=32
+	RequireApproval []ApprovalRule `json:"requireApproval,omitempty"`
+}
+
+// PlatformDatabase is the platform's Postgres, by the roles that `manager migrate` grants.
+type PlatformDatabase struct {
+	// secretRef names the Secret whose key "url" is the connection URL of the role playbook_operator.
+	// +required
+	SecretRef SecretReference `json:"secretRef,omitzero"`
+
+	// readOnlySecretRef names the Secret whose key "url" is the connection URL of the role playbook_monitor, for monitoring; it
+	// may point to a replica. Monitoring uses secretRef when it is absent.
+	// +optional
+	ReadOnlySecretRef *SecretReference `json:"readOnlySecretRef,omitempty"`
+}
+
+// PlatformAdminAPI is the platform's admin API.
+type PlatformAdminAPI struct {
+	// secretRef names the Secret whose key "token" is the admin token.
+	// +required
+	SecretRef SecretReference `json:"secretRef,omitzero"`
+}
+
+// RelyingParty is an application that receives webhooks.
+type RelyingParty struct {
+	// applicationID is the id of its row in oauth_applications.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=19
+	// +kubebuilder:validation:Pattern=`^[1-9][0-9]*$`
+	ApplicationID string `json:"applicationID,omitempty"`
+
+	// name by which people know it.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	Name string `json:"name,omitempty"`
+}
+
+// ApprovalRule makes a step wait for a person.
+// +kubebuilder:validation:XValidation:rule="self.kind != 'DLQReplay' || self.step in ['CanaryDelivered', 'Requeued']",message="a DLQReplay's steps that change something are CanaryDelivered and Requeued: write one of them",fieldPath=".step"
+type ApprovalRule struct {
+	// kind of the object that waits.
+	// +required
+	// +kubebuilder:validation:Enum=DLQReplay
+	Kind string `json:"kind,omitempty"`
+
+	// step that waits.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=64
+	Step string `json:"step,omitempty"`
+
+	// aboveEntries lets a plan of up to so many entries go ahead unasked. Default 0: each waits.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	AboveEntries *int64 `json:"aboveEntries,omitempty"`
+}
+
+// PlatformStatus is what the Platform controller sees.
+// +kubebuilder:validation:MinProperties=1
+type PlatformStatus struct {
+	// observedGeneration is the generation that this status describes.
+	// +optional
+	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+
+	// conditions are Ready, DatabaseReachable, LedgerReady, and Reconciling while not Ready.
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	// +kubebuilder:validation:MaxItems=16
+	// +kubebuilder:validation:MinItems=1
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+
+	// deadLetters counts webhooks that died undelivered.
+	// +optional
+	DeadLetters *DeadLetters `json:"deadLetters,omitempty"`
+}
+
+// DeadLetters counts the entries of the outbox that died undelivered.
+// +kubebuilder:validation:MinProperties=1
+type DeadLetters struct {
+	// total over all applications.
+	// +optional
+	Total *int64 `json:"total,omitempty"`
+
+	// applications with dead entries, the most first, at most 50.
+	// +optional
+	// +listType=map
+	// +listMapKey=applicationID
+	// +kubebuilder:validation:MaxItems=50
+	// +kubebuilder:validation:MinItems=1
+	Applications []ApplicationDeadLetters `json:"applications,omitempty"`
+}
+
+// ApplicationDeadLetters counts the dead entries of one application.
+type ApplicationDeadLetters struct {
+	// applicationID is the id of its row in oauth_applications.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=19
+	ApplicationID string `json:"applicationID,omitempty"`
+
+	// name from spec.relyingParties, where it is listed there.
+	// +optional
+	// +kubebuilder:validation:MaxLength=63
+	// +kubebuilder:validation:MinLength=1
+	Name string `json:"name,omitempty"`
+
+	// dead is the number of its dead entries.
+	// +required
+	Dead *int64 `json:"dead,omitempty"`
+}
+
+// Platform says where an identity platform is and how to reach it, once per environment. DLQReplays of its namespace use it by
+// name.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
+// +kubebuilder:resource:categories=playbook
+// +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
+// +kubebuilder:printcolumn:name="Automation",type=string,JSONPath=`.spec.automation`
+// +kubebuilder:printcolumn:name="Dead letters",type=integer,JSONPath=`.status.deadLetters.total`
+// +kubebuilder:printcolumn:name="Message",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].message`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+type Platform struct {
+	metav1.TypeMeta `json:",inline"`
+	// metadata is the object's standard metadata.
+	// +optional
+	metav1.ObjectMeta `json:"metadata,omitzero"`
+
+	// spec says where the platform is.
+	// +required
+	Spec PlatformSpec `json:"spec,omitzero"`
+
+	// status is what the controller sees.
+	// +optional
+	// +default={"observedGeneration": -1}
+	Status PlatformStatus `json:"status,omitzero"`
+}
+
+// PlatformList is a list of Platforms.
+// +kubebuilder:object:root=true
+type PlatformList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []Platform `json:"items"`
+}
+
+// GetConditions returns the conditions for reading and setting.
+func (p *Platform) GetConditions() *[]metav1.Condition { return &p.Status.Conditions }
