@@ -1,0 +1,98 @@
+package dlqreplay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
+	"github.com/1pass-dev/playbook-operator/controllers/playbook"
+	"github.com/1pass-dev/playbook-operator/controllers/systems/platformdb"
+)
+
+// canaryPatience is how long a canary that failed waits for its other answers, so that the message can tell all of them.
+const canaryPatience = 5 * time.Second
+
+// tryCanary requeues a few entries and watches what the relying party answers, before any other is touched.
+func tryCanary(ctx context.Context, s *replay) (playbook.Outcome, error) {
+	if s.behind() {
+		return s.stallBehind(), nil
+	}
+	canary := s.obj.Spec.Canary
+	switch {
+	case s.obj.Spec.Via == v1alpha1.ReplayViaAdminAPI:
+		return playbook.NotNeeded("the admin API retries at most ten entries, each named"), nil
+	case *canary.Entries == 0:
+		return playbook.NotNeeded("spec.canary.entries is 0"), nil
+	case s.op.CanaryAt == nil && s.op.Remaining == 0:
+		return playbook.NotNeeded("nothing to replay"), nil
+	case s.op.ClosedAt != nil:
+		return playbook.Done("the ledger has the replay as complete"), nil
+	}
+	if s.op.CanaryAt == nil {
+		if outcome, ok := s.mayAct(); !ok {
+			return outcome, nil
+		}
+		if err := s.sendCanary(ctx, min(*canary.Entries, s.obj.Spec.MaxInFlight)); errors.Is(err, platformdb.ErrNothingToTry) {
+			return playbook.NotNeeded("no entry would be requeued"), nil
+		} else if err != nil {
+			return playbook.Outcome{}, databaseError(err)
+		}
+	}
+	return s.watchCanary(ctx, canary)
+}
+
+func (s *replay) sendCanary(ctx context.Context, entries int32) error {
+	if _, err := s.db.ChooseCanary(ctx, s.id.UID, s.selection, entries); err != nil {
+		return err
+	}
+	_, err := s.batch(func() (*platformdb.Batch, error) { return s.db.RequeueCanary(ctx, s.id.UID, s.selection) })
+	return err
+}
+
+func (s *replay) watchCanary(ctx context.Context, canary v1alpha1.ReplayCanary) (playbook.Outcome, error) {
+	op, err := s.db.Observe(ctx, s.id.UID)
+	if err != nil {
+		return playbook.Outcome{}, databaseError(err)
+	}
+	attempts, err := s.db.CanaryAttempts(ctx, op)
+	if err != nil {
+		return playbook.Outcome{}, databaseError(err)
+	}
+	s.op = op
+	s.project()
+	s.projectFailures(attempts)
+	tried := attempts.Attempted + attempts.Waiting
+	switch {
+	case attempts.Failed > int64(*canary.MaxFailures) && (attempts.Waiting == 0 || op.Now.After(op.CanaryAt.Add(canaryPatience))):
+		return playbook.Stall(v1alpha1.ReasonCanaryFailed, "%d of %d canary entries failed (%s) and %d may; the other %d entries were not touched. When the relying party is well again: %s",
+			attempts.Failed, tried, answers(attempts), *canary.MaxFailures, op.Remaining, s.resumeCommand()), nil
+	case tried == 0:
+		// Somebody else got to each of them first; the rest of the plan has not been tried.
+		if err := s.db.ForgetCanary(ctx, s.id.UID); err != nil {
+			return playbook.Outcome{}, databaseError(err)
+		}
+		return playbook.Wait(time.Second, v1alpha1.ReasonCanaryInFlight, "somebody else changed all chosen canary entries; choosing others"), nil
+	case attempts.Waiting == 0:
+		return playbook.Done("%d canary entries attempted, %d failed", tried, attempts.Failed), nil
+	case op.Now.After(op.CanaryAt.Add(time.Duration(canary.TimeoutSeconds) * time.Second)):
+		return playbook.Stall(v1alpha1.ReasonCanaryTimedOut, "%d of %d canary entries were not attempted within %d s: see whether the platform's webhook dispatcher runs. The other %d entries were not touched. To try again: %s",
+			attempts.Waiting, tried, canary.TimeoutSeconds, op.Remaining, s.resumeCommand()), nil
+	}
+	return playbook.Wait(observeInterval, v1alpha1.ReasonCanaryInFlight, "%d of %d canary entries attempted", attempts.Attempted, tried), nil
+}
+
+// answers says what the relying party answered, such as "503 ×3, Timeout ×1".
+func answers(a *platformdb.Attempts) string {
+	texts := make([]string, len(a.Answers))
+	for i, c := range a.Answers {
+		texts[i] = fmt.Sprintf("%s ×%d", c.Answer, c.Entries)
+	}
+	return strings.Join(texts, ", ")
+}
+
+func (s *replay) resumeCommand() string {
+	return fmt.Sprintf("kubectl -n %s annotate dlqreplay %s --overwrite %s=$(date +%%FT%%T)", s.obj.Namespace, s.obj.Name, v1alpha1.AnnotationRequestedAt)
+}

@@ -1,0 +1,87 @@
+package dlqreplay_test
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	eventsv1 "k8s.io/api/events/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
+	"github.com/1pass-dev/playbook-operator/hack/world"
+)
+
+func TestAFinishedReplayAppliedAgainIsAlreadyDone(t *testing.T) {
+	s := newScene(t, "again", quick)
+	ids := s.seed(20, "HTTP 503: down", 7)
+	name := s.apply("r", "{maxEntries: 100}")
+	first := s.awaitReady(name)
+	s.delete(name)
+	s.exec(`UPDATE webhook_outbox_entries SET delivered_at = NULL, dlq_at = clock_timestamp() WHERE id = ANY ($1)`, ids[:5])
+
+	// As Git has it, with the default spelled out, and another pace.
+	s.apply("r", "{maxEntries: 100, mode: Replay, ratePerSecond: 7}")
+	r := s.awaitReady(name)
+	if reason(r) != v1alpha1.ReasonAlreadyDone || !strings.Contains(message(r), string(first.UID)) {
+		t.Errorf("%s: %s", reason(r), message(r))
+	}
+	s.eachOnce(20)
+	s.delete(name)
+
+	// Another spec, or another name, is another operation.
+	s.progress(s.awaitReady(s.apply("r", "{maxEntries: 101, selector: {entryIDs: [\""+fmt.Sprint(ids[0])+"\"]}}")), map[string]int64{"requeued": 1, "delivered": 1})
+	s.progress(s.awaitReady(s.apply("new-name", "{maxEntries: 100}")), map[string]int64{"requeued": 4, "delivered": 4})
+	if got := s.requeues(); got != 25 {
+		t.Errorf("%d requeues happened", got)
+	}
+}
+
+func TestAPlanAppliedAgainIsPlannedAgain(t *testing.T) {
+	s := newScene(t, "replan", manual)
+	s.seed(3, "HTTP 503: down", 7)
+	name := s.apply("r", "{mode: Plan}")
+	s.awaitReady(name)
+	s.delete(name)
+	s.seed(2, "HTTP 503: down", 7)
+	s.apply("r", "{mode: Plan}")
+	if r := s.awaitReady(name); reason(r) != v1alpha1.ReasonPlanOnly || value(r.Status.Plan.Total) != 5 {
+		t.Errorf("%s with %d entries", reason(r), value(r.Status.Plan.Total))
+	}
+}
+
+func TestADeletedReplayContinuesWhenAppliedAgain(t *testing.T) {
+	s := newScene(t, "partial", manual)
+	s.seed(30, "HTTP 503: down", 7)
+	name := s.apply("r", "{maxInFlight: 12, canary: {entries: 0}}")
+	s.await(name, "12 in flight", func(*v1alpha1.DLQReplay) bool { return s.requeues() == 12 })
+	s.delete(name)
+	s.eachOnce(12)
+	s.apply("r", "{maxInFlight: 12, canary: {entries: 0}}")
+	r := s.dispatchUntil(name, "complete", ended)
+	s.progress(r, map[string]int64{"requeued": 18, "delivered": 18})
+	s.eachOnce(30)
+	if c := s.Counts()[acme]; c.Received != 30 || c.Duplicates != 0 {
+		t.Errorf("the relying party received %d, and %d twice", c.Received, c.Duplicates)
+	}
+}
+
+func TestADeletedReplayGoesAlsoWhenItsDatabaseIsGone(t *testing.T) {
+	s := newScene(t, "release", manual)
+	s.seed(30, "HTTP 503: down", 7)
+	name := s.apply("r", "{maxInFlight: 12, canary: {entries: 0}}")
+	s.await(name, "12 in flight", func(*v1alpha1.DLQReplay) bool { return s.requeues() == 12 })
+	uid := s.get(name).UID
+	s.databaseURL("postgres://playbook_operator:unused@127.0.0.1:1/gone")
+	s.awaitReason(name, v1alpha1.ReasonDatabaseUnreachable)
+	s.delete(name) // after a minute
+	eventually(t, "an event that says so", func() bool {
+		var events eventsv1.EventList
+		if err := kube.List(s.ctx, &events, client.InNamespace(world.Namespace)); err != nil {
+			t.Fatal(err)
+		}
+		return slices.ContainsFunc(events.Items, func(e eventsv1.Event) bool { return e.Regarding.UID == uid && e.Reason == "OperationLeftOpen" })
+	})
+	s.eachOnce(12)
+}

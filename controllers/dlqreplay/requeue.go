@@ -1,0 +1,110 @@
+package dlqreplay
+
+import (
+	"context"
+	"time"
+
+	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
+	"github.com/1pass-dev/playbook-operator/controllers/playbook"
+	"github.com/1pass-dev/playbook-operator/controllers/systems/platformdb"
+)
+
+const (
+	// slice is how long one pass works before it writes the status and lets other objects have a turn.
+	slice = time.Second
+	// observeInterval is how often the counters of requeued entries are brought up to date while entries are requeued or tried.
+	observeInterval = 250 * time.Millisecond
+	// lockedInterval is how soon entries held by another session are tried again.
+	lockedInterval = time.Second
+
+	// breakerWindow and breakerMinimum are how many of the last attempts the breaker judges, and from how many on.
+	breakerWindow  = 100
+	breakerMinimum = 20
+)
+
+// requeue gives entries back to the dispatcher, batch by batch, at the pace that the spec allows.
+func requeue(ctx context.Context, s *replay) (playbook.Outcome, error) {
+	if s.behind() {
+		return s.stallBehind(), nil
+	}
+	if s.obj.Spec.Via == v1alpha1.ReplayViaAdminAPI {
+		return requeueByAdminAPI(ctx, s)
+	}
+	if s.op.Total == 0 {
+		return playbook.NotNeeded("nothing to replay"), nil
+	}
+	if s.op.ClosedAt != nil {
+		return playbook.Done("%s", s.handled()), nil
+	}
+	var observed time.Time
+	for end := time.Now().Add(slice); time.Now().Before(end); {
+		if time.Since(observed) > observeInterval {
+			if outcome, ok, err := s.judge(ctx); err != nil || !ok {
+				return outcome, err
+			}
+			observed = time.Now()
+		}
+		if s.op.Remaining == 0 {
+			return playbook.Done("%s", s.handled()), nil
+		}
+		if exists, err := s.refresh(ctx); err != nil {
+			return playbook.Outcome{}, err
+		} else if !exists {
+			return playbook.Wait(0, v1alpha1.ReasonRequeuing, "stopped: the replay is being deleted"), nil
+		}
+		if outcome, ok := s.mayAct(); !ok {
+			return outcome, nil
+		}
+		pace := platformdb.Pace{MaxInFlight: s.obj.Spec.MaxInFlight}
+		if rate := s.obj.Spec.RatePerSecond; rate != nil {
+			pace.RatePerSecond = *rate
+		}
+		batch, err := s.batch(func() (*platformdb.Batch, error) { return s.db.Requeue(ctx, s.id.UID, s.selection, pace) })
+		if err != nil {
+			return playbook.Outcome{}, databaseError(err)
+		}
+		switch {
+		case batch.Looked == 0:
+			return playbook.Wait(observeInterval, v1alpha1.ReasonRequeuing, "%s", s.handled()), nil
+		case batch.Looked == batch.Locked:
+			return playbook.Wait(lockedInterval, v1alpha1.ReasonRequeuing, "%s; %d are locked by another session of the database, and tried again", s.handled(), batch.Locked), nil
+		}
+	}
+	return playbook.Wait(time.Millisecond, v1alpha1.ReasonRequeuing, "%s", s.handled()), nil
+}
+
+// judge observes what became of requeued entries; it reports false where the breaker opened.
+func (s *replay) judge(ctx context.Context) (playbook.Outcome, bool, error) {
+	op, err := s.db.Observe(ctx, s.id.UID)
+	if err != nil {
+		return playbook.Outcome{}, false, databaseError(err)
+	}
+	attempts, err := s.db.RecentAttempts(ctx, op, breakerWindow)
+	if err != nil {
+		return playbook.Outcome{}, false, databaseError(err)
+	}
+	s.op = op
+	s.project()
+	s.projectFailures(attempts)
+	if attempts.Attempted >= breakerMinimum && attempts.Failed*100 > attempts.Attempted*int64(*s.obj.Spec.Breaker.MaxFailurePercent) {
+		return playbook.Stall(v1alpha1.ReasonBreakerOpen, "the breaker opened: %d of the last %d attempts failed (%s), more than %d %%; %d entries remain dead, and those requeued stay with the dispatcher. When the relying party is well again: %s",
+			attempts.Failed, attempts.Attempted, answers(attempts), *s.obj.Spec.Breaker.MaxFailurePercent, op.Remaining, s.resumeCommand()), false, nil
+	}
+	return playbook.Outcome{}, true, nil
+}
+
+// batch runs one batch of the plan and takes its counts over.
+func (s *replay) batch(run func() (*platformdb.Batch, error)) (*platformdb.Batch, error) {
+	began := time.Now()
+	batch, err := run()
+	if err != nil {
+		return nil, err
+	}
+	if batch.Looked > 0 {
+		batchSeconds.Observe(time.Since(began).Seconds())
+		countEntries(s.op, batch.Operation)
+	}
+	s.op = batch.Operation
+	s.project()
+	return batch, nil
+}

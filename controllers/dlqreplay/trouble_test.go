@@ -1,0 +1,379 @@
+package dlqreplay_test
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
+	"github.com/1pass-dev/playbook-operator/hack/logi"
+	"github.com/1pass-dev/playbook-operator/hack/servers"
+	"github.com/1pass-dev/playbook-operator/hack/world"
+)
+
+// databaseURL changes what the Secret says that the operator connects to.
+func (s *scene) databaseURL(u string) {
+	s.Helper()
+	s.patch(&corev1.Secret{}, s.Name+"-database", fmt.Sprintf(`{"stringData":{"url":%q}}`, u))
+}
+
+// altered is the operator's URL with a change.
+func (s *scene) altered(change func(*url.URL)) string {
+	s.Helper()
+	u, err := url.Parse(s.URLAs("playbook_operator"))
+	if err != nil {
+		s.Fatal(err)
+	}
+	change(u)
+	return u.String()
+}
+
+func TestATroubleIsNamedAndEndsWhenItIsMended(t *testing.T) {
+	for trouble, c := range map[string]struct {
+		make    func(*scene) // before there is a Platform, so that nothing is connected; nil leaves the Platform out
+		mend    func(*scene)
+		reason  string
+		message string
+	}{
+		"no-platform": {
+			nil,
+			func(s *scene) { s.applyPlatform() },
+			v1alpha1.ReasonPlatformNotFound, `there is no Platform "no-platform" in namespace "playbook-system": apply it`,
+		},
+		"no-secret": {
+			func(s *scene) { s.deleteObject(&corev1.Secret{}, s.Name+"-database") },
+			func(s *scene) { s.applyPlatform() },
+			v1alpha1.ReasonSecretUnusable, `there is no Secret "no-secret-database" in namespace "playbook-system": create it with the label playbook.1pass.dev/platform=no-secret`,
+		},
+		"unlabelled": {
+			func(s *scene) {
+				s.patch(&corev1.Secret{}, s.Name+"-database", `{"metadata":{"labels":null}}`)
+			},
+			func(s *scene) { s.applyPlatform() },
+			v1alpha1.ReasonSecretUnusable, `kubectl -n playbook-system label secret unlabelled-database playbook.1pass.dev/platform=unlabelled`,
+		},
+		"malformed": {
+			func(s *scene) { s.databaseURL("postgres://user:geheim@[host/database") },
+			func(s *scene) { s.databaseURL(s.URLAs("playbook_operator")) },
+			v1alpha1.ReasonSecretUnusable, `can't be parsed: write postgres://user:password@host:5432/database?sslmode=verify-full`,
+		},
+		"wrong-password": {
+			func(s *scene) {
+				s.databaseURL(s.altered(func(u *url.URL) { u.User = url.UserPassword("playbook_operator", "geheim") }))
+			},
+			func(s *scene) { s.databaseURL(s.URLAs("playbook_operator")) },
+			v1alpha1.ReasonDatabaseUnreachable, `password authentication failed`,
+		},
+		"no-tls": {
+			func(s *scene) { s.databaseURL(s.altered(func(u *url.URL) { u.RawQuery = "sslmode=require" })) },
+			func(s *scene) { s.databaseURL(s.URLAs("playbook_operator")) },
+			v1alpha1.ReasonDatabaseUnreachable, `server refused TLS connection`,
+		},
+		"no-host": {
+			func(s *scene) { s.databaseURL(s.altered(func(u *url.URL) { u.Host = "127.0.0.1:1" })) },
+			func(s *scene) { s.databaseURL(s.URLAs("playbook_operator")) },
+			v1alpha1.ReasonDatabaseUnreachable, `connection refused`,
+		},
+		"no-index": {
+			func(s *scene) { s.exec(`DROP INDEX index_webhook_outbox_entries_dead`) },
+			func(s *scene) { s.exec(statementIn(s, "create it with: ")) },
+			v1alpha1.ReasonLedgerNotReady, `the index of dead entries is missing; create it with: CREATE INDEX CONCURRENTLY`,
+		},
+		"no-table": {
+			func(s *scene) { s.exec(`ALTER TABLE webhook_outbox_entries RENAME TO elsewhere`) },
+			func(s *scene) { s.exec(`ALTER TABLE elsewhere RENAME TO webhook_outbox_entries`) },
+			v1alpha1.ReasonLedgerNotReady, `webhook_outbox_entries.id is missing: is this the platform's database?`,
+		},
+		"no-ledger": {
+			func(s *scene) { s.exec(`ALTER SCHEMA playbook RENAME TO elsewhere`) },
+			func(s *scene) { s.exec(`ALTER SCHEMA elsewhere RENAME TO playbook`) },
+			v1alpha1.ReasonLedgerNotReady, "run `manager migrate`",
+		},
+		"old-ledger": {
+			func(s *scene) { s.exec(`UPDATE playbook.schema_migrations SET version = version - 1`) },
+			func(s *scene) { s.exec(`UPDATE playbook.schema_migrations SET version = version + 1`) },
+			v1alpha1.ReasonLedgerNotReady, "run `manager migrate`",
+		},
+		"new-ledger": {
+			func(s *scene) { s.exec(`UPDATE playbook.schema_migrations SET version = version + 1`) },
+			func(s *scene) { s.exec(`UPDATE playbook.schema_migrations SET version = version - 1`) },
+			v1alpha1.ReasonLedgerNotReady, "run the newer manager",
+		},
+		"no-grant": {
+			func(s *scene) { s.exec(`REVOKE ALL ON webhook_outbox_entries FROM playbook_operator`) },
+			func(s *scene) { s.migrate() },
+			v1alpha1.ReasonLedgerNotReady, "permission denied for table webhook_outbox_entries",
+		},
+	} {
+		t.Run(trouble, func(t *testing.T) {
+			s := newBareScene(t, trouble, quick)
+			s.seed(12, "HTTP 503: down", 7)
+			if c.make != nil {
+				s.applyManifest(s.secrets())
+				c.make(s)
+				s.applyManifest(strings.TrimPrefix(s.Manifest(), s.secrets()))
+			}
+			name := s.apply("r", "{}")
+			r := s.awaitReason(name, c.reason)
+			if !strings.Contains(message(r), c.message) {
+				t.Errorf("the message lacks %q: %s", c.message, message(r))
+			}
+			if strings.Contains(asJSON(r), "geheim") {
+				t.Errorf("the object shows a password: %s", asJSON(r))
+			}
+			c.mend(s)
+			s.progress(s.awaitReady(name), map[string]int64{"requeued": 12, "delivered": 12})
+			s.eachOnce(12)
+		})
+	}
+}
+
+// statementIn is the SQL that the message of the scene's replay gives after a phrase.
+func statementIn(s *scene, phrase string) string {
+	s.Helper()
+	return s.command(s.get(s.Name+"-r"), phrase)
+}
+
+func (s *scene) applyPlatform() {
+	s.Helper()
+	if err := s.Apply(s.ctx); err != nil {
+		s.Fatal(err)
+	}
+}
+
+// secrets is the part of the manifest before the Platform.
+func (s *scene) secrets() string {
+	return s.Manifest()[:strings.LastIndex(s.Manifest(), "---\n")]
+}
+
+func (s *scene) applyManifest(manifest string) {
+	s.Helper()
+	if _, err := w.KubectlInput(s.ctx, manifest, "apply", "-f", "-"); err != nil {
+		s.Fatal(err)
+	}
+}
+
+func (s *scene) deleteObject(obj client.Object, name string) {
+	s.Helper()
+	obj.SetNamespace(world.Namespace)
+	obj.SetName(name)
+	if err := kube.Delete(s.ctx, obj); err != nil {
+		s.Fatal(err)
+	}
+}
+
+// migrate runs `manager migrate` as the database's owner does.
+func (s *scene) migrate() {
+	s.Helper()
+	path, err := w.Manager(s.ctx)
+	if err != nil {
+		s.Fatal(err)
+	}
+	cmd := exec.CommandContext(s.ctx, path, "migrate")
+	cmd.Env = []string{"DATABASE_URL=" + s.URLAs("")}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		s.Fatalf("manager migrate: %v\n%s", err, out)
+	}
+}
+
+func TestAnApplicationThatDoesNotExistStalls(t *testing.T) {
+	s := newScene(t, "no-application", manual)
+	r := s.awaitStalled(s.apply("r", `{applicationID: "4711"}`), v1alpha1.ReasonSpecInvalid)
+	if !strings.Contains(message(r), "the platform has no application 4711") {
+		t.Errorf("the message is %q", message(r))
+	}
+}
+
+func TestALockHeldTooLongIsAnErrorThatPasses(t *testing.T) {
+	s := newScene(t, "table-locked", quick)
+	s.seed(12, "HTTP 503: down", 7)
+	name := s.suspended("r", "{canary: {entries: 0}}")
+	held <- struct{}{}
+	release := s.lock(`LOCK TABLE playbook.replay_entries IN EXCLUSIVE MODE`)
+	s.change(name, `{"spec":{"suspend":false}}`)
+	r := s.awaitReason(name, v1alpha1.ReasonRetrying)
+	<-held
+	if !strings.Contains(message(r), "canceling statement due to statement timeout") {
+		t.Errorf("the message is %q", message(r))
+	}
+	release()
+	s.progress(s.awaitReady(name), map[string]int64{"requeued": 12, "delivered": 12})
+	s.eachOnce(12)
+}
+
+func TestALedgerRestoredFromBeforeTheReplayStopsIt(t *testing.T) {
+	for restored, forget := range map[string]string{
+		"all":      `DELETE FROM playbook.operations`,
+		"plan":     `UPDATE playbook.operations SET planned_at = NULL, plan = NULL, plan_digest = NULL, total = 0, remaining = 0, requeued = 0, waiting = 0`,
+		"progress": `UPDATE playbook.operations SET remaining = remaining + requeued, requeued = 0, waiting = 0`,
+	} {
+		t.Run(restored, func(t *testing.T) {
+			s := newScene(t, "behind-"+restored, manual)
+			s.seed(30, "HTTP 503: down", 7)
+			name := s.apply("r", "{maxInFlight: 12, canary: {entries: 0}}")
+			s.await(name, "12 in flight in the status", func(r *v1alpha1.DLQReplay) bool {
+				return r.Status.Progress != nil && value(r.Status.Progress.Requeued) == 12
+			})
+			s.change(name, `{"spec":{"suspend":true}}`)
+			s.awaitReason(name, v1alpha1.ReasonSuspended)
+			// The dead letters are back as they were, as after a restore, and so is the ledger.
+			s.exec(`UPDATE webhook_outbox_entries SET dlq_at = clock_timestamp() - interval '1 hour'`)
+			s.exec(`TRUNCATE playbook.replay_entries, playbook.replay_pages`)
+			s.exec(forget)
+			s.change(name, `{"spec":{"suspend":false}}`)
+			r := s.awaitStalled(name, v1alpha1.ReasonLedgerBehind)
+			if !strings.Contains(message(r), "as after a restore from a backup") {
+				t.Errorf("the message is %q", message(r))
+			}
+			s.eachOnce(12)
+			// Asking it to go on does not change what the ledger does not know.
+			s.request(name, "please")
+			s.await(name, "stalled again", func(r *v1alpha1.DLQReplay) bool {
+				return r.Status.LastHandledRequestedAt == "please" && ended(r) && reason(r) == v1alpha1.ReasonLedgerBehind
+			})
+			s.eachOnce(12)
+		})
+	}
+}
+
+func TestAStatusSetBackByHandRepeatsNothing(t *testing.T) {
+	reset := func(s *scene, name string) {
+		s.Helper()
+		r := s.get(name)
+		r.Status = v1alpha1.DLQReplayStatus{ObservedGeneration: -1}
+		if err := kube.Status().Update(s.ctx, r); err != nil {
+			s.Fatal(err)
+		}
+		s.nudge(name)
+	}
+	t.Run("running", func(t *testing.T) {
+		s := newScene(t, "reset-running", manual)
+		s.seed(30, "HTTP 503: down", 7)
+		name := s.apply("r", "{maxInFlight: 12, canary: {entries: 4}}")
+		s.dispatchUntil(name, "beyond the canary", func(*v1alpha1.DLQReplay) bool { return s.requeues() > 4 })
+		reset(s, name)
+		r := s.dispatchUntil(name, "complete", ended)
+		s.progress(r, map[string]int64{"requeued": 30, "delivered": 30})
+		s.eachOnce(30)
+	})
+	t.Run("finished", func(t *testing.T) {
+		s := newScene(t, "reset-finished", quick)
+		s.seed(30, "HTTP 503: down", 7)
+		name := s.apply("r", "{}")
+		s.awaitReady(name)
+		s.exec(`UPDATE webhook_outbox_entries SET delivered_at = NULL, dlq_at = $1::timestamp - interval '1 second'`, query[any](s, `SELECT cutoff FROM playbook.operations`))
+		reset(s, name)
+		s.progress(s.awaitReady(name), map[string]int64{"requeued": 30, "delivered": 30})
+		s.eachOnce(30)
+	})
+	t.Run("planned", func(t *testing.T) {
+		s := newScene(t, "reset-planned", manual)
+		s.seed(30, "HTTP 503: down", 7)
+		name := s.apply("r", "{mode: Plan}")
+		before := s.awaitReady(name)
+		s.seed(5, "HTTP 503: down", 7)
+		reset(s, name)
+		r := s.awaitReady(name)
+		if r.Status.Plan.Digest != before.Status.Plan.Digest || reason(r) != v1alpha1.ReasonPlanOnly {
+			t.Errorf("%s with the plan %s; it was %s", reason(r), asJSON(r.Status.Plan), asJSON(before.Status.Plan))
+		}
+	})
+}
+
+// ownPostgres is the World with another Postgres, which a test may stop.
+func ownPostgres(t *testing.T, name string) *world.World {
+	t.Helper()
+	ctx := t.Context()
+	own := &world.World{Dir: w.Dir, ControlPlane: w.ControlPlane, OperatorPassword: w.OperatorPassword, MonitorPassword: w.MonitorPassword}
+	var err error
+	if own.Postgres, err = servers.StartPostgres(ctx, filepath.Join(w.Dir, name), servers.PostgresOptions{Fast: true}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := own.Postgres.Stop(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	// The database that each platform's is a copy of, as world.Start prepares it.
+	const template = "template_logi"
+	if err := own.Postgres.CreateDatabase(ctx, template, ""); err != nil {
+		t.Fatal(err)
+	}
+	if err := logi.Migrate(ctx, own.Postgres.URL(template)); err != nil {
+		t.Fatal(err)
+	}
+	if err := logi.InstallAudit(ctx, own.Postgres.URL(template)); err != nil {
+		t.Fatal(err)
+	}
+	path, err := w.Manager(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(ctx, path, "migrate")
+	cmd.Env = []string{"DATABASE_URL=" + own.Postgres.URL(template)}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("manager migrate: %v\n%s", err, out)
+	}
+	conn, err := pgx.Connect(ctx, own.Postgres.URL(template))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(ctx)
+	for role, password := range map[string]string{"playbook_operator": own.OperatorPassword, "playbook_monitor": own.MonitorPassword} {
+		if _, err := conn.Exec(ctx, fmt.Sprintf("ALTER ROLE %s PASSWORD '%s'", role, password)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return own
+}
+
+func TestADatabaseThatStopsAndComesBackCostsNothing(t *testing.T) {
+	t.Parallel()
+	own := ownPostgres(t, "stopped")
+	s := newSceneIn(t, own, "stopped", quick)
+	s.applyPlatform()
+	s.seed(400, "HTTP 503: down", 7)
+	finished := s.apply("finished", "{mode: Plan}")
+	s.awaitReady(finished)
+	name := s.apply("r", "{ratePerSecond: 40}")
+	s.await(name, "under way", func(*v1alpha1.DLQReplay) bool { return s.requeues() > 40 })
+	if err := own.Postgres.Stop(s.ctx); err != nil {
+		t.Fatal(err)
+	}
+	r := s.awaitReason(name, v1alpha1.ReasonDatabaseUnreachable)
+	if strings.Contains(asJSON(r), own.OperatorPassword) {
+		t.Error("the object shows the password")
+	}
+
+	// What is finished needs no database to be deleted.
+	uid := s.get(finished).UID
+	s.delete(finished)
+	var events eventsv1.EventList
+	if err := kube.List(s.ctx, &events, client.InNamespace(metav1.NamespaceAll)); err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range events.Items {
+		if e.Regarding.UID == uid && e.Reason == "OperationLeftOpen" {
+			t.Error("deleting a finished replay waited for the database")
+		}
+	}
+
+	if err := own.Postgres.Start(s.ctx); err != nil {
+		t.Fatal(err)
+	}
+	s.progress(s.awaitReady(name), map[string]int64{"requeued": 400, "delivered": 400})
+	s.eachOnce(400)
+	if c := s.Counts()[acme]; c.Received != 400 {
+		t.Errorf("the relying party received %d", c.Received)
+	}
+}

@@ -1,0 +1,164 @@
+package platform
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
+	"github.com/1pass-dev/playbook-operator/controllers/playbook"
+	"github.com/1pass-dev/playbook-operator/controllers/systems/platformapi"
+	"github.com/1pass-dev/playbook-operator/controllers/systems/platformdb"
+)
+
+// secretInterval is how often a Secret is read at most, and so how soon a changed one takes effect.
+const secretInterval = 10 * time.Second
+
+// Connections are the ways to each Platform, shared by all controllers: a bounded pool of database connections per Secret. A
+// pool is replaced within 10 s after its Secret changed.
+type Connections struct {
+	// Secrets reads past the cache, so that the manager needs no right to list Secrets.
+	Secrets client.Reader
+	// Dial connects to databases; nil uses the network.
+	Dial pgconn.DialFunc
+	// Transport carries HTTP requests; nil is net/http's.
+	Transport http.RoundTripper
+
+	mu    sync.Mutex
+	pools map[poolKey]*pool
+}
+
+type poolKey struct {
+	platform types.NamespacedName
+	secret   string
+}
+
+type pool struct {
+	url    string
+	readAt time.Time
+	db     *platformdb.DB
+}
+
+// Database is the Platform's database by its everyday role.
+func (c *Connections) Database(ctx context.Context, p *v1alpha1.Platform) (*platformdb.DB, error) {
+	return c.database(ctx, p, p.Spec.Database.SecretRef.Name)
+}
+
+// Monitor is the Platform's database by its read-only role, where it has one: it may lag behind.
+func (c *Connections) Monitor(ctx context.Context, p *v1alpha1.Platform) (*platformdb.DB, error) {
+	if ref := p.Spec.Database.ReadOnlySecretRef; ref != nil {
+		return c.database(ctx, p, ref.Name)
+	}
+	return c.Database(ctx, p)
+}
+
+func (c *Connections) database(ctx context.Context, p *v1alpha1.Platform, secret string) (*platformdb.DB, error) {
+	key := poolKey{client.ObjectKeyFromObject(p), secret}
+	c.mu.Lock()
+	known := c.pools[key]
+	fresh := known != nil && time.Since(known.readAt) < secretInterval
+	c.mu.Unlock()
+	if fresh {
+		return known.db, nil
+	}
+	url, err := c.value(ctx, p, secret, "url")
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	known = c.pools[key]
+	if known != nil && known.url == url {
+		known.readAt = time.Now()
+		return known.db, nil
+	}
+	db, err := platformdb.Open(url, c.Dial)
+	if err != nil {
+		return nil, unusable("Secret %q: its key \"url\": %w", secret, err)
+	}
+	if known != nil {
+		// Closing waits for statements under way on the old credentials.
+		go known.db.Close()
+	}
+	if c.pools == nil {
+		c.pools = map[poolKey]*pool{}
+	}
+	c.pools[key] = &pool{url: url, readAt: time.Now(), db: db}
+	return db, nil
+}
+
+// AdminAPI is the Platform's admin API.
+func (c *Connections) AdminAPI(ctx context.Context, p *v1alpha1.Platform) (*platformapi.Admin, error) {
+	if p.Spec.AdminAPI == nil {
+		return nil, unusable("Platform %q has no spec.adminAPI: name a Secret there whose key \"token\" is an admin token", p.Name)
+	}
+	token, err := c.value(ctx, p, p.Spec.AdminAPI.SecretRef.Name, "token")
+	if err != nil {
+		return nil, err
+	}
+	return platformapi.NewAdmin(p.Spec.URL, token, c.Transport), nil
+}
+
+// Secret reads a Secret of the Platform's namespace, if its label says that it is for this Platform: whoever may write a Platform
+// could otherwise send any Secret of the namespace to a URL of their choice.
+func (c *Connections) Secret(ctx context.Context, p *v1alpha1.Platform, name string) (map[string][]byte, error) {
+	secret := &corev1.Secret{}
+	err := c.Secrets.Get(ctx, types.NamespacedName{Namespace: p.Namespace, Name: name}, secret)
+	switch {
+	case apierrors.IsNotFound(err):
+		return nil, unusable("there is no Secret %q in namespace %q: create it with the label %s=%s", name, p.Namespace, v1alpha1.LabelPlatform, p.Name)
+	case err != nil:
+		return nil, unusable("reading Secret %q: %w", name, err)
+	case secret.Labels[v1alpha1.LabelPlatform] != p.Name:
+		return nil, unusable("Secret %q is not labelled for this Platform and was not used: kubectl -n %s label secret %s %s=%s", name, p.Namespace, name, v1alpha1.LabelPlatform, p.Name)
+	}
+	return secret.Data, nil
+}
+
+func (c *Connections) value(ctx context.Context, p *v1alpha1.Platform, name, key string) (string, error) {
+	data, err := c.Secret(ctx, p, name)
+	if err != nil {
+		return "", err
+	}
+	// A file that an editor wrote ends with a newline, and so does a Secret made from it.
+	value := strings.TrimSpace(string(data[key]))
+	if value == "" {
+		return "", unusable("Secret %q has no key %q, or it is empty", name, key)
+	}
+	return value, nil
+}
+
+func unusable(format string, args ...any) error {
+	return &playbook.Waiting{Reason: v1alpha1.ReasonSecretUnusable, Err: fmt.Errorf(format, args...)}
+}
+
+// Forget closes the pools of a Platform that is gone.
+func (c *Connections) Forget(name types.NamespacedName) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for key, pool := range c.pools {
+		if key.platform == name {
+			go pool.db.Close()
+			delete(c.pools, key)
+		}
+	}
+}
+
+// Close closes all pools.
+func (c *Connections) Close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for key, pool := range c.pools {
+		pool.db.Close()
+		delete(c.pools, key)
+	}
+}

@@ -1,0 +1,190 @@
+// Package platform connects to identity platforms and reports whether playbooks can work with them.
+package platform
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/tools/events"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
+	"github.com/1pass-dev/playbook-operator/controllers/playbook"
+	"github.com/1pass-dev/playbook-operator/controllers/systems/platformdb"
+)
+
+const (
+	// interval is how often a Platform that is ready is looked at.
+	interval = 30 * time.Second
+	// troubledInterval is how often one that is not.
+	troubledInterval = 5 * time.Second
+	// lookTimeout bounds a look at a database that hangs.
+	lookTimeout = 20 * time.Second
+	// concurrency is how many Platforms are looked at at once: one whose database hangs must not keep the others waiting.
+	concurrency = 4
+	// maxApplications is how many applications the status lists.
+	maxApplications = 50
+)
+
+// Reconciler looks at Platforms.
+type Reconciler struct {
+	Client      client.Client
+	Connections *Connections
+	Recorder    events.EventRecorder
+}
+
+// +kubebuilder:rbac:groups=playbook.1pass.dev,namespace=playbook-system,resources=platforms,verbs=list;watch
+// +kubebuilder:rbac:groups=playbook.1pass.dev,namespace=playbook-system,resources=platforms/status,verbs=patch
+// +kubebuilder:rbac:groups="",namespace=playbook-system,resources=secrets,verbs=get
+// +kubebuilder:rbac:groups=events.k8s.io,namespace=playbook-system,resources=events,verbs=create
+
+// SetupWithManager registers the controller.
+func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
+	return ctrl.NewControllerManagedBy(mgr).
+		For(&v1alpha1.Platform{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
+		WithOptions(controller.Options{MaxConcurrentReconciles: concurrency}).
+		Complete(r)
+}
+
+// Reconcile looks at one Platform, and writes its status where something changed.
+func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
+	p := &v1alpha1.Platform{}
+	if err := r.Client.Get(ctx, req.NamespacedName, p); apierrors.IsNotFound(err) {
+		r.Connections.Forget(req.NamespacedName)
+		forgetMetrics(req.NamespacedName)
+		return ctrl.Result{}, nil
+	} else if err != nil {
+		return ctrl.Result{}, fmt.Errorf("reading the Platform: %w", err)
+	}
+	before := p.DeepCopy()
+	p.Status.ObservedGeneration = p.Generation
+	r.look(ctx, p)
+	report(p)
+	if !equality.Semantic.DeepEqual(before.Status, p.Status) {
+		if err := r.Client.Status().Patch(ctx, p.DeepCopy(), client.MergeFrom(before)); client.IgnoreNotFound(err) != nil {
+			return ctrl.Result{}, fmt.Errorf("writing the status: %w", err)
+		}
+		r.tell(before, p)
+	}
+	if !meta.IsStatusConditionTrue(p.Status.Conditions, v1alpha1.ConditionReady) {
+		return ctrl.Result{RequeueAfter: troubledInterval}, nil
+	}
+	return ctrl.Result{RequeueAfter: interval}, nil
+}
+
+// look brings the conditions and the count of dead letters up to date.
+func (r *Reconciler) look(ctx context.Context, p *v1alpha1.Platform) {
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	db, err := r.Connections.Database(ctx, p)
+	if err == nil {
+		err = db.Ping(ctx)
+	}
+	if err != nil {
+		notReachable(p, err)
+		return
+	}
+	version, err := db.Check(ctx)
+	if err != nil && !errors.Is(err, platformdb.ErrNotReady) {
+		notReachable(p, err)
+		return
+	}
+	// Only now: a condition that turns True and back within a look would count as changed, and be written each time.
+	set(p, v1alpha1.ConditionDatabaseReachable, metav1.ConditionTrue, v1alpha1.ReasonSucceeded, "the database answers")
+	if err != nil {
+		set(p, v1alpha1.ConditionLedgerReady, metav1.ConditionFalse, reason(err), playbook.Normalise(err.Error()))
+		notReady(p, err)
+		return
+	}
+	set(p, v1alpha1.ConditionLedgerReady, metav1.ConditionTrue, v1alpha1.ReasonSucceeded,
+		fmt.Sprintf("the ledger's schema is version %d, and the platform's tables have the columns and the index that a replay needs", version))
+
+	if err := r.countDeadLetters(ctx, p); err != nil {
+		notReady(p, fmt.Errorf("playbooks can run, and monitoring can't: %w", err))
+		return
+	}
+	meta.RemoveStatusCondition(&p.Status.Conditions, v1alpha1.ConditionReconciling)
+	message := "playbooks can run"
+	if p.Spec.Automation == v1alpha1.AutomationObserveOnly {
+		message = "ObserveOnly: playbooks plan and report, and change nothing"
+	}
+	set(p, v1alpha1.ConditionReady, metav1.ConditionTrue, v1alpha1.ReasonSucceeded, message)
+}
+
+// countDeadLetters counts as the playbook's monitoring query does.
+func (r *Reconciler) countDeadLetters(ctx context.Context, p *v1alpha1.Platform) error {
+	db, err := r.Connections.Monitor(ctx, p)
+	if err != nil {
+		return err
+	}
+	total, applications, err := db.DeadLetters(ctx, maxApplications)
+	if err != nil {
+		return err
+	}
+	names := map[string]string{}
+	for _, rp := range p.Spec.RelyingParties {
+		names[rp.ApplicationID] = rp.Name
+	}
+	letters := &v1alpha1.DeadLetters{Total: &total}
+	for _, a := range applications {
+		id := strconv.FormatInt(a.ApplicationID, 10)
+		letters.Applications = append(letters.Applications, v1alpha1.ApplicationDeadLetters{ApplicationID: id, Name: names[id], Dead: &a.Dead})
+	}
+	p.Status.DeadLetters = letters
+	return nil
+}
+
+func notReachable(p *v1alpha1.Platform, err error) {
+	message := playbook.Normalise(err.Error())
+	set(p, v1alpha1.ConditionDatabaseReachable, metav1.ConditionFalse, reason(err), message)
+	set(p, v1alpha1.ConditionLedgerReady, metav1.ConditionUnknown, reason(err), "the database could not be asked")
+	notReady(p, err)
+}
+
+func notReady(p *v1alpha1.Platform, err error) {
+	message := playbook.Normalise(err.Error())
+	set(p, v1alpha1.ConditionReconciling, metav1.ConditionTrue, reason(err), message)
+	set(p, v1alpha1.ConditionReady, metav1.ConditionFalse, reason(err), message)
+}
+
+func reason(err error) string {
+	if w := (*playbook.Waiting)(nil); errors.As(err, &w) {
+		return w.Reason
+	}
+	if errors.Is(err, platformdb.ErrNotReady) {
+		return v1alpha1.ReasonLedgerNotReady
+	}
+	return v1alpha1.ReasonDatabaseUnreachable
+}
+
+func set(p *v1alpha1.Platform, condition string, status metav1.ConditionStatus, reason, message string) {
+	meta.SetStatusCondition(&p.Status.Conditions, metav1.Condition{
+		Type: condition, Status: status, Reason: reason, Message: message, ObservedGeneration: p.Generation,
+	})
+}
+
+// tell emits an event when readiness or its reason changed.
+func (r *Reconciler) tell(before, p *v1alpha1.Platform) {
+	was := meta.FindStatusCondition(before.Status.Conditions, v1alpha1.ConditionReady)
+	is := meta.FindStatusCondition(p.Status.Conditions, v1alpha1.ConditionReady)
+	if was != nil && was.Status == is.Status && was.Reason == is.Reason {
+		return
+	}
+	kind := "Normal"
+	if is.Status != metav1.ConditionTrue {
+		kind = "Warning"
+	}
+	r.Recorder.Eventf(p, nil, kind, is.Reason, "Look", "%.1000s", is.Message)
+}

@@ -1,0 +1,554 @@
+package platform_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/prometheus/client_golang/prometheus"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/events"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
+
+	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
+	"github.com/1pass-dev/playbook-operator/controllers/platform"
+	"github.com/1pass-dev/playbook-operator/controllers/systems/platformdb"
+	"github.com/1pass-dev/playbook-operator/hack/logi"
+	"github.com/1pass-dev/playbook-operator/hack/servers"
+	"github.com/1pass-dev/playbook-operator/hack/world"
+)
+
+// Each trouble is seen, named in words that say what to do, told as an event, and over once it is mended.
+func TestATroubledPlatformSaysWhyAndRecovers(t *testing.T) {
+	t.Parallel()
+	site := newDatabase(t)
+	good := site.URLAs("playbook_operator")
+	const namespace = world.Namespace
+	// Their Secrets are mended by an update to the good URL and label.
+	secretTrouble := []string{"DatabaseReachable=False/SecretUnusable", "LedgerReady=Unknown/SecretUnusable", "Reconciling=True/SecretUnusable", "Ready=False/SecretUnusable"}
+	unreachable := []string{"DatabaseReachable=False/DatabaseUnreachable", "LedgerReady=Unknown/DatabaseUnreachable", "Reconciling=True/DatabaseUnreachable", "Ready=False/DatabaseUnreachable"}
+	for name, c := range map[string]struct {
+		secret func(name string) *corev1.Secret // nil: none
+		want   []string
+		says   string
+	}{
+		"secret-missing": {nil, secretTrouble, `there is no Secret "secret-missing" in namespace "playbook-system": create it with the label playbook.1pass.dev/platform=secret-missing`},
+		"secret-unlabelled": {func(name string) *corev1.Secret {
+			s := secret(namespace, name, good)
+			s.Labels = nil
+			return s
+		}, secretTrouble, "kubectl -n playbook-system label secret secret-unlabelled playbook.1pass.dev/platform=secret-unlabelled"},
+		"secret-of-another": {func(name string) *corev1.Secret {
+			s := secret(namespace, name, good)
+			s.Labels[v1alpha1.LabelPlatform] = "another"
+			return s
+		}, secretTrouble, "is not labelled for this Platform and was not used"},
+		"no-key": {func(name string) *corev1.Secret {
+			s := secret(namespace, name, "")
+			s.StringData = map[string]string{"URL": good}
+			return s
+		}, secretTrouble, `has no key "url"`},
+		"empty-key": {func(name string) *corev1.Secret { return secret(namespace, name, "") }, secretTrouble, `has no key "url"`},
+		"malformed": {func(name string) *corev1.Secret {
+			return secret(namespace, name, "postgres://playbook_operator:%zz"+w.OperatorPassword+"@127.0.0.1/x")
+		}, secretTrouble, "can't be parsed: write postgres://user:password@host:5432/database"},
+		"wrong-password": {func(name string) *corev1.Secret {
+			return secret(namespace, name, w.Postgres.URLFor("playbook_operator", "wr0ng-password", site.Name))
+		}, unreachable, "password authentication failed"},
+		"no-database": {func(name string) *corev1.Secret { return secret(namespace, name, operatorURL("no_such_database")) }, unreachable, `database "no_such_database" does not exist`},
+		"no-tls": {func(name string) *corev1.Secret {
+			return secret(namespace, name, strings.Replace(good, "sslmode=disable", "sslmode=require", 1))
+		}, unreachable, "TLS"},
+		"no-host": {func(name string) *corev1.Secret {
+			return secret(namespace, name, "postgres://playbook_operator:pa55word@db.invalid:5432/identity")
+		}, unreachable, "no such host"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := platformOf(namespace, name)
+			if c.secret != nil {
+				create(t, c.secret(name))
+			}
+			create(t, p)
+			got := await(t, p, "Ready", metav1.ConditionFalse, strings.Split(c.want[3], "/")[1])
+			expect(t, got, c.want...)
+			if text := describe(got); !strings.Contains(text, c.says) {
+				t.Errorf("it says\n%swant %q", text, c.says)
+			}
+			noSecretIn(t, describe(got))
+			awaitEvent(t, p, "Warning", strings.Split(c.want[3], "/")[1])
+
+			if c.secret == nil {
+				create(t, secret(namespace, name, good))
+			} else if err := kube.Update(t.Context(), secret(namespace, name, good)); err != nil {
+				t.Fatal(err)
+			}
+			expect(t, await(t, p, "Ready", metav1.ConditionTrue, "Succeeded"), whenReady...)
+			awaitEvent(t, p, "Normal", "Succeeded")
+		})
+	}
+}
+
+func noSecretIn(t *testing.T, text string) {
+	t.Helper()
+	for _, password := range []string{w.OperatorPassword, w.MonitorPassword, "wr0ng-password", "pa55word"} {
+		if strings.Contains(text, password) {
+			t.Errorf("it repeats a password:\n%s", text)
+		}
+	}
+}
+
+func TestWhatTheDatabaseLacksIsNamedUntilItIsThere(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct{ spoil, mend, says string }{
+		"another-type": {
+			`ALTER TABLE webhook_outbox_entries ALTER next_retry_at TYPE timestamptz`, `ALTER TABLE webhook_outbox_entries ALTER next_retry_at TYPE timestamp(6)`,
+			"the column webhook_outbox_entries.next_retry_at is timestamp with time zone and must be timestamp without time zone",
+		},
+		"no-column": {
+			`ALTER TABLE webhook_signing_keys RENAME grace_until TO grace`, `ALTER TABLE webhook_signing_keys RENAME grace TO grace_until`,
+			"the column webhook_signing_keys.grace_until is missing",
+		},
+		"newer-ledger": {
+			`INSERT INTO playbook.schema_migrations (version, name) VALUES (9999, 'from the future')`, `DELETE FROM playbook.schema_migrations WHERE version = 9999`,
+			"run the newer manager",
+		},
+		"no-grant": {
+			`REVOKE SELECT ON playbook.schema_migrations FROM playbook_operator`, `GRANT SELECT ON playbook.schema_migrations TO playbook_operator`,
+			"run `manager migrate` with the owner's URL",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			site := newDatabase(t)
+			execute(t, site.URLAs(""), c.spoil)
+			p := platformOf(world.Namespace, name)
+			create(t, secret(world.Namespace, name, site.URLAs("playbook_operator")), p)
+			got := await(t, p, "Ready", metav1.ConditionFalse, "LedgerNotReady")
+			expect(t, got, "DatabaseReachable=True/Succeeded", "LedgerReady=False/LedgerNotReady", "Reconciling=True/LedgerNotReady", "Ready=False/LedgerNotReady")
+			if text := describe(got); !strings.Contains(text, c.says) {
+				t.Errorf("it says\n%swant %q", text, c.says)
+			}
+			execute(t, site.URLAs(""), c.mend)
+			expect(t, await(t, p, "Ready", metav1.ConditionTrue, "Succeeded"), whenReady...)
+		})
+	}
+}
+
+func TestTheStatementForAMissingIndexIsThere(t *testing.T) {
+	t.Parallel()
+	site := newDatabase(t)
+	execute(t, site.URLAs(""), `DROP INDEX index_webhook_outbox_entries_dead`)
+	p := platformOf(world.Namespace, "no-index")
+	create(t, secret(world.Namespace, p.Name, site.URLAs("playbook_operator")), p)
+	text := describe(await(t, p, "LedgerReady", metav1.ConditionFalse, "LedgerNotReady"))
+	_, statement, found := strings.Cut(text, "create it with: ")
+	if !found {
+		t.Fatalf("no statement:\n%s", text)
+	}
+	statement, _, _ = strings.Cut(statement, "\n")
+	execute(t, site.URLAs(""), statement)
+	await(t, p, "Ready", metav1.ConditionTrue, "Succeeded")
+
+	// As a CREATE INDEX CONCURRENTLY that failed leaves it.
+	execute(t, site.URLAs(""), `UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'index_webhook_outbox_entries_dead'::regclass`)
+	_, statements, found := strings.Cut(describe(await(t, p, "LedgerReady", metav1.ConditionFalse, "LedgerNotReady")), "make it anew with: ")
+	if !found {
+		t.Fatal("no statements to make the index anew")
+	}
+	statements, _, _ = strings.Cut(statements, "\n")
+	for _, statement := range strings.Split(statements, "; ") {
+		execute(t, site.URLAs(""), statement)
+	}
+	await(t, p, "Ready", metav1.ConditionTrue, "Succeeded")
+}
+
+func TestAPlatformWithoutALedgerIsReadyOnceItIsMigrated(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	const database = "without_ledger"
+	if err := w.Postgres.CreateDatabase(ctx, database, ""); err != nil {
+		t.Fatal(err)
+	}
+	if err := logi.Migrate(ctx, w.Postgres.URL(database)); err != nil {
+		t.Fatal(err)
+	}
+	p := platformOf(world.Namespace, "without-ledger")
+	create(t, secret(world.Namespace, p.Name, operatorURL(database)), p)
+	got := await(t, p, "LedgerReady", metav1.ConditionFalse, "LedgerNotReady")
+	if text := describe(got); !strings.Contains(text, "run `manager migrate`") {
+		t.Errorf("it says\n%s", text)
+	}
+	if _, err := platformdb.Migrate(ctx, w.Postgres.URL(database)); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, await(t, p, "Ready", metav1.ConditionTrue, "Succeeded"), whenReady...)
+}
+
+func TestObserveOnlyIsSaidWhenReady(t *testing.T) {
+	t.Parallel()
+	site := newDatabase(t)
+	p := platformOf(world.Namespace, "observe-only")
+	create(t, secret(world.Namespace, p.Name, site.URLAs("playbook_operator")), p)
+	await(t, p, "Ready", metav1.ConditionTrue, "Succeeded")
+	patched := read(t, p)
+	patched.Spec.Automation = v1alpha1.AutomationObserveOnly
+	if err := kube.Update(t.Context(), patched); err != nil {
+		t.Fatal(err)
+	}
+	var got *v1alpha1.Platform
+	eventually(t, "it says ObserveOnly", func() bool {
+		got = read(t, p)
+		return strings.Contains(describe(got), "Ready=True/Succeeded: ObserveOnly: playbooks plan and report, and change nothing")
+	}, func() string { return describe(got) })
+	expect(t, got, whenReady...)
+}
+
+func TestMonitoringThatFailsIsToldApart(t *testing.T) {
+	t.Parallel()
+	site := newDatabase(t)
+	p := platformOf(world.Namespace, "monitor")
+	p.Spec.Database.ReadOnlySecretRef = &v1alpha1.SecretReference{Name: "monitor-read-only"}
+	readOnly := secret(world.Namespace, "monitor-read-only", w.Postgres.URLFor("playbook_monitor", "wr0ng-password", site.Name))
+	readOnly.Labels[v1alpha1.LabelPlatform] = p.Name
+	create(t, secret(world.Namespace, p.Name, site.URLAs("playbook_operator")), readOnly, p)
+	got := await(t, p, "Ready", metav1.ConditionFalse, "DatabaseUnreachable")
+	expect(t, got, "DatabaseReachable=True/Succeeded", "LedgerReady=True/Succeeded", "Reconciling=True/DatabaseUnreachable", "Ready=False/DatabaseUnreachable")
+	if text := describe(got); !strings.Contains(text, "playbooks can run, and monitoring can't") {
+		t.Errorf("it says\n%s", text)
+	}
+	noSecretIn(t, describe(got))
+	mended := readOnly.DeepCopy()
+	mended.ResourceVersion, mended.Data, mended.StringData = "", nil, map[string]string{"url": site.URLAs("playbook_monitor")}
+	if err := kube.Update(t.Context(), mended); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, await(t, p, "Ready", metav1.ConditionTrue, "Succeeded"), whenReady...)
+}
+
+// A Platform meets its database down, up, and down again.
+func TestADatabaseThatIsDownAndUpAndDown(t *testing.T) {
+	t.Parallel()
+	site := newDatabase(t)
+	port, err := servers.FreePort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	u, err := url.Parse(site.URLAs("playbook_operator"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	backend := u.Host
+	u.Host = "127.0.0.1:" + strconv.Itoa(port)
+	p := platformOf(world.Namespace, "down-up-down")
+	create(t, secret(world.Namespace, p.Name, u.String()), p)
+	got := await(t, p, "DatabaseReachable", metav1.ConditionFalse, "DatabaseUnreachable")
+	if text := describe(got); !strings.Contains(text, "connection refused") {
+		t.Errorf("it says\n%s", text)
+	}
+	down := forward(t, u.Host, backend)
+	await(t, p, "Ready", metav1.ConditionTrue, "Succeeded")
+	down()
+	got = await(t, p, "Ready", metav1.ConditionFalse, "DatabaseUnreachable")
+	noSecretIn(t, describe(got))
+}
+
+// forward carries connections between two addresses until the test ends or down is called, which breaks them.
+func forward(t *testing.T, from, to string) (down func()) {
+	t.Helper()
+	listener, err := net.Listen("tcp", from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var mu sync.Mutex
+	var open []net.Conn
+	down = func() {
+		listener.Close()
+		mu.Lock()
+		defer mu.Unlock()
+		for _, conn := range open {
+			conn.Close()
+		}
+	}
+	t.Cleanup(down)
+	go func() {
+		for {
+			in, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			out, err := net.Dial("tcp", to)
+			if err != nil {
+				in.Close()
+				continue
+			}
+			mu.Lock()
+			open = append(open, in, out)
+			mu.Unlock()
+			for _, pair := range [][2]net.Conn{{in, out}, {out, in}} {
+				go func() {
+					_, _ = io.Copy(pair[0], pair[1]) // until either end closes
+					pair[0].Close()
+					pair[1].Close()
+				}()
+			}
+		}
+	}()
+	return down
+}
+
+// reconciler is one of the test's own, for Platforms in a namespace that the manager does not watch.
+func reconciler(t *testing.T) *platform.Reconciler {
+	t.Helper()
+	clientset, err := kubernetes.NewForConfig(w.ControlPlane.Config())
+	if err != nil {
+		t.Fatal(err)
+	}
+	broadcaster := events.NewBroadcaster(&events.EventSinkImpl{Interface: clientset.EventsV1()})
+	if err := broadcaster.StartRecordingToSinkWithContext(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	connections := &platform.Connections{Secrets: kube}
+	t.Cleanup(connections.Close)
+	return &platform.Reconciler{Client: kube, Connections: connections, Recorder: broadcaster.NewRecorder(scheme, "platform")}
+}
+
+func look(t *testing.T, r *platform.Reconciler, p *v1alpha1.Platform) *v1alpha1.Platform {
+	t.Helper()
+	result, err := r.Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(p)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if result.RequeueAfter == 0 {
+		t.Fatal("it is not looked at again")
+	}
+	return read(t, p)
+}
+
+func TestNothingIsWrittenWhileNothingChanges(t *testing.T) {
+	t.Parallel()
+	port, err := servers.FreePort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		url   func(*world.Site) string
+		spoil string
+		want  string
+	}{
+		"quiet-ready":       {want: "Succeeded"},
+		"quiet-refused":     {url: func(*world.Site) string { return fmt.Sprintf("postgres://a:b@127.0.0.1:%d/x", port) }, want: "DatabaseUnreachable"},
+		"quiet-no-password": {url: func(s *world.Site) string { return w.Postgres.URLFor("playbook_operator", "", s.Name) }, want: "DatabaseUnreachable"},
+		"quiet-no-secret":   {url: func(*world.Site) string { return "" }, want: "SecretUnusable"},
+		"quiet-no-index":    {spoil: `DROP INDEX index_webhook_outbox_entries_dead`, want: "LedgerNotReady"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			site := newDatabase(t)
+			if c.spoil != "" {
+				execute(t, site.URLAs(""), c.spoil)
+			}
+			at := site.URLAs("playbook_operator")
+			if c.url != nil {
+				at = c.url(site)
+			}
+			p := platformOf(unwatched, name)
+			create(t, secret(unwatched, name, at), p)
+			r := reconciler(t)
+			first := look(t, r, p)
+			if text := describe(first); !strings.Contains(text, "/"+c.want) {
+				t.Fatalf("it is\n%swant %s", text, c.want)
+			}
+			for range 3 {
+				if again := look(t, r, p); again.ResourceVersion != first.ResourceVersion {
+					t.Fatalf("written though nothing changed:\n%sand then\n%s", describe(first), describe(again))
+				}
+			}
+		})
+	}
+}
+
+// A lock hangs the look between its sign of life and its end.
+func TestADatabaseThatHangsIsUnreachableAndWrittenOnce(t *testing.T) {
+	t.Parallel()
+	site := newDatabase(t)
+	p := platformOf(unwatched, "hangs")
+	create(t, secret(unwatched, p.Name, site.URLAs("playbook_operator")), p)
+	r := reconciler(t)
+	expect(t, look(t, r, p), whenReady...)
+	conn, err := pgx.Connect(t.Context(), site.URLAs(""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	if _, err := conn.Exec(t.Context(), `BEGIN; LOCK TABLE playbook.schema_migrations`); err != nil {
+		t.Fatal(err)
+	}
+	first := look(t, r, p)
+	expect(t, first, "DatabaseReachable=False/DatabaseUnreachable", "LedgerReady=Unknown/DatabaseUnreachable", "Reconciling=True/DatabaseUnreachable", "Ready=False/DatabaseUnreachable")
+	if again := look(t, r, p); again.ResourceVersion != first.ResourceVersion {
+		t.Errorf("written though nothing changed:\n%sand then\n%s", describe(first), describe(again))
+	}
+	if _, err := conn.Exec(t.Context(), `ROLLBACK`); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, look(t, r, p), whenReady...)
+}
+
+func TestAChangedSecretReplacesTheConnections(t *testing.T) {
+	t.Parallel()
+	site := newDatabase(t)
+	execute(t, site.URLAs(""), `CREATE ROLE second_operator LOGIN PASSWORD 'pa55word' IN ROLE playbook_operator`)
+	p := platformOf(unwatched, "rotated")
+	create(t, secret(unwatched, p.Name, site.URLAs("playbook_operator")), p)
+	r := reconciler(t)
+	expect(t, look(t, r, p), whenReady...)
+	conn, err := pgx.Connect(t.Context(), site.URLAs(""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	users := func() (names string) {
+		t.Helper()
+		if err := conn.QueryRow(t.Context(), `SELECT coalesce(string_agg(DISTINCT usename, ' ' ORDER BY usename), '') FROM pg_stat_activity
+			WHERE datname = current_database() AND application_name = 'playbook-operator'`).Scan(&names); err != nil {
+			t.Fatal(err)
+		}
+		return names
+	}
+	if got := users(); got != "playbook_operator" {
+		t.Fatalf("connected as %q", got)
+	}
+	changed := secret(unwatched, p.Name, strings.NewReplacer("playbook_operator", "second_operator", w.OperatorPassword, "pa55word").Replace(site.URLAs("playbook_operator")))
+	if err := kube.Update(t.Context(), changed); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the new credentials are used and the old ones no more", func() bool {
+		look(t, r, p)
+		return users() == "second_operator"
+	}, users)
+	expect(t, look(t, r, p), whenReady...)
+
+	// Labelled for another Platform, it is not used any more, although a connection is open.
+	changed.ResourceVersion, changed.Labels[v1alpha1.LabelPlatform] = "", "another"
+	if err := kube.Update(t.Context(), changed); err != nil {
+		t.Fatal(err)
+	}
+	var got *v1alpha1.Platform
+	eventually(t, "the Secret is not used", func() bool {
+		got = look(t, r, p)
+		return strings.Contains(describe(got), "Ready=False/SecretUnusable")
+	}, func() string { return describe(got) })
+}
+
+func TestDeadLettersAreCountedWithTheMostFirst(t *testing.T) {
+	t.Parallel()
+	site := newDatabase(t)
+	// Application n has n dead entries, and one each that is delivered, waiting, or delivered after it died.
+	execute(t, site.URLAs(""), `WITH apps AS (INSERT INTO oauth_applications (id, name, uid, secret) SELECT n, 'app', 'app-' || n, '' FROM generate_series(1, 60) n)
+		INSERT INTO webhook_outbox_entries (oauth_application_id, event_type, idempotency_key, kid, signature, enqueued_at, dlq_at, delivered_at)
+		SELECT n, 'user.updated', n || '-' || m, 'kid', '', now(), CASE WHEN m <= n OR m = n + 3 THEN now() END, CASE WHEN m = n + 1 OR m = n + 3 THEN now() END
+		FROM generate_series(1, 60) n, generate_series(1, n + 3) m`)
+	p := platformOf(unwatched, "dead-letters")
+	p.Spec.RelyingParties = []v1alpha1.RelyingParty{{ApplicationID: "59", Name: "acme"}}
+	p.Spec.Database.ReadOnlySecretRef = &v1alpha1.SecretReference{Name: "dead-letters-read-only"}
+	readOnly := secret(unwatched, "dead-letters-read-only", site.URLAs("playbook_monitor"))
+	readOnly.Labels[v1alpha1.LabelPlatform] = p.Name
+	create(t, secret(unwatched, p.Name, site.URLAs("playbook_operator")), readOnly, p)
+	r := reconciler(t)
+	letters := look(t, r, p).Status.DeadLetters
+	if letters == nil || letters.Total == nil || *letters.Total != 60*61/2 || len(letters.Applications) != 50 {
+		t.Fatalf("%+v", letters)
+	}
+	for i, a := range letters.Applications {
+		id, name := 60-i, ""
+		if id == 59 {
+			name = "acme"
+		}
+		if a.ApplicationID != strconv.Itoa(id) || *a.Dead != int64(id) || a.Name != name {
+			t.Errorf("number %d is %s %q with %d, want %d with %d", i, a.ApplicationID, a.Name, *a.Dead, id, id)
+		}
+	}
+	if n, sum := gauges(t, "playbook_platform_dead_letters", p.Name); n != 50 || sum != 60*61/2-10*11/2 {
+		t.Errorf("%d series that sum up to %v", n, sum)
+	}
+	if n, sum := gauges(t, "playbook_platform_dead_letters_all", p.Name); n != 1 || sum != 60*61/2 {
+		t.Errorf("%d series that sum up to %v", n, sum)
+	}
+
+	execute(t, site.URLAs(""), `UPDATE webhook_outbox_entries SET delivered_at = now()`)
+	letters = look(t, r, p).Status.DeadLetters
+	if letters == nil || letters.Total == nil || *letters.Total != 0 || len(letters.Applications) != 0 {
+		t.Errorf("nothing is dead any more: %+v", letters)
+	}
+	if n, _ := gauges(t, "playbook_platform_dead_letters", p.Name); n != 0 {
+		t.Errorf("%d series", n)
+	}
+	if n, sum := gauges(t, "playbook_platform_ready", p.Name); n != 1 || sum != 1 {
+		t.Errorf("%d series of readiness that sum up to %v", n, sum)
+	}
+}
+
+// gauges counts and sums the series of a metric about a Platform.
+func gauges(t *testing.T, metric, platform string) (n int, sum float64) {
+	t.Helper()
+	families, err := metrics.Registry.(prometheus.Gatherer).Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, family := range families {
+		if family.GetName() != metric {
+			continue
+		}
+		for _, series := range family.GetMetric() {
+			for _, label := range series.GetLabel() {
+				if label.GetName() == "platform" && label.GetValue() == platform {
+					n++
+					sum += series.GetGauge().GetValue()
+				}
+			}
+		}
+	}
+	return n, sum
+}
+
+func TestADeletedPlatformLeavesNoConnectionAndNoMetric(t *testing.T) {
+	t.Parallel()
+	site := newDatabase(t)
+	p := platformOf(unwatched, "deleted")
+	create(t, secret(unwatched, p.Name, site.URLAs("playbook_operator")), p)
+	r := reconciler(t)
+	expect(t, look(t, r, p), whenReady...)
+	if err := kube.Delete(t.Context(), p); err != nil {
+		t.Fatal(err)
+	}
+	if result, err := r.Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(p)}); err != nil || result.RequeueAfter != 0 {
+		t.Fatalf("%v, %v", result, err)
+	}
+	if n, _ := gauges(t, "playbook_platform_ready", p.Name); n != 0 {
+		t.Errorf("%d series", n)
+	}
+	conn, err := pgx.Connect(t.Context(), site.URLAs(""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	eventually(t, "no connection is left", func() bool {
+		var n int
+		if err := conn.QueryRow(t.Context(), `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'playbook-operator'`).Scan(&n); err != nil {
+			t.Fatal(err)
+		}
+		return n == 0
+	}, func() string { return "connected" })
+}

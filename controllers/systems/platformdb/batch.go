@@ -1,0 +1,258 @@
+package platformdb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Pace limits a batch. Zero values do not.
+type Pace struct {
+	RatePerSecond int32
+	MaxInFlight   int32
+}
+
+// Batch says what one transaction did.
+type Batch struct {
+	// Operation is the ledger's row after the batch.
+	*Operation
+	// Looked is how many planned entries the batch was about; zero when the pace allowed none.
+	Looked int
+	// Locked of them were held by another session, and wait at the end of the plan.
+	Locked int
+	// Canary says that the entries were the canary's.
+	Canary bool
+}
+
+// judgeSQL decides what becomes of an outbox row o that is one of ids, a subquery; the order of its lines is the order of
+// precedence. The subqueries of its last lines are evaluated once for all rows. The first of them reads no entry where no other
+// replay of the application requeued any.
+func judgeSQL(ids string) string {
+	return `CASE
+			WHEN (` + selected + `) IS NOT TRUE THEN 'changed'
+			WHEN @conflicts = 'Settle' AND ` + conflictSQL(requeuedBefore) + ` THEN 'settled'
+			WHEN @conflicts = 'Leave' AND ` + conflictSQL(requeuedBefore) + ` THEN 'left'
+			WHEN o.id IN (SELECT e.entry_id FROM playbook.replay_entries e WHERE e.entry_id = ANY (` + ids + `) AND e.action = 'requeued'
+				AND EXISTS (SELECT FROM playbook.operations p WHERE p.application_id = @application AND p.id <> @operation AND p.requeued > 0)
+				GROUP BY e.entry_id HAVING count(*) >= @max_replays) THEN 'parked'
+			WHEN o.kid NOT IN (SELECT k.kid FROM webhook_signing_keys k WHERE k.oauth_application_id = @application
+				AND (k.status = 'active' OR k.status = 'grace' AND (k.grace_until IS NULL OR k.grace_until > clock_timestamp()))) THEN 'unpublished'
+			ELSE 'requeued' END::playbook.entry_action`
+}
+
+// batchSQL is a batch: lock the rows, judge them as they are now, write the ledger, and change only what the ledger took. A row
+// that changed while its lock was taken is judged anew: Postgres computes the select list again from its newest version.
+//
+// The ledger's rows are inserted without ON CONFLICT: under the operation's lock nobody else inserts one, and the primary key
+// undoes a batch that would.
+//
+// A requeue is the platform's own: it clears dlq_at, next_retry_at, attempts and last_error (kept in the ledger: it is the only
+// evidence) and sets enqueued_at, strictly increasing in the old order, so that the dispatcher keeps that order.
+var batchSQL = `WITH judged AS (
+		SELECT o.id, o.attempts, o.enqueued_at, o.dlq_at, o.last_error, @base::timestamp + page.n * interval '1 microsecond' AS acted_at,
+			` + judgeSQL("@ids::bigint[]") + ` AS action
+		FROM unnest(@ids::bigint[]) WITH ORDINALITY AS page(id, n) JOIN webhook_outbox_entries o ON o.id = page.id
+		FOR UPDATE OF o SKIP LOCKED
+	), recorded AS (
+		INSERT INTO playbook.replay_entries (operation_id, entry_id, batch, action, outcome, acted_at, enqueued_at, dlq_at, attempts, last_error)
+		SELECT @operation, id, @batch, action, CASE WHEN action = 'requeued' THEN 'waiting'::playbook.entry_outcome END,
+			acted_at, enqueued_at, dlq_at, attempts, last_error
+		FROM judged WHERE NOT @hold_requeues OR action <> 'requeued'
+		RETURNING entry_id, action, acted_at
+	), requeued AS (
+		UPDATE webhook_outbox_entries w SET dlq_at = NULL, next_retry_at = NULL, attempts = 0, last_error = NULL,
+			enqueued_at = r.acted_at, updated_at = clock_timestamp()
+		FROM recorded r WHERE w.id = r.entry_id AND r.action = 'requeued'
+	), settled AS (
+		UPDATE webhook_outbox_entries w SET delivered_at = r.acted_at, dlq_at = NULL, next_retry_at = NULL, updated_at = clock_timestamp()
+		FROM recorded r WHERE w.id = r.entry_id AND r.action = 'settled'
+	)
+	SELECT ` + tallySQL + ` FROM recorded`
+
+const tallySQL = `count(*) FILTER (WHERE action = 'requeued'), count(*) FILTER (WHERE action = 'settled'),
+	count(*) FILTER (WHERE action = 'left'), count(*) FILTER (WHERE action = 'parked'),
+	count(*) FILTER (WHERE action = 'unpublished'), count(*) FILTER (WHERE action = 'gone'),
+	count(*) FILTER (WHERE action = 'changed')`
+
+type tally struct {
+	requeued, settled, left, parked, unpublished, gone, changed int64
+}
+
+func (t *tally) targets() []any {
+	return []any{&t.requeued, &t.settled, &t.left, &t.parked, &t.unpublished, &t.gone, &t.changed}
+}
+
+func (t *tally) sum() int64 {
+	return t.requeued + t.settled + t.left + t.parked + t.unpublished + t.gone + t.changed
+}
+
+// Requeue runs one batch of an operation: up to a page of its plan, as much of it as the pace allows.
+func (db *DB) Requeue(ctx context.Context, uid string, selection Selection, pace Pace) (*Batch, error) {
+	return db.batch(ctx, uid, selection, pace, nextPage)
+}
+
+// RequeueCanary runs the chosen canary's batch, regardless of pace. Where that was done already, by a manager that was faster, it
+// does nothing: the page at the front is then one that waits for the canary's outcome.
+func (db *DB) RequeueCanary(ctx context.Context, uid string, selection Selection) (*Batch, error) {
+	return db.batch(ctx, uid, selection, Pace{}, canaryPage)
+}
+
+// SetAside runs one batch that leaves alone what would be requeued and records the rest, for operations whose requeues are made
+// by the admin API.
+func (db *DB) SetAside(ctx context.Context, uid string, selection Selection) (*Batch, error) {
+	return db.batch(ctx, uid, selection, Pace{}, holdRequeues)
+}
+
+type batchKind int
+
+const (
+	nextPage batchKind = iota
+	canaryPage
+	holdRequeues
+)
+
+func (db *DB) batch(ctx context.Context, uid string, selection Selection, pace Pace, kind batchKind) (*Batch, error) {
+	batch := &Batch{}
+	err := db.transact(ctx, "requeueing a batch", pgx.TxOptions{}, func(tx pgx.Tx) error {
+		op, err := lock(ctx, tx, uid)
+		if err != nil {
+			return err
+		}
+		batch.Operation = op
+		pending := op.CanaryEntries != nil && op.CanaryAt == nil
+		if kind == canaryPage && !pending {
+			return nil
+		}
+		var page int32
+		var ids []int64
+		err = tx.QueryRow(ctx, `SELECT page, entry_ids FROM playbook.replay_pages WHERE operation_id = $1 ORDER BY page LIMIT 1`, op.ID).Scan(&page, &ids)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		batch.Canary = pending
+		rest := []int64(nil)
+		if limit := pace.allows(op); !batch.Canary && limit < len(ids) {
+			ids, rest = ids[:limit], ids[limit:]
+		}
+		if batch.Looked = len(ids); batch.Looked == 0 {
+			return nil
+		}
+		base := later(op.Now.UTC(), op.LastEnqueuedAt)
+		args := selection.args(op.Cutoff)
+		args["operation"], args["batch"], args["ids"], args["base"], args["hold_requeues"] = op.ID, op.Batches+1, ids, base, kind == holdRequeues
+		var t tally
+		if err := tx.QueryRow(ctx, batchSQL, args).Scan(t.targets()...); err != nil {
+			return err
+		}
+		if t.sum() < int64(len(ids)) {
+			kept, err := keep(ctx, tx, op, ids, base, &t)
+			if err != nil {
+				return err
+			}
+			batch.Locked = kept
+		}
+		if err := turnPage(ctx, tx, op.ID, page, rest); err != nil {
+			return err
+		}
+		batch.Operation, err = advance(ctx, tx, op, t, base.Add(time.Duration(len(ids))*time.Microsecond), pace, batch.Canary)
+		return err
+	})
+	return batch, err
+}
+
+// keep deals with the entries of a batch that it did not record: rows that no longer exist are gone, and the others, held by
+// another session or held back, wait on a page at the end of the plan. It returns how many wait.
+func keep(ctx context.Context, tx pgx.Tx, op *Operation, ids []int64, base time.Time, t *tally) (int, error) {
+	var left []int64
+	err := tx.QueryRow(ctx, `WITH missed AS (
+			SELECT id, n FROM unnest($2::bigint[]) WITH ORDINALITY AS p(id, n)
+			WHERE NOT EXISTS (SELECT FROM playbook.replay_entries e WHERE e.entry_id = p.id AND e.operation_id = $1)
+		), gone AS (
+			INSERT INTO playbook.replay_entries (operation_id, entry_id, batch, action, acted_at)
+			SELECT $1, id, $3, 'gone', $4 FROM missed WHERE NOT EXISTS (SELECT FROM webhook_outbox_entries w WHERE w.id = missed.id)
+			ON CONFLICT DO NOTHING RETURNING entry_id
+		)
+		SELECT (SELECT count(*) FROM gone), array_agg(id ORDER BY n) FROM missed
+		WHERE EXISTS (SELECT FROM webhook_outbox_entries w WHERE w.id = missed.id)`,
+		op.ID, ids, op.Batches+1, base).Scan(&t.gone, &left)
+	if err != nil || len(left) == 0 {
+		return 0, err
+	}
+	_, err = tx.Exec(ctx, `INSERT INTO playbook.replay_pages (operation_id, page, entry_ids)
+		SELECT $1, max(page) + 1, $2 FROM playbook.replay_pages WHERE operation_id = $1`, op.ID, left)
+	return len(left), err
+}
+
+func turnPage(ctx context.Context, tx pgx.Tx, operationID int64, page int32, rest []int64) error {
+	if len(rest) == 0 {
+		_, err := tx.Exec(ctx, `DELETE FROM playbook.replay_pages WHERE operation_id = $1 AND page = $2`, operationID, page)
+		return err
+	}
+	_, err := tx.Exec(ctx, `UPDATE playbook.replay_pages SET entry_ids = $3 WHERE operation_id = $1 AND page = $2`, operationID, page, rest)
+	return err
+}
+
+// advance adds a batch to the operation's counters, and moves the clock of its pace.
+func advance(ctx context.Context, tx pgx.Tx, op *Operation, t tally, lastEnqueued time.Time, pace Pace, canary bool) (*Operation, error) {
+	rows, err := tx.Query(ctx, `UPDATE playbook.operations SET
+			batches = batches + 1, last_enqueued_at = @last_enqueued, paced_at = @paced,
+			canary_at = CASE WHEN @canary THEN clock_timestamp() ELSE canary_at END,
+			remaining = remaining - @sum, requeued = requeued + @requeued, waiting = waiting + @requeued, settled = settled + @settled,
+			left_alone = left_alone + @left, parked = parked + @parked, unpublished = unpublished + @unpublished,
+			gone = gone + @gone, changed = changed + @changed,
+			requeued_at = CASE WHEN remaining = @sum THEN clock_timestamp() ELSE requeued_at END
+		WHERE id = @operation RETURNING `+operationColumns, pgx.NamedArgs{
+		"operation": op.ID, "last_enqueued": lastEnqueued, "paced": pace.spend(op, t.requeued), "canary": canary, "sum": t.sum(),
+		"requeued": t.requeued, "settled": t.settled, "left": t.left, "parked": t.parked, "unpublished": t.unpublished,
+		"gone": t.gone, "changed": t.changed,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectExactlyOneRow(rows, pgx.RowToAddrOfStructByName[Operation])
+}
+
+// burst is how much unused pace may be made up for, so that a manager that comes back once in a while still reaches the rate.
+const burst = time.Second
+
+// allows is how many entries may be requeued now.
+func (p Pace) allows(op *Operation) int {
+	limit := int64(pageSize)
+	if p.MaxInFlight > 0 {
+		limit = min(limit, int64(p.MaxInFlight)-op.Waiting)
+	}
+	if p.RatePerSecond > 0 {
+		limit = min(limit, int64(op.Now.Sub(p.paidUpTo(op)).Seconds()*float64(p.RatePerSecond)))
+	}
+	return int(max(limit, 0))
+}
+
+// spend is the time up to which the rate is used up after n requeues.
+func (p Pace) spend(op *Operation, n int64) time.Time {
+	if p.RatePerSecond == 0 {
+		return op.Now
+	}
+	return p.paidUpTo(op).Add(time.Duration(float64(n) / float64(p.RatePerSecond) * float64(time.Second)))
+}
+
+func (p Pace) paidUpTo(op *Operation) time.Time {
+	return later(op.Now.Add(-burst), op.PacedAt)
+}
+
+func later(t time.Time, other *time.Time) time.Time {
+	if other != nil && other.After(t) {
+		return *other
+	}
+	return t
+}
+
+// String names a batch in a log.
+func (b *Batch) String() string {
+	return fmt.Sprintf("batch %d: %d entries looked at, %d locked, %d remaining", b.Batches, b.Looked, b.Locked, b.Remaining)
+}

@@ -1,0 +1,136 @@
+package platformdb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// Ping asks whether the database answers, and accepts the credentials.
+func (db *DB) Ping(ctx context.Context) error {
+	if err := db.pool.Ping(ctx); err != nil {
+		return fmt.Errorf("asking the database for a sign of life: %w", describe(err))
+	}
+	return nil
+}
+
+// ErrNotReady says that the database answers, and lacks something that the operator needs.
+var ErrNotReady = errors.New("the database is not ready")
+
+func notReady(format string, args ...any) error {
+	return fmt.Errorf("%w: "+format, append([]any{ErrNotReady}, args...)...)
+}
+
+// columns that the operator reads or writes, with their types as format_type names them.
+var columns = []struct{ table, column, types string }{
+	{"oauth_applications", "id", "bigint"},
+	{"webhook_outbox_entries", "id", "bigint"},
+	{"webhook_outbox_entries", "oauth_application_id", "bigint"},
+	{"webhook_outbox_entries", "event_type", "character varying|text"},
+	{"webhook_outbox_entries", "kid", "character varying|text"},
+	{"webhook_outbox_entries", "attempts", "integer"},
+	{"webhook_outbox_entries", "enqueued_at", "timestamp without time zone"},
+	{"webhook_outbox_entries", "next_retry_at", "timestamp without time zone"},
+	{"webhook_outbox_entries", "delivered_at", "timestamp without time zone"},
+	{"webhook_outbox_entries", "dlq_at", "timestamp without time zone"},
+	{"webhook_outbox_entries", "last_error", "text|character varying"},
+	{"webhook_outbox_entries", "updated_at", "timestamp without time zone"},
+	{"webhook_signing_keys", "oauth_application_id", "bigint"},
+	{"webhook_signing_keys", "kid", "character varying|text"},
+	{"webhook_signing_keys", "status", "character varying|text"},
+	{"webhook_signing_keys", "grace_until", "timestamp without time zone"},
+}
+
+const indexName = "index_webhook_outbox_entries_dead"
+
+// IndexStatement creates the index that planning needs. It is the platform's table, so the operator asks for it and does not
+// create it.
+const IndexStatement = "CREATE INDEX CONCURRENTLY " + indexName + " ON webhook_outbox_entries (oauth_application_id, enqueued_at, id) WHERE dlq_at IS NOT NULL AND delivered_at IS NULL"
+
+// Check verifies that the ledger's schema, the platform's columns and the index that a replay needs are there. It returns the
+// schema's version. A database that lacks one returns ErrNotReady, saying what to do.
+func (db *DB) Check(ctx context.Context) (version int, err error) {
+	if version, err = db.schemaVersion(ctx); err != nil {
+		return 0, err
+	}
+	if err := db.checkColumns(ctx); err != nil {
+		return version, err
+	}
+	return version, db.checkIndex(ctx)
+}
+
+func (db *DB) schemaVersion(ctx context.Context) (int, error) {
+	want := LatestVersion()
+	var version int
+	err := db.pool.QueryRow(ctx, `SELECT coalesce(max(version), 0) FROM playbook.schema_migrations`).Scan(&version)
+	var said *pgconn.PgError
+	if errors.As(err, &said) {
+		switch said.Code {
+		case "42P01", "3F000", "42501": // undefined_table, invalid_schema_name, insufficient_privilege
+			return 0, notReady("the ledger is missing, or this role may not read it: run `manager migrate` with the owner's URL, and use the role playbook_operator (%s)", said.Message)
+		}
+	}
+	if err != nil {
+		return 0, fmt.Errorf("reading the ledger's version: %w", describe(err))
+	}
+	if version < want {
+		return version, notReady("the ledger's schema is version %d and this manager needs %d: run `manager migrate`", version, want)
+	}
+	if version > want {
+		return version, notReady("the ledger's schema is version %d and this manager knows %d: run the newer manager", version, want)
+	}
+	return version, nil
+}
+
+func (db *DB) checkColumns(ctx context.Context) error {
+	rows, err := db.pool.Query(ctx, `SELECT c.relname || '.' || a.attname, format_type(a.atttypid, NULL)
+		FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
+		WHERE c.oid IN (to_regclass('oauth_applications'), to_regclass('webhook_outbox_entries'), to_regclass('webhook_signing_keys'))
+			AND a.attnum > 0 AND NOT a.attisdropped`)
+	if err != nil {
+		return fmt.Errorf("reading the platform's columns: %w", describe(err))
+	}
+	have := map[string]string{}
+	var name, kind string
+	if _, err := pgx.ForEachRow(rows, []any{&name, &kind}, func() error { have[name] = kind; return nil }); err != nil {
+		return fmt.Errorf("reading the platform's columns: %w", describe(err))
+	}
+	for _, c := range columns {
+		name := c.table + "." + c.column
+		got, ok := have[name]
+		if !ok {
+			return notReady("the column %s is missing: is this the platform's database?", name)
+		}
+		if wanted := strings.Split(c.types, "|"); !slices.Contains(wanted, got) {
+			return notReady("the column %s is %s and must be %s", name, got, strings.Join(wanted, " or "))
+		}
+	}
+	return nil
+}
+
+// checkIndex accepts any valid index that begins with the application and the order of a replay, and covers dead entries.
+func (db *DB) checkIndex(ctx context.Context) error {
+	var found, broken bool
+	err := db.pool.QueryRow(ctx, `SELECT EXISTS (
+		SELECT FROM pg_index i
+		WHERE i.indrelid = to_regclass('webhook_outbox_entries') AND i.indisvalid AND i.indisready
+			AND pg_get_indexdef(i.indexrelid, 1, true) = 'oauth_application_id' AND pg_get_indexdef(i.indexrelid, 2, true) = 'enqueued_at'
+			AND (i.indpred IS NULL OR pg_get_expr(i.indpred, i.indrelid) IN (
+				'((dlq_at IS NOT NULL) AND (delivered_at IS NULL))', '((delivered_at IS NULL) AND (dlq_at IS NOT NULL))', '(dlq_at IS NOT NULL)'))),
+		to_regclass($1) IS NOT NULL`, indexName).Scan(&found, &broken)
+	switch {
+	case err != nil:
+		return fmt.Errorf("looking for the index of dead entries: %w", describe(err))
+	case found:
+		return nil
+	case broken:
+		// A CREATE INDEX CONCURRENTLY that failed leaves an invalid index behind, which keeps its name.
+		return notReady("the index %s is invalid or has other columns; make it anew with: DROP INDEX CONCURRENTLY %s; %s", indexName, indexName, IndexStatement)
+	}
+	return notReady("the index of dead entries is missing; create it with: %s", IndexStatement)
+}
