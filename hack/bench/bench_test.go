@@ -1,0 +1,190 @@
+// Package bench measures how fast replays are, and what they cost those who share the database. The README says what each metric
+// means.
+package bench
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/1pass-dev/playbook-operator/controllers/systems/platformdb"
+	"github.com/1pass-dev/playbook-operator/hack/logi"
+	"github.com/1pass-dev/playbook-operator/hack/servers"
+)
+
+const (
+	// rounds is how often each ratio is measured; the metric is the median.
+	rounds = 5
+
+	application = 1
+	outbox      = 1_000_000
+	dead        = 100_000
+)
+
+var (
+	dir      string
+	postgres = sync.OnceValues(startPostgres)
+	password = rand.Text()
+	template *database
+)
+
+func TestMain(m *testing.M) { os.Exit(run(m)) }
+
+func run(m *testing.M) int {
+	var err error
+	if dir, err = os.MkdirTemp("", "playbook-bench-"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	return m.Run()
+}
+
+// startPostgres starts a server that nothing disturbs while it is measured, that writes to recycled log files as one that has run
+// for long does, and that is as safe as in production.
+func startPostgres() (*servers.Postgres, error) {
+	return servers.StartPostgres(context.Background(), filepath.Join(dir, "postgres"), servers.PostgresOptions{
+		Settings: map[string]string{"autovacuum": "off", "checkpoint_timeout": "1h", "max_wal_size": "16GB", "min_wal_size": "4GB"},
+	})
+}
+
+// database is one with an outbox and a ledger.
+type database struct {
+	name  string
+	owner *pgx.Conn
+}
+
+// newDatabase creates a database with an empty outbox.
+func newDatabase(b *testing.B, name string) *database {
+	b.Helper()
+	server, err := postgres()
+	check(b, err)
+	check(b, server.CreateDatabase(b.Context(), name, ""))
+	check(b, logi.Migrate(b.Context(), server.URL(name)))
+	_, err = platformdb.Migrate(b.Context(), server.URL(name))
+	check(b, err)
+	d := &database{name: name}
+	d.connect(b)
+	d.exec(b, fmt.Sprintf("ALTER ROLE playbook_operator PASSWORD '%s'", password))
+	return d
+}
+
+// copyOutbox creates a database whose outbox has a million rows, a tenth of them dead: each time the same, down to the block.
+func copyOutbox(b *testing.B) *database {
+	b.Helper()
+	if template == nil {
+		template = newDatabase(b, "template_outbox")
+		template.seed(b, application, outbox-dead, dead)
+		template.settle(b)
+		template.disconnect(b)
+	}
+	server, err := postgres()
+	check(b, err)
+	admin, err := pgx.Connect(b.Context(), server.URL("postgres"))
+	check(b, err)
+	defer admin.Close(b.Context())
+	// CREATE DATABASE's default strategy would log each block.
+	_, err = admin.Exec(b.Context(), "CREATE DATABASE outbox TEMPLATE template_outbox STRATEGY file_copy")
+	check(b, err)
+	d := &database{name: "outbox"}
+	d.connect(b)
+	return d
+}
+
+func (d *database) connect(b *testing.B) {
+	server, err := postgres()
+	check(b, err)
+	d.owner, err = pgx.Connect(b.Context(), server.URL(d.name))
+	check(b, err)
+}
+
+func (d *database) disconnect(b *testing.B) {
+	check(b, d.owner.Close(b.Context()))
+}
+
+func (d *database) drop(b *testing.B) {
+	d.disconnect(b)
+	server, err := postgres()
+	check(b, err)
+	check(b, server.DropDatabase(b.Context(), d.name))
+}
+
+// seed adds rows of one application to the outbox.
+func (d *database) seed(b *testing.B, application int64, delivered, dead int) {
+	check(b, logi.SeedFiller(b.Context(), d.owner, application, delivered, dead))
+}
+
+// settle leaves nothing of what happened before for the next statement to clean up or to write out.
+func (d *database) settle(b *testing.B) {
+	d.exec(b, "VACUUM ANALYZE")
+	d.exec(b, "CHECKPOINT")
+}
+
+func (d *database) exec(b *testing.B, sql string, args ...any) {
+	b.Helper()
+	_, err := d.owner.Exec(b.Context(), sql, args...)
+	check(b, err)
+}
+
+// replay is an operation on all dead entries of an application, as a DLQReplay with the defaults opens it.
+type replay struct {
+	*platformdb.DB
+	uid       string
+	selection platformdb.Selection
+	planned   *platformdb.Operation
+}
+
+// plan opens an operation and plans it.
+func (d *database) plan(b *testing.B, application int64) *replay {
+	b.Helper()
+	server, err := postgres()
+	check(b, err)
+	db, err := platformdb.Open(server.URLFor("playbook_operator", password, d.name), nil)
+	check(b, err)
+	r := &replay{DB: db, uid: uuid.NewString(), selection: platformdb.Selection{ApplicationID: application, Conflicts: "Settle", MaxReplays: 3}}
+	_, err = db.OpenOperation(b.Context(), platformdb.Identity{
+		UID: r.uid, Kind: "DLQReplay", Namespace: "bench", Name: "bench", SpecDigest: r.uid, ApplicationID: application,
+	})
+	check(b, err)
+	r.planned, err = db.Plan(b.Context(), r.uid, r.selection, 10_000_000)
+	check(b, err)
+	return r
+}
+
+// run requeues until nothing remains, and calls each after each batch.
+func (r *replay) run(b *testing.B, each func(*platformdb.Batch)) {
+	for remaining := r.planned.Remaining; remaining > 0; {
+		batch, err := r.Requeue(b.Context(), r.uid, r.selection, platformdb.Pace{})
+		check(b, err)
+		if batch.Looked == 0 {
+			check(b, errors.New("a batch without a pace looked at nothing"))
+		}
+		remaining = batch.Remaining
+		each(batch)
+	}
+}
+
+func check(b *testing.B, err error) {
+	b.Helper()
+	if err != nil {
+		b.Fatal(err)
+	}
+}
+
+func median[T cmp.Ordered](values []T) T { return quantile(values, 0.5) }
+
+// quantile is the smallest value that at least the fraction q of the values doesn't exceed.
+func quantile[T cmp.Ordered](values []T, q float64) T {
+	sorted := slices.Sorted(slices.Values(values))
+	return sorted[max(0, int(float64(len(sorted))*q+0.9999999)-1)]
+}

@@ -1,0 +1,74 @@
+package bench
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/1pass-dev/playbook-operator/hack/logi"
+	"github.com/1pass-dev/playbook-operator/hack/servers"
+	"github.com/1pass-dev/playbook-operator/hack/world"
+)
+
+// BenchmarkManagerMemory lets the real manager replay a million entries, and compares the most memory that it ever had with what
+// it had before.
+func BenchmarkManagerMemory(b *testing.B) {
+	ctx := b.Context()
+	w, err := world.Start(ctx, filepath.Join(dir, "world"), servers.PostgresOptions{})
+	check(b, err)
+	defer func() { check(b, w.Stop(ctx)) }()
+	site, err := w.NewSite(ctx, "memory", logi.Config{ManualDispatch: true})
+	check(b, err)
+	defer func() { check(b, site.Close(ctx)) }()
+	conn, err := pgx.Connect(ctx, site.URLAs(""))
+	check(b, err)
+	defer conn.Close(ctx)
+	check(b, logi.SeedFiller(ctx, conn, application, 0, outbox))
+	manager, err := w.StartManager(ctx, "manager")
+	check(b, err)
+	defer func() { check(b, manager.Stop(ctx)) }()
+	check(b, site.Apply(ctx))
+	kubectl := func(input string, args ...string) {
+		b.Helper()
+		_, err := w.KubectlInput(ctx, input, append([]string{"-n", world.Namespace}, args...)...)
+		check(b, err)
+	}
+	kubectl("", "wait", "--for=condition=Ready", "--timeout=5m", "platform/memory")
+	before := memory(b, manager, "VmRSS")
+	kubectl(fmt.Sprintf(`
+apiVersion: playbook.1pass.dev/v1alpha1
+kind: DLQReplay
+metadata: {name: million}
+spec:
+  platformRef: {name: memory}
+  applicationID: "%d"
+  maxEntries: %d
+  maxInFlight: %[2]d
+  canary: {entries: 0}
+`, application, outbox), "apply", "-f", "-")
+	kubectl("", "wait", "--for=condition=Requeued", "--timeout=30m", "dlqreplay/million")
+	_, err = conn.Exec(ctx, `UPDATE webhook_outbox_entries SET attempts = 1, delivered_at = clock_timestamp() WHERE delivered_at IS NULL`)
+	check(b, err)
+	kubectl("", "wait", "--for=condition=Ready", "--timeout=30m", "dlqreplay/million")
+	b.ReportMetric(float64(memory(b, manager, "VmHWM")-before)/1024, "rss-growth-mib")
+	b.ReportMetric(0, "ns/op")
+}
+
+// memory reads a line of the kernel's account of a process, in KiB.
+func memory(b *testing.B, p *servers.Process, name string) int {
+	b.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.Pid()))
+	check(b, err)
+	for line := range strings.Lines(string(status)) {
+		var kib int
+		if n, _ := fmt.Sscanf(line, name+": %d kB", &kib); n == 1 {
+			return kib
+		}
+	}
+	b.Fatalf("the kernel doesn't tell %s of the manager", name)
+	return 0
+}

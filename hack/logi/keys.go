@@ -1,0 +1,182 @@
+package logi
+
+import (
+	"context"
+	"crypto"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+	"github.com/jackc/pgx/v5"
+)
+
+// jwksMaxAge is how long relying parties keep the keys that they fetched.
+const jwksMaxAge = 5 * time.Minute
+
+var algorithms = []jose.SignatureAlgorithm{jose.EdDSA}
+
+// publishedSQL is which keys JWKS shows: one in grace stays until its grace ends. The keys of SeedFiller have no public part.
+const publishedSQL = `(status = 'active' OR status = 'grace' AND (grace_until IS NULL OR grace_until > clock_timestamp())) AND public_key <> ''`
+
+type signer struct {
+	kid string
+	jose.Signer
+}
+
+// sign makes a detached JWS over body (RFC 7515 appendix F), with kid and alg in its header.
+func (s signer) sign(body []byte) (string, error) {
+	signed, err := s.Sign(body)
+	if err != nil {
+		return "", fmt.Errorf("signing: %w", err)
+	}
+	return signed.DetachedCompactSerialize()
+}
+
+// issueKey makes an application's first signing key.
+func issueKey(ctx context.Context, tx pgx.Tx, application int64) error {
+	public, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return fmt.Errorf("generating a key: %w", err)
+	}
+	privateDER, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		return fmt.Errorf("encoding a private key: %w", err)
+	}
+	publicDER, err := x509.MarshalPKIXPublicKey(public)
+	if err != nil {
+		return fmt.Errorf("encoding a public key: %w", err)
+	}
+	kid := fmt.Sprintf("whk_%d_%s", application, strings.ToLower(rand.Text()[:8]))
+	_, err = tx.Exec(ctx, `INSERT INTO webhook_signing_keys (oauth_application_id, kid, algorithm, public_key, private_key, status, activated_at)
+		VALUES ($1, $2, $3, $4, $5, 'active', clock_timestamp())`, application, kid, string(jose.EdDSA),
+		string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: publicDER})),
+		string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: privateDER})))
+	if err != nil {
+		return fmt.Errorf("inserting a signing key: %w", err)
+	}
+	return nil
+}
+
+// signer of an application's active key, which a rotation may have replaced since the last time.
+func (s *Server) signer(ctx context.Context, application int64) (signer, error) {
+	var kid, algorithm, private string
+	if err := s.pool.QueryRow(ctx, `SELECT kid, algorithm, private_key FROM webhook_signing_keys WHERE oauth_application_id = $1 AND status = 'active'
+		ORDER BY activated_at DESC LIMIT 1`, application).Scan(&kid, &algorithm, &private); err != nil {
+		return signer{}, fmt.Errorf("reading the signing key of application %d: %w", application, err)
+	}
+	block, _ := pem.Decode([]byte(private))
+	if block == nil {
+		return signer{}, fmt.Errorf("the private key of %s is no PEM", kid)
+	}
+	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	if err != nil {
+		return signer{}, fmt.Errorf("parsing the private key of %s: %w", kid, err)
+	}
+	made, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.SignatureAlgorithm(algorithm), Key: key}, (&jose.SignerOptions{}).WithHeader("kid", kid))
+	if err != nil {
+		return signer{}, fmt.Errorf("making a signer: %w", err)
+	}
+	return signer{kid, made}, nil
+}
+
+// serveJWKS answers /.well-known/jwks.json.
+func (s *Server) serveJWKS(w http.ResponseWriter, r *http.Request) {
+	rows, err := s.pool.Query(r.Context(), `SELECT kid, algorithm, public_key FROM webhook_signing_keys WHERE `+publishedSQL+` ORDER BY id`)
+	if err != nil {
+		http.Error(w, "database", http.StatusInternalServerError)
+		return
+	}
+	set := jose.JSONWebKeySet{Keys: []jose.JSONWebKey{}}
+	var kid, algorithm, text string
+	_, err = pgx.ForEachRow(rows, []any{&kid, &algorithm, &text}, func() error {
+		key, err := parsePublic(text)
+		if err == nil {
+			set.Keys = append(set.Keys, jose.JSONWebKey{Key: key, KeyID: kid, Algorithm: algorithm, Use: "sig"})
+		}
+		return err
+	})
+	if err != nil {
+		http.Error(w, "database", http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Cache-Control", "public, max-age="+strconv.Itoa(int(jwksMaxAge.Seconds())))
+	respond(w, http.StatusOK, set)
+}
+
+func parsePublic(text string) (crypto.PublicKey, error) {
+	block, _ := pem.Decode([]byte(text))
+	if block == nil {
+		return nil, errors.New("the public key is no PEM")
+	}
+	return x509.ParsePKIXPublicKey(block.Bytes)
+}
+
+type cachedKeys struct {
+	set   jose.JSONWebKeySet
+	until time.Time
+}
+
+var (
+	errUnknownKid = errors.New("unknown kid")
+	errNoKeys     = errors.New("no keys to verify with")
+)
+
+// verify checks a webhook as a relying party does: against the keys that it fetched from JWKS and keeps for their max-age.
+func (s *Server) verify(ctx context.Context, application int64, signature string, body []byte) error {
+	s.mu.Lock()
+	cached := s.jwks[application]
+	s.mu.Unlock()
+	if time.Now().After(cached.until) {
+		set, err := s.fetchJWKS(ctx)
+		if err != nil {
+			return fmt.Errorf("%w: %w", errNoKeys, err)
+		}
+		cached = cachedKeys{set, time.Now().Add(jwksMaxAge)}
+		s.mu.Lock()
+		s.jwks[application] = cached
+		s.mu.Unlock()
+	}
+	signed, err := jose.ParseDetached(signature, body, algorithms)
+	if err != nil {
+		return fmt.Errorf("parsing the signature: %w", err)
+	}
+	keys := cached.set.Key(signed.Signatures[0].Header.KeyID)
+	if len(keys) == 0 {
+		return errUnknownKid
+	}
+	_, err = signed.Verify(keys[0])
+	return err
+}
+
+func (s *Server) fetchJWKS(ctx context.Context) (set jose.JSONWebKeySet, err error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, s.url+"/.well-known/jwks.json", nil)
+	if err != nil {
+		return set, err
+	}
+	response, err := s.client.Do(request)
+	if err != nil {
+		return set, fmt.Errorf("fetching JWKS: %w", err)
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return set, fmt.Errorf("fetching JWKS: %s", response.Status)
+	}
+	body, err := io.ReadAll(response.Body)
+	if err == nil {
+		err = json.Unmarshal(body, &set)
+	}
+	if err != nil {
+		return set, fmt.Errorf("reading JWKS: %w", err)
+	}
+	return set, nil
+}

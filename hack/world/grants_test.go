@@ -1,0 +1,244 @@
+package world_test
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"k8s.io/apimachinery/pkg/util/uuid"
+
+	"github.com/1pass-dev/playbook-operator/controllers/systems/platformdb"
+	"github.com/1pass-dev/playbook-operator/hack/logi"
+	"github.com/1pass-dev/playbook-operator/hack/world"
+)
+
+// grantsSQL lists what the roles were granted: on schemas, tables and sequences, columns, functions, and the database itself.
+const grantsSQL = `WITH grants (acl, object) AS (
+		SELECT nspacl, ' ON SCHEMA ' || quote_ident(nspname) FROM pg_namespace
+		UNION ALL SELECT relacl, ' ON ' || oid::regclass FROM pg_class
+		UNION ALL SELECT attacl, ' (' || quote_ident(attname) || ') ON ' || attrelid::regclass FROM pg_attribute WHERE NOT attisdropped
+		UNION ALL SELECT proacl, ' ON FUNCTION ' || oid::regprocedure FROM pg_proc
+		UNION ALL SELECT datacl, ' ON DATABASE ' || quote_ident(datname) FROM pg_database WHERE datname = current_database()
+	)
+	SELECT g.privilege_type || object, g.grantee::regrole::text FROM grants, aclexplode(acl) g
+	WHERE g.grantee IN ('playbook_operator'::regrole, 'playbook_monitor'::regrole) ORDER BY 2, 1`
+
+// Each grant is revoked in turn. One without which every call succeeds is one too many.
+func TestTheDatabaseRolesNeedEachGrantThatTheyHave(t *testing.T) {
+	site := newSite(t, "grants", logi.Config{ManualDispatch: true})
+	owner := connect(t, site, "")
+	rows, err := owner.Query(t.Context(), grantsSQL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	type grant struct{ What, Role string }
+	grants, err := pgx.CollectRows(rows, pgx.RowToStructByPos[grant])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Contains(grants, grant{"UPDATE (dlq_at) ON webhook_outbox_entries", "playbook_operator"}) {
+		t.Fatalf("the list of grants is not complete: %v", grants)
+	}
+	if call, err := useDatabase(t, site, owner, 100); err != nil {
+		t.Fatalf("with all grants: %s: %v", call, err)
+	}
+	for i, g := range grants {
+		t.Run(g.Role+" without "+g.What, func(t *testing.T) {
+			if _, err := owner.Exec(t.Context(), fmt.Sprintf("REVOKE %s FROM %s", g.What, g.Role)); err != nil {
+				t.Fatal(err)
+			}
+			defer func() {
+				if _, err := owner.Exec(t.Context(), fmt.Sprintf("GRANT %s TO %s", g.What, g.Role)); err != nil {
+					t.Fatal(err)
+				}
+			}()
+			call, err := useDatabase(t, site, owner, int64(101+i))
+			switch {
+			case err == nil:
+				t.Errorf("nothing failed: %s does not need it", g.Role)
+			case !strings.Contains(err.Error(), "permission denied"):
+				t.Errorf("%s: %v: that failed, and not because Postgres refused", call, err)
+			default:
+				t.Logf("fails: %s", call)
+			}
+		})
+	}
+}
+
+// useDatabase makes each call that the controllers and the subcommands make, for an application of its own, and returns the first
+// that failed.
+func useDatabase(t *testing.T, site *world.Site, owner *pgx.Conn, application int64) (call string, err error) {
+	t.Helper()
+	ctx := t.Context()
+	if err := site.CreateApplication(ctx, application, "rp"); err != nil {
+		t.Fatal(err)
+	}
+	dead := func(n int, lastError string) []int64 {
+		ids, err := site.SeedDead(ctx, application, n, lastError, 7)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return ids
+	}
+	dead(4, "HTTP 503: Service Unavailable")
+	dead(2, "HTTP 409: Conflict")
+	open := func(role string) *platformdb.DB {
+		db, err := platformdb.Open(site.URLAs(role), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(db.Close)
+		return db
+	}
+	operator, monitor := open("playbook_operator"), open("playbook_monitor")
+	byOwner := func(sql string, args ...any) error {
+		_, err := owner.Exec(ctx, sql, args...)
+		return err
+	}
+	selection := platformdb.Selection{ApplicationID: application, Conflicts: "Settle", MaxReplays: 3}
+	identity := func() platformdb.Identity {
+		uid := string(uuid.NewUUID())
+		return platformdb.Identity{UID: uid, Kind: "DLQReplay", Namespace: "n", Name: uid, SpecDigest: "d", ApplicationID: application}
+	}
+	bySQL, byAdminAPI := identity(), identity()
+	var op *platformdb.Operation
+	var batch *platformdb.Batch
+	var named []int64
+	var before, after *platformdb.Entry
+
+	for _, c := range []struct {
+		name string
+		do   func() error
+	}{
+		{"Ping", func() error { return operator.Ping(ctx) }},
+		{"Check", func() error { _, err := operator.Check(ctx); return err }},
+		{"DeadLetters", func() error { _, _, err := monitor.DeadLetters(ctx, 50); return err }},
+
+		{"FinishedTwin", func() error { _, err := operator.FinishedTwin(ctx, bySQL); return err }},
+		{"OpenOperation", func() (err error) { op, err = operator.OpenOperation(ctx, bySQL); return }},
+		{"Operation", func() (err error) { op, err = operator.Operation(ctx, bySQL.UID); return }},
+		{"Plan", func() (err error) { op, err = operator.Plan(ctx, bySQL.UID, selection, 100); return }},
+		{"ChooseCanary", func() (err error) { op, err = operator.ChooseCanary(ctx, bySQL.UID, selection, 1); return }},
+		{"Requeue the canary", func() (err error) {
+			batch, err = operator.Requeue(ctx, bySQL.UID, selection, platformdb.Pace{})
+			return
+		}},
+		{"CanaryAttempts", func() error { _, err := operator.CanaryAttempts(ctx, op); return err }},
+		{"ForgetCanary", func() error { return operator.ForgetCanary(ctx, bySQL.UID) }},
+		{"ResumeOperation", func() error { return operator.ResumeOperation(ctx, bySQL.UID, "now") }},
+		{"Requeue a part of a page", func() (err error) {
+			batch, err = operator.Requeue(ctx, bySQL.UID, selection, platformdb.Pace{MaxInFlight: 2})
+			return
+		}},
+		{"RemainingEntries", func() (err error) { named, err = operator.RemainingEntries(ctx, batch.Operation); return }},
+		{"Requeue after an entry vanished", func() (err error) {
+			if err := byOwner(`DELETE FROM webhook_outbox_entries WHERE id = $1`, named[0]); err != nil {
+				return err
+			}
+			batch, err = operator.Requeue(ctx, bySQL.UID, selection, platformdb.Pace{})
+			return
+		}},
+		{"Observe", func() error {
+			if err := byOwner(`UPDATE webhook_outbox_entries SET attempts = 1, delivered_at = clock_timestamp() WHERE oauth_application_id = $1 AND dlq_at IS NULL AND delivered_at IS NULL`, application); err != nil {
+				return err
+			}
+			_, err := operator.Observe(ctx, bySQL.UID)
+			return err
+		}},
+		{"RecentAttempts", func() error { _, err := operator.RecentAttempts(ctx, op, 100); return err }},
+		{"CloseOperation", func() error { return operator.CloseOperation(ctx, bySQL, platformdb.OutcomeComplete) }},
+		{"UndoSettlement", func() error { _, err := operator.UndoSettlement(ctx, bySQL.UID, nil); return err }},
+		{"Purge", func() error { _, err := operator.Purge(ctx, time.Now().Add(time.Hour)); return err }},
+
+		{"Plan of named entries", func() (err error) {
+			selection.EntryIDs = dead(1, "HTTP 503: Service Unavailable")
+			if _, err := operator.OpenOperation(ctx, byAdminAPI); err != nil {
+				return err
+			}
+			op, err = operator.Plan(ctx, byAdminAPI.UID, selection, 100)
+			return err
+		}},
+		{"SetAside", func() error { _, err := operator.SetAside(ctx, byAdminAPI.UID, selection); return err }},
+		{"Entry", func() (err error) { before, err = operator.Entry(ctx, selection.EntryIDs[0]); return }},
+		{"RecordRetry", func() (err error) {
+			if err := byOwner(`UPDATE webhook_outbox_entries SET dlq_at = NULL, enqueued_at = clock_timestamp() WHERE id = $1`, selection.EntryIDs[0]); err != nil {
+				return err
+			}
+			if after, err = operator.Entry(ctx, selection.EntryIDs[0]); err != nil {
+				return err
+			}
+			_, err = operator.RecordRetry(ctx, byAdminAPI.UID, selection.EntryIDs[0], before, after)
+			return err
+		}},
+		{"CloseOperation of one that was never opened", func() error { return operator.CloseOperation(ctx, identity(), platformdb.OutcomeDeleted) }},
+	} {
+		if err := c.do(); err != nil {
+			return c.name, err
+		}
+	}
+	return "", nil
+}
+
+func TestTheDatabaseRolesAreNobody(t *testing.T) {
+	site := newSite(t, "roles", logi.Config{ManualDispatch: true})
+	owner := connect(t, site, "")
+	var powers string
+	if err := owner.QueryRow(t.Context(), `SELECT coalesce(string_agg(what, ', '), '') FROM (
+			SELECT rolname || ' has an attribute' AS what FROM pg_roles
+			WHERE rolname LIKE 'playbook\_%' AND (rolsuper OR rolcreaterole OR rolcreatedb OR rolreplication OR rolbypassrls)
+			UNION ALL SELECT member::regrole || ' is a member of ' || roleid::regrole FROM pg_auth_members WHERE member::regrole::text LIKE 'playbook\_%'
+			UNION ALL SELECT refobjid::regrole || ' owns something' FROM pg_shdepend WHERE deptype = 'o' AND refobjid::regrole::text LIKE 'playbook\_%'
+		) powers`).Scan(&powers); err != nil {
+		t.Fatal(err)
+	}
+	if powers != "" {
+		t.Error(powers)
+	}
+	for _, role := range []string{"playbook_operator", "playbook_monitor"} {
+		conn := connect(t, site, role)
+		for _, sql := range []string{
+			`SELECT payload FROM webhook_outbox_entries`,
+			`SELECT signature FROM webhook_outbox_entries`,
+			`SELECT idempotency_key FROM webhook_outbox_entries`,
+			`SELECT e::text FROM webhook_outbox_entries e`,
+			`SELECT private_key FROM webhook_signing_keys`,
+			`SELECT secret FROM oauth_applications`,
+			`UPDATE webhook_outbox_entries SET dlq_at = NULL RETURNING payload`,
+			`UPDATE webhook_outbox_entries SET payload = '{}'`,
+			`UPDATE webhook_signing_keys SET status = 'active'`,
+			`INSERT INTO webhook_outbox_entries DEFAULT VALUES`,
+			`DELETE FROM webhook_outbox_entries`,
+			`TRUNCATE webhook_outbox_entries`,
+			`DO $$ BEGIN LOCK TABLE webhook_outbox_entries; END $$`,
+			`DELETE FROM playbook.operations`,
+			`DELETE FROM playbook.replay_entries`,
+			`TRUNCATE playbook.replay_pages`,
+			`INSERT INTO playbook.schema_migrations VALUES (99, 'mine')`,
+			`CREATE TABLE mine (id bigint)`,
+			`CREATE TABLE playbook.mine (id bigint)`,
+			`CREATE SCHEMA mine`,
+			`CREATE FUNCTION mine() RETURNS int LANGUAGE sql AS 'SELECT 1'`,
+			`CREATE TRIGGER mine AFTER UPDATE ON webhook_outbox_entries EXECUTE FUNCTION suppress_redundant_updates_trigger()`,
+			`CREATE INDEX ON webhook_outbox_entries (id)`,
+			`ALTER TABLE webhook_outbox_entries ADD mine bigint`,
+			`ALTER TABLE playbook.operations ADD mine bigint`,
+			`DROP TABLE playbook.operations`,
+			`DROP SCHEMA playbook CASCADE`,
+			`GRANT SELECT ON webhook_outbox_entries TO playbook_operator`,
+			`CREATE ROLE mine`,
+			`SET ROLE postgres`,
+			`SELECT pg_read_file('PG_VERSION')`,
+			`SELECT rolpassword FROM pg_authid`,
+		} {
+			_, err := conn.Exec(t.Context(), sql)
+			if said := (*pgconn.PgError)(nil); !errors.As(err, &said) || said.Code != "42501" {
+				t.Errorf("%s: %s: %v rather than insufficient_privilege", role, sql, err)
+			}
+		}
+	}
+}

@@ -1,0 +1,182 @@
+// Package world puts the real parts together: a control plane with config/default installed, Postgres, the stand-in platform, and
+// the manager as a process of its own with no other credentials than its ServiceAccount's token and its database role's password.
+package world
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+
+	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/1pass-dev/playbook-operator/hack/controlplane"
+	"github.com/1pass-dev/playbook-operator/hack/logi"
+	"github.com/1pass-dev/playbook-operator/hack/servers"
+)
+
+const (
+	// Namespace and ServiceAccount are those of config/default.
+	Namespace      = "playbook-system"
+	ServiceAccount = "playbook-manager"
+	// template is the database that each Site's is a copy of.
+	template = "template_logi"
+)
+
+// World is a control plane and a Postgres. NewSite adds platforms to it, and StartManager the manager.
+type World struct {
+	Dir          string
+	ControlPlane *controlplane.ControlPlane
+	Postgres     *servers.Postgres
+	// Passwords of the database roles playbook_operator and playbook_monitor.
+	OperatorPassword, MonitorPassword string
+
+	build    sync.Once
+	manager  string
+	buildErr error
+}
+
+// Start brings a World up in dir. After an error nothing of it is left running.
+func Start(ctx context.Context, dir string, options servers.PostgresOptions) (w *World, err error) {
+	w = &World{Dir: dir, OperatorPassword: rand.Text(), MonitorPassword: rand.Text()}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, w.Stop(context.WithoutCancel(ctx)))
+			w = nil
+		}
+	}()
+	var group errgroup.Group
+	group.Go(func() (err error) {
+		if w.ControlPlane, err = controlplane.Start(ctx, filepath.Join(dir, "controlplane")); err != nil {
+			return err
+		}
+		if _, err := w.Kubectl(ctx, "apply", "-k", filepath.Join(Root(), "config/default")); err != nil {
+			return err
+		}
+		_, err = w.Kubectl(ctx, "wait", "crd", "--all", "--for=condition=Established", "--timeout=60s")
+		return err
+	})
+	group.Go(func() (err error) {
+		if w.Postgres, err = servers.StartPostgres(ctx, filepath.Join(dir, "postgres"), options); err != nil {
+			return err
+		}
+		return w.prepareDatabase(ctx)
+	})
+	group.Go(func() error { _, err := w.Manager(ctx); return err })
+	return w, group.Wait()
+}
+
+// Stop ends every process of the World; Sites are closed before.
+func (w *World) Stop(ctx context.Context) error {
+	var errs []error
+	if w.Postgres != nil {
+		errs = append(errs, w.Postgres.Stop(ctx))
+	}
+	if w.ControlPlane != nil {
+		errs = append(errs, w.ControlPlane.Stop(ctx))
+	}
+	return errors.Join(errs...)
+}
+
+// prepareDatabase does what a platform's owner does: the tables are there, `manager migrate` adds the ledger and the roles, and
+// the owner gives the roles their passwords.
+func (w *World) prepareDatabase(ctx context.Context) error {
+	if err := w.Postgres.CreateDatabase(ctx, template, ""); err != nil {
+		return err
+	}
+	url := w.Postgres.URL(template)
+	if err := logi.Migrate(ctx, url); err != nil {
+		return err
+	}
+	if err := logi.InstallAudit(ctx, url); err != nil {
+		return err
+	}
+	manager, err := w.Manager(ctx)
+	if err != nil {
+		return err
+	}
+	migrate := exec.CommandContext(ctx, manager, "migrate")
+	migrate.Env = append(os.Environ(), "DATABASE_URL="+url)
+	if out, err := migrate.CombinedOutput(); err != nil {
+		return fmt.Errorf("manager migrate: %w\n%s", err, out)
+	}
+	conn, err := pgx.Connect(ctx, url)
+	if err != nil {
+		return fmt.Errorf("connecting as the database's owner: %w", err)
+	}
+	defer conn.Close(ctx)
+	for role, password := range map[string]string{"playbook_operator": w.OperatorPassword, "playbook_monitor": w.MonitorPassword} {
+		if _, err := conn.Exec(ctx, fmt.Sprintf("ALTER ROLE %s PASSWORD '%s'", role, password)); err != nil {
+			return fmt.Errorf("giving %s a password: %w", role, err)
+		}
+	}
+	return nil
+}
+
+// Kubectl runs kubectl as the cluster's administrator and returns what it printed.
+func (w *World) Kubectl(ctx context.Context, args ...string) (string, error) {
+	return w.KubectlInput(ctx, "", args...)
+}
+
+// KubectlInput is Kubectl with standard input, for `apply -f -`.
+func (w *World) KubectlInput(ctx context.Context, input string, args ...string) (string, error) {
+	path, err := w.ControlPlane.Kubectl(ctx)
+	if err != nil {
+		return "", err
+	}
+	cmd := exec.CommandContext(ctx, path, args...)
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+w.ControlPlane.Kubeconfig())
+	cmd.Stdin = strings.NewReader(input)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Run(); err != nil {
+		return out.String(), fmt.Errorf("kubectl %s: %w\n%s", strings.Join(args, " "), err, out.String())
+	}
+	return out.String(), nil
+}
+
+// StartManager runs the manager as its ServiceAccount, whose token is all that its kubeconfig holds. More arguments go to it.
+func (w *World) StartManager(ctx context.Context, name string, args ...string) (*servers.Process, error) {
+	manager, err := w.Manager(ctx)
+	if err != nil {
+		return nil, err
+	}
+	kubeconfig, err := w.ControlPlane.KubeconfigForServiceAccount(ctx, Namespace, ServiceAccount)
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.Command(manager, append([]string{
+		"--kubeconfig=" + kubeconfig, "--namespaces=" + Namespace, "--leader-election-namespace=" + Namespace,
+		"--health-probe-bind-address=0", "--metrics-bind-address=0",
+	}, args...)...)
+	// Nothing of ours reaches it but what a container would have.
+	cmd.Env = []string{"HOME=" + w.Dir, "PATH=/nonexistent"}
+	return servers.StartProcess(name, cmd, filepath.Join(w.Dir, name+".log"))
+}
+
+// Manager builds the manager once into the World's folder and returns the path of the binary.
+func (w *World) Manager(ctx context.Context) (string, error) {
+	w.build.Do(func() {
+		w.manager = filepath.Join(w.Dir, "manager")
+		cmd := exec.CommandContext(ctx, "go", "build", "-o", w.manager, "./cmd/manager")
+		cmd.Dir = Root()
+		if out, err := cmd.CombinedOutput(); err != nil {
+			w.buildErr = fmt.Errorf("building the manager: %w\n%s", err, out)
+		}
+	})
+	return w.manager, w.buildErr
+}
+
+// Root is the repository's top folder.
+func Root() string {
+	_, file, _, _ := runtime.Caller(0)
+	return filepath.Join(filepath.Dir(file), "..", "..")
+}
