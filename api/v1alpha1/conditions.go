@@ -16,6 +16,16 @@ const (
 	StepDelivered       = "Delivered"
 )
 
+// Steps of a KeyCompromise, in their order.
+const (
+	StepRevoked              = "Revoked"
+	StepReSigned             = "ReSigned"
+	StepPublished            = "Published"
+	StepRelyingPartyNotified = "RelyingPartyNotified"
+	StepVerified             = "Verified"
+	StepCachesExpired        = "CachesExpired"
+)
+
 // What a Platform reports.
 const (
 	ConditionDatabaseReachable = "DatabaseReachable"
@@ -60,7 +70,20 @@ const (
 	ReasonDelivering     = "Delivering"
 )
 
-// How a DLQReplay ended well.
+// What a KeyCompromise is doing.
+const (
+	ReasonRevoking         = "Revoking"
+	ReasonRunningCommand   = "RunningCommand"
+	ReasonReSigning        = "ReSigning"
+	ReasonWatchingJWKS     = "WatchingJWKS"
+	ReasonNotifying        = "Notifying"
+	ReasonVerifying        = "Verifying"
+	ReasonWaitingForCaches = "WaitingForCaches"
+	// ReasonWaitingForTwin says that another KeyCompromise is about the same key, and this one waits for its end.
+	ReasonWaitingForTwin = "WaitingForTwin"
+)
+
+// How an operation ended well.
 const (
 	// ReasonPlanOnly says that mode Plan is complete: nothing was changed.
 	ReasonPlanOnly = "PlanOnly"
@@ -86,6 +109,19 @@ const (
 	ReasonOutcomeUnknown = "OutcomeUnknown"
 	// ReasonRefused says that the far side refused the call, and would refuse it again.
 	ReasonRefused = "Refused"
+	// ReasonUnknownKid says that the application has no key of that kid; the message lists those that it has.
+	ReasonUnknownKid = "UnknownKid"
+	// ReasonStillSigning says that undelivered entries are still, or again, under the old kid, or that a transaction that began
+	// before the revocation is still open.
+	ReasonStillSigning = "StillSigning"
+	// ReasonStillPublished says that JWKS still shows the old kid, or not the successor.
+	ReasonStillPublished = "StillPublished"
+	// ReasonNotNotified says that the relying party did not accept webhook_key.compromised in time.
+	ReasonNotNotified = "NotNotified"
+	// ReasonCommandFailed says that the platform's rake ended without revoking the key.
+	ReasonCommandFailed = "CommandFailed"
+	// ReasonHostKeyChanged says that an SSH host showed another key than the Secret has.
+	ReasonHostKeyChanged = "HostKeyChanged"
 	// ReasonSpecInvalid says that the spec can't be carried out on this Platform.
 	ReasonSpecInvalid = "SpecInvalid"
 )

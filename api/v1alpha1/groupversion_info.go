@@ -18,6 +18,7 @@ var SchemeBuilder = runtime.NewSchemeBuilder(func(scheme *runtime.Scheme) error 
 	scheme.AddKnownTypes(GroupVersion,
 		&Platform{}, &PlatformList{},
 		&DLQReplay{}, &DLQReplayList{},
+		&KeyCompromise{}, &KeyCompromiseList{},
 	)
 	metav1.AddToGroupVersion(scheme, GroupVersion)
 	return nil
