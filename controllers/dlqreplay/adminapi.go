@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
+	"github.com/1pass-dev/playbook-operator/controllers/platform"
 	"github.com/1pass-dev/playbook-operator/controllers/playbook"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/platformapi"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/platformdb"
@@ -28,7 +29,7 @@ func requeueByAdminAPI(ctx context.Context, s *replay) (playbook.Outcome, error)
 	for {
 		ids, err := s.db.RemainingEntries(ctx, s.op)
 		if err != nil {
-			return playbook.Outcome{}, databaseError(err)
+			return playbook.Outcome{}, platform.DatabaseError(err)
 		}
 		if len(ids) == 0 {
 			return playbook.Done("%s", s.handled()), nil
@@ -60,7 +61,7 @@ func (s *replay) retryEntry(ctx context.Context, id int64) (playbook.Outcome, bo
 	}
 	saw, err := s.db.Entry(ctx, id)
 	if err != nil && !errors.Is(err, platformdb.ErrNoEntry) {
-		return playbook.Outcome{}, false, databaseError(err)
+		return playbook.Outcome{}, false, platform.DatabaseError(err)
 	}
 	if saw == nil {
 		saw = &platformdb.Entry{}
@@ -85,7 +86,7 @@ func (s *replay) retryEntry(ctx context.Context, id int64) (playbook.Outcome, bo
 	if refused := (*platformapi.Refused)(nil); errors.As(err, &refused) {
 		intent.State = v1alpha1.AdminRetryRefused
 		return playbook.Stall(v1alpha1.ReasonRefused, "the admin API refused to retry entry %d: %v. Nothing was changed. Put a fresh nonce into Secret %q, then: %s",
-			id, err, s.obj.Spec.AdminAPI.NonceSecretRef.Name, s.resumeCommand()), false, nil
+			id, err, s.obj.Spec.AdminAPI.NonceSecretRef.Name, playbook.ResumeCommand(s.obj, "dlqreplay")), false, nil
 	}
 	if unsent := (*platformapi.Unsent)(nil); errors.As(err, &unsent) {
 		s.obj.Status.AdminRetries = earlier
@@ -101,13 +102,13 @@ func (s *replay) retryEntry(ctx context.Context, id int64) (playbook.Outcome, bo
 func (s *replay) setAside(ctx context.Context) ([]int64, error) {
 	batch, err := s.db.SetAside(ctx, s.id.UID, s.selection)
 	if err != nil {
-		return nil, databaseError(err)
+		return nil, platform.DatabaseError(err)
 	}
 	s.op = batch.Operation
 	s.project()
 	remaining, err := s.db.RemainingEntries(ctx, s.op)
 	if err != nil {
-		return nil, databaseError(err)
+		return nil, platform.DatabaseError(err)
 	}
 	return remaining, nil
 }
@@ -117,7 +118,7 @@ func (s *replay) observeRetry(ctx context.Context, id int64, intent *v1alpha1.Ad
 	switch intent.State {
 	case v1alpha1.AdminRetryRefused:
 		return playbook.Stall(v1alpha1.ReasonRefused, "the admin API refused to retry entry %d. Put a fresh nonce into Secret %q, then: %s",
-			id, s.obj.Spec.AdminAPI.NonceSecretRef.Name, s.resumeCommand()), false, nil
+			id, s.obj.Spec.AdminAPI.NonceSecretRef.Name, playbook.ResumeCommand(s.obj, "dlqreplay")), false, nil
 	case v1alpha1.AdminRetryIntended, v1alpha1.AdminRetryUnknown, v1alpha1.AdminRetryLanded:
 	}
 	return s.landed(ctx, id, intent, &platformdb.Entry{EnqueuedAt: intent.SawEnqueuedAt.Time})
@@ -127,12 +128,12 @@ func (s *replay) observeRetry(ctx context.Context, id int64, intent *v1alpha1.Ad
 func (s *replay) landed(ctx context.Context, id int64, intent *v1alpha1.AdminRetry, before *platformdb.Entry) (playbook.Outcome, bool, error) {
 	after, err := s.db.Entry(ctx, id)
 	if err != nil && !errors.Is(err, platformdb.ErrNoEntry) {
-		return playbook.Outcome{}, false, databaseError(err)
+		return playbook.Outcome{}, false, platform.DatabaseError(err)
 	}
 	if err == nil && !after.EnqueuedAt.Equal(before.EnqueuedAt) {
 		op, err := s.db.RecordRetry(ctx, s.id.UID, id, before, after)
 		if err != nil {
-			return playbook.Outcome{}, false, databaseError(err)
+			return playbook.Outcome{}, false, platform.DatabaseError(err)
 		}
 		intent.State = v1alpha1.AdminRetryLanded
 		s.op = op

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
+	"github.com/1pass-dev/playbook-operator/controllers/platform"
 	"github.com/1pass-dev/playbook-operator/controllers/playbook"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/platformdb"
 )
@@ -38,7 +39,7 @@ func tryCanary(ctx context.Context, s *replay) (playbook.Outcome, error) {
 		if err := s.sendCanary(ctx, min(*canary.Entries, s.obj.Spec.MaxInFlight)); errors.Is(err, platformdb.ErrNothingToTry) {
 			return playbook.NotNeeded("no entry would be requeued"), nil
 		} else if err != nil {
-			return playbook.Outcome{}, databaseError(err)
+			return playbook.Outcome{}, platform.DatabaseError(err)
 		}
 	}
 	return s.watchCanary(ctx, canary)
@@ -55,11 +56,11 @@ func (s *replay) sendCanary(ctx context.Context, entries int32) error {
 func (s *replay) watchCanary(ctx context.Context, canary v1alpha1.ReplayCanary) (playbook.Outcome, error) {
 	op, err := s.db.Observe(ctx, s.id.UID)
 	if err != nil {
-		return playbook.Outcome{}, databaseError(err)
+		return playbook.Outcome{}, platform.DatabaseError(err)
 	}
 	attempts, err := s.db.CanaryAttempts(ctx, op)
 	if err != nil {
-		return playbook.Outcome{}, databaseError(err)
+		return playbook.Outcome{}, platform.DatabaseError(err)
 	}
 	s.op = op
 	s.project()
@@ -68,18 +69,18 @@ func (s *replay) watchCanary(ctx context.Context, canary v1alpha1.ReplayCanary) 
 	switch {
 	case attempts.Failed > int64(*canary.MaxFailures) && (attempts.Waiting == 0 || op.Now.After(op.CanaryAt.Add(canaryPatience))):
 		return playbook.Stall(v1alpha1.ReasonCanaryFailed, "%d of %d canary entries failed (%s) and %d may; the other %d entries were not touched. When the relying party is well again: %s",
-			attempts.Failed, tried, answers(attempts), *canary.MaxFailures, op.Remaining, s.resumeCommand()), nil
+			attempts.Failed, tried, answers(attempts), *canary.MaxFailures, op.Remaining, playbook.ResumeCommand(s.obj, "dlqreplay")), nil
 	case tried == 0:
 		// Somebody else got to each of them first; the rest of the plan has not been tried.
 		if err := s.db.ForgetCanary(ctx, s.id.UID); err != nil {
-			return playbook.Outcome{}, databaseError(err)
+			return playbook.Outcome{}, platform.DatabaseError(err)
 		}
 		return playbook.Wait(time.Second, v1alpha1.ReasonCanaryInFlight, "somebody else changed all chosen canary entries; choosing others"), nil
 	case attempts.Waiting == 0:
 		return playbook.Done("%d canary entries attempted, %d failed", tried, attempts.Failed), nil
 	case op.Now.After(op.CanaryAt.Add(time.Duration(canary.TimeoutSeconds) * time.Second)):
 		return playbook.Stall(v1alpha1.ReasonCanaryTimedOut, "%d of %d canary entries were not attempted within %d s: see whether the platform's webhook dispatcher runs. The other %d entries were not touched. To try again: %s",
-			attempts.Waiting, tried, canary.TimeoutSeconds, op.Remaining, s.resumeCommand()), nil
+			attempts.Waiting, tried, canary.TimeoutSeconds, op.Remaining, playbook.ResumeCommand(s.obj, "dlqreplay")), nil
 	}
 	return playbook.Wait(observeInterval, v1alpha1.ReasonCanaryInFlight, "%d of %d canary entries attempted", attempts.Attempted, tried), nil
 }
@@ -91,8 +92,4 @@ func answers(a *platformdb.Attempts) string {
 		texts[i] = fmt.Sprintf("%s ×%d", c.Answer, c.Entries)
 	}
 	return strings.Join(texts, ", ")
-}
-
-func (s *replay) resumeCommand() string {
-	return fmt.Sprintf("kubectl -n %s annotate dlqreplay %s --overwrite %s=$(date +%%FT%%T)", s.obj.Namespace, s.obj.Name, v1alpha1.AnnotationRequestedAt)
 }

@@ -7,14 +7,12 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
-	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
@@ -92,7 +90,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
 	if !obj.DeletionTimestamp.IsZero() {
-		return r.finalize(ctx, obj)
+		return playbook.Finalize(ctx, r.Client, r.Recorder, obj, func(ctx context.Context) error { return r.closeDeleted(ctx, obj) })
 	}
 	written := obj.DeepCopy()
 	after, err := r.pass(ctx, obj, written)
@@ -113,7 +111,7 @@ func (r *Reconciler) pass(ctx context.Context, obj, written *v1alpha1.DLQReplay)
 		return 0, nil
 	}
 	playbook.Begin(obj, steps)
-	resume := obj.Annotations[v1alpha1.AnnotationRequestedAt] != obj.Status.LastHandledRequestedAt && playbook.Stalled(obj)
+	resume := playbook.Asked(obj, obj.Status.LastHandledRequestedAt)
 	if playbook.Stalled(obj) && !resume {
 		return 0, nil
 	}
@@ -131,40 +129,13 @@ func (r *Reconciler) pass(ctx context.Context, obj, written *v1alpha1.DLQReplay)
 	return playbook.Run(ctx, obj, steps, s)
 }
 
-// closeDeadline is how long a deleted object waits for its operation to be closed. After that the object goes, so that no
-// namespace hangs on a dead database: a batch is only begun for an object that still exists.
-const (
-	closeDeadline = time.Minute
-	closeInterval = 5 * time.Second
-)
-
-// finalize closes the operation of a deleted object; that waits for the batch under way and stops the next.
-func (r *Reconciler) finalize(ctx context.Context, obj *v1alpha1.DLQReplay) (ctrl.Result, error) {
-	if !controllerutil.ContainsFinalizer(obj, v1alpha1.Finalizer) {
-		return ctrl.Result{}, nil
-	}
-	if !playbook.Finished(obj) {
-		if err := r.closeDeleted(ctx, obj); err != nil {
-			if time.Since(obj.DeletionTimestamp.Time) < closeDeadline {
-				// Not as an error, whose backoff would overshoot the deadline.
-				ctrl.LoggerFrom(ctx).Error(err, "closing the operation of a deleted replay")
-				return ctrl.Result{RequeueAfter: closeInterval}, nil
-			}
-			r.Recorder.Eventf(obj, nil, "Warning", "OperationLeftOpen", "Delete", "%s",
-				playbook.Normalise(fmt.Sprintf("the operation could not be closed in the ledger and was left open: %v", err)))
-		}
-	}
-	return ctrl.Result{}, client.IgnoreNotFound(r.patchFinalizer(ctx, obj, controllerutil.RemoveFinalizer))
-}
-
+// closeDeleted closes the operation of a deleted object; that waits for the batch under way and stops the next.
 func (r *Reconciler) closeDeleted(ctx context.Context, obj *v1alpha1.DLQReplay) error {
-	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
-	defer cancel()
 	id, err := identity(obj)
 	if err != nil {
 		return err
 	}
-	p, err := r.platform(ctx, obj)
+	p, err := platform.Find(ctx, r.Client, obj.Namespace, obj.Spec.PlatformRef.Name)
 	if err != nil {
 		return err
 	}
@@ -173,30 +144,4 @@ func (r *Reconciler) closeDeleted(ctx context.Context, obj *v1alpha1.DLQReplay) 
 		return err
 	}
 	return db.CloseOperation(ctx, id, platformdb.OutcomeDeleted)
-}
-
-func (r *Reconciler) patchFinalizer(ctx context.Context, obj *v1alpha1.DLQReplay, change func(client.Object, string) bool) error {
-	patched := obj.DeepCopy()
-	if !change(patched, v1alpha1.Finalizer) {
-		return nil
-	}
-	if err := r.Client.Patch(ctx, patched, client.MergeFromWithOptions(obj, client.MergeFromWithOptimisticLock{})); err != nil {
-		return fmt.Errorf("patching the finalizer: %w", err)
-	}
-	obj.Finalizers, obj.ResourceVersion = patched.Finalizers, patched.ResourceVersion
-	return nil
-}
-
-func (r *Reconciler) platform(ctx context.Context, obj *v1alpha1.DLQReplay) (*v1alpha1.Platform, error) {
-	p := &v1alpha1.Platform{}
-	name := types.NamespacedName{Namespace: obj.Namespace, Name: obj.Spec.PlatformRef.Name}
-	err := r.Client.Get(ctx, name, p)
-	if apierrors.IsNotFound(err) {
-		return nil, &playbook.Waiting{Reason: v1alpha1.ReasonPlatformNotFound,
-			Err: fmt.Errorf("there is no Platform %q in namespace %q: apply it, or delete this replay and name another", name.Name, name.Namespace)}
-	}
-	if err != nil {
-		return nil, fmt.Errorf("reading the Platform: %w", err)
-	}
-	return p, nil
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
+	"github.com/1pass-dev/playbook-operator/controllers/platform"
 	"github.com/1pass-dev/playbook-operator/controllers/playbook"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/platformdb"
 )
@@ -28,7 +29,7 @@ func awaitDelivery(ctx context.Context, s *replay) (playbook.Outcome, error) {
 		for end := time.Now().Add(slice); ; {
 			op, err := s.db.Observe(ctx, s.id.UID)
 			if err != nil {
-				return playbook.Outcome{}, databaseError(err)
+				return playbook.Outcome{}, platform.DatabaseError(err)
 			}
 			s.op = op
 			if op.Waiting+op.Failing == 0 || op.ObservedBatch == 0 || time.Now().After(end) {
@@ -40,7 +41,7 @@ func awaitDelivery(ctx context.Context, s *replay) (playbook.Outcome, error) {
 			return s.stillOpen(), nil
 		}
 		if err := s.db.CloseOperation(ctx, s.id, platformdb.OutcomeComplete); err != nil {
-			return playbook.Outcome{}, databaseError(err)
+			return playbook.Outcome{}, platform.DatabaseError(err)
 		}
 	}
 	s.project()
@@ -54,7 +55,7 @@ func (s *replay) stillOpen() playbook.Outcome {
 	op, timeout := s.op, s.obj.Spec.DeliveryTimeoutSeconds
 	if op.RequeuedAt != nil && op.Now.After(op.RequeuedAt.Add(time.Duration(timeout)*time.Second)) {
 		return playbook.Stall(v1alpha1.ReasonDeliveryTimedOut, "%d s after the last requeue %d entries were not attempted and %d still fail (%d delivered, %d died again). They stay with the dispatcher. To wait as long again: %s",
-			timeout, op.Waiting, op.Failing, op.Delivered, op.Died, s.resumeCommand())
+			timeout, op.Waiting, op.Failing, op.Delivered, op.Died, playbook.ResumeCommand(s.obj, "dlqreplay"))
 	}
 	interval := failingInterval
 	switch {

@@ -2,8 +2,6 @@ package dlqreplay
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -14,6 +12,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
+	"github.com/1pass-dev/playbook-operator/controllers/platform"
 	"github.com/1pass-dev/playbook-operator/controllers/playbook"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/platformdb"
 )
@@ -40,11 +39,11 @@ func (r *Reconciler) connect(ctx context.Context, obj, written *v1alpha1.DLQRepl
 		return nil, err
 	}
 	// Before the operation is opened: what is in the ledger must be closed when the object goes.
-	if err := r.patchFinalizer(ctx, obj, controllerutil.AddFinalizer); err != nil {
+	if err := playbook.PatchFinalizer(ctx, r.Client, obj, controllerutil.AddFinalizer); err != nil {
 		return nil, err
 	}
 	s := &replay{Reconciler: r, obj: obj, written: written, id: id, selection: selection}
-	if s.platform, err = r.platform(ctx, obj); err != nil {
+	if s.platform, err = platform.Find(ctx, r.Client, obj.Namespace, obj.Spec.PlatformRef.Name); err != nil {
 		return nil, err
 	}
 	if s.db, err = r.Connections.Database(ctx, s.platform); err != nil {
@@ -61,20 +60,9 @@ func (r *Reconciler) connect(ctx context.Context, obj, written *v1alpha1.DLQRepl
 		}
 	}
 	if err != nil {
-		return nil, databaseError(err)
+		return nil, platform.DatabaseError(err)
 	}
 	return s, nil
-}
-
-// databaseError gives an error of the database the reason that a person looks for.
-func databaseError(err error) error {
-	switch {
-	case errors.Is(err, platformdb.ErrNotReady):
-		return &playbook.Waiting{Reason: v1alpha1.ReasonLedgerNotReady, Err: err}
-	case errors.Is(err, platformdb.ErrUnreachable):
-		return &playbook.Waiting{Reason: v1alpha1.ReasonDatabaseUnreachable, Err: err}
-	}
-	return err
 }
 
 // resume lets a stalled replay go on where it stopped.
@@ -83,14 +71,14 @@ func (s *replay) resume(ctx context.Context) error {
 		// An attempt counts from when it was first seen. Those that failed while the replay was stalled must be seen before it goes
 		// on, or they would open the breaker again.
 		if err := s.db.ObserveAll(ctx, s.id.UID); err != nil {
-			return databaseError(err)
+			return platform.DatabaseError(err)
 		}
 		if err := s.db.ResumeOperation(ctx, s.id.UID, s.obj.Annotations[v1alpha1.AnnotationRequestedAt]); err != nil {
-			return databaseError(err)
+			return platform.DatabaseError(err)
 		}
 		var err error
 		if s.op, err = s.db.Operation(ctx, s.id.UID); err != nil {
-			return databaseError(err)
+			return platform.DatabaseError(err)
 		}
 	}
 	s.obj.Status.AdminRetries = slices.DeleteFunc(s.obj.Status.AdminRetries, func(a v1alpha1.AdminRetry) bool {
@@ -154,7 +142,7 @@ func (s *replay) refresh(ctx context.Context) (bool, error) {
 	if obj.UID == s.obj.UID && obj.Generation > s.obj.Generation {
 		s.obj.Spec = obj.Spec
 	}
-	p, err := s.Reconciler.platform(ctx, s.obj)
+	p, err := platform.Find(ctx, s.Client, s.obj.Namespace, s.obj.Spec.PlatformRef.Name)
 	if err != nil {
 		return false, err
 	}
@@ -193,11 +181,7 @@ func specDigest(spec *v1alpha1.DLQReplaySpec) (string, error) {
 	immutable.IdempotencyConflicts = unless(spec.IdempotencyConflicts, v1alpha1.ConflictSettle)
 	immutable.MaxEntries = unless(spec.MaxEntries, 50000)
 	immutable.MaxReplaysPerEntry = unless(spec.MaxReplaysPerEntry, 3)
-	text, err := json.Marshal(immutable)
-	if err != nil {
-		return "", fmt.Errorf("computing the digest of the spec: %w", err)
-	}
-	return fmt.Sprintf("sha256:%x", sha256.Sum256(text)), nil
+	return playbook.Digest(immutable)
 }
 
 // unless returns v, or the zero value where v is the default.

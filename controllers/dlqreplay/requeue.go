@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
+	"github.com/1pass-dev/playbook-operator/controllers/platform"
 	"github.com/1pass-dev/playbook-operator/controllers/playbook"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/platformdb"
 )
@@ -61,7 +62,7 @@ func requeue(ctx context.Context, s *replay) (playbook.Outcome, error) {
 		}
 		batch, err := s.batch(func() (*platformdb.Batch, error) { return s.db.Requeue(ctx, s.id.UID, s.selection, pace) })
 		if err != nil {
-			return playbook.Outcome{}, databaseError(err)
+			return playbook.Outcome{}, platform.DatabaseError(err)
 		}
 		switch {
 		case batch.Looked == 0:
@@ -77,18 +78,18 @@ func requeue(ctx context.Context, s *replay) (playbook.Outcome, error) {
 func (s *replay) judge(ctx context.Context) (playbook.Outcome, bool, error) {
 	op, err := s.db.Observe(ctx, s.id.UID)
 	if err != nil {
-		return playbook.Outcome{}, false, databaseError(err)
+		return playbook.Outcome{}, false, platform.DatabaseError(err)
 	}
 	attempts, err := s.db.RecentAttempts(ctx, op, breakerWindow)
 	if err != nil {
-		return playbook.Outcome{}, false, databaseError(err)
+		return playbook.Outcome{}, false, platform.DatabaseError(err)
 	}
 	s.op = op
 	s.project()
 	s.projectFailures(attempts)
 	if attempts.Attempted >= breakerMinimum && attempts.Failed*100 > attempts.Attempted*int64(*s.obj.Spec.Breaker.MaxFailurePercent) {
 		return playbook.Stall(v1alpha1.ReasonBreakerOpen, "the breaker opened: %d of the last %d attempts failed (%s), more than %d %%; %d entries remain dead, and those requeued stay with the dispatcher. When the relying party is well again: %s",
-			attempts.Failed, attempts.Attempted, answers(attempts), *s.obj.Spec.Breaker.MaxFailurePercent, op.Remaining, s.resumeCommand()), false, nil
+			attempts.Failed, attempts.Attempted, answers(attempts), *s.obj.Spec.Breaker.MaxFailurePercent, op.Remaining, playbook.ResumeCommand(s.obj, "dlqreplay")), false, nil
 	}
 	return playbook.Outcome{}, true, nil
 }

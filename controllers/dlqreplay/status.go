@@ -5,11 +5,10 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/equality"
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
+	"github.com/1pass-dev/playbook-operator/controllers/playbook"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/platformdb"
 )
 
@@ -62,13 +61,10 @@ func (r *Reconciler) writeStatus(ctx context.Context, written, obj *v1alpha1.DLQ
 	}
 	base := obj.DeepCopy()
 	base.Status = written.Status
-	// The patch replaces what it is given by what the server answered.
-	answered := obj.DeepCopy()
-	if err := r.Client.Status().Patch(ctx, answered, client.MergeFromWithOptions(base, client.MergeFromWithOptimisticLock{})); err != nil {
+	if err := playbook.PatchStatus(ctx, r.Client, base, obj); err != nil {
 		return err
 	}
-	obj.ResourceVersion = answered.ResourceVersion
-	r.tell(written, obj)
+	playbook.Tell(r.Recorder, written, obj, "Replay")
 	obj.DeepCopyInto(written)
 	return nil
 }
@@ -91,19 +87,4 @@ func onlyCounts(a, b *v1alpha1.DLQReplay) bool {
 		return status
 	}
 	return equality.Semantic.DeepEqual(strip(a), strip(b))
-}
-
-// tell emits an event when the root condition's reason changed.
-func (r *Reconciler) tell(before, obj *v1alpha1.DLQReplay) {
-	was := meta.FindStatusCondition(before.Status.Conditions, v1alpha1.ConditionReady)
-	is := meta.FindStatusCondition(obj.Status.Conditions, v1alpha1.ConditionReady)
-	if is == nil || was != nil && was.Reason == is.Reason {
-		return
-	}
-	kind := "Normal"
-	if meta.IsStatusConditionTrue(obj.Status.Conditions, v1alpha1.ConditionStalled) {
-		kind = "Warning"
-	}
-	// The API takes notes of up to 1024 bytes.
-	r.Recorder.Eventf(obj, nil, kind, is.Reason, "Replay", "%.1000s", is.Message)
 }
