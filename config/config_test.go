@@ -87,7 +87,7 @@ func TestTheKindsAreServedAsTheyAreWritten(t *testing.T) {
 	if err := json.Unmarshal([]byte(kubectl(t, "get", "crds", "-o", "json")), &crds); err != nil {
 		t.Fatal(err)
 	}
-	if len(crds.Items) != 2 {
+	if len(crds.Items) != 3 {
 		t.Errorf("%d kinds are installed", len(crds.Items))
 	}
 	for _, crd := range crds.Items {
@@ -109,6 +109,8 @@ func TestKubectlExplainsEachField(t *testing.T) {
 		"platform.spec":              {"url", "automation", "database", "adminAPI", "relyingParties", "requireApproval"},
 		"platform.spec.database":     {"secretRef", "readOnlySecretRef"},
 		"dlqreplay.status":           {"conditions"},
+		"keyc.spec":                  {"platformRef", "applicationID", "kid", "reason", "approvals", "-required-"},
+		"keycompromise.status":       {"conditions", "exposedUntil", "successorKid"},
 		"platform.status.conditions": {"lastTransitionTime"},
 	} {
 		out := explain(t, field)
@@ -289,10 +291,10 @@ func TestEachPersonMayWhatTheirRoleSays(t *testing.T) {
 	const namespace = "identity-team"
 	kubectl(t, "create", "namespace", namespace)
 	type act struct{ verb, resource string }
-	look := []act{{"get", "dlqreplays"}, {"list", "dlqreplays"}, {"watch", "dlqreplays"}, {"get", "platforms"}, {"list", "platforms"}, {"watch", "platforms"}}
-	run := []act{{"create", "dlqreplays"}, {"update", "dlqreplays"}, {"patch", "dlqreplays"}, {"delete", "dlqreplays"}}
+	look := []act{{"get", "dlqreplays"}, {"list", "dlqreplays"}, {"watch", "dlqreplays"}, {"list", "keycompromises"}, {"get", "platforms"}, {"list", "platforms"}, {"watch", "platforms"}}
+	run := []act{{"create", "dlqreplays"}, {"update", "dlqreplays"}, {"patch", "dlqreplays"}, {"delete", "dlqreplays"}, {"create", "keycompromises"}, {"patch", "keycompromises"}}
 	own := []act{{"create", "platforms"}, {"update", "platforms"}, {"patch", "platforms"}, {"delete", "platforms"}}
-	nobody := []act{{"get", "secrets"}, {"patch", "dlqreplays/status"}, {"patch", "platforms/status"}, {"deletecollection", "dlqreplays"}}
+	nobody := []act{{"get", "secrets"}, {"patch", "dlqreplays/status"}, {"patch", "keycompromises/status"}, {"patch", "platforms/status"}, {"deletecollection", "dlqreplays"}}
 	for role, c := range map[string]struct {
 		may, mayNot [][]act
 		builtIn     string
@@ -360,8 +362,8 @@ func TestTheManagerMayNothingBeyondTheNamespacesThatItWatches(t *testing.T) {
 	t.Parallel()
 	const manager = "system:serviceaccount:playbook-system:playbook-manager"
 	awaitMay(t, manager, world.Namespace, "list", "platforms")
-	for _, resource := range []string{"dlqreplays", "platforms"} {
-		for verb, want := range map[string]bool{"list": true, "watch": true, "create": false, "update": false, "delete": false} {
+	for _, resource := range []string{"dlqreplays", "keycompromises", "platforms"} {
+		for verb, want := range map[string]bool{"list": true, "watch": true, "create": resource == "dlqreplays", "update": false, "delete": false} {
 			if got := may(t, manager, world.Namespace, verb, resource); got != want {
 				t.Errorf("the manager may %s %s: %v, want %v", verb, resource, got, want)
 			}

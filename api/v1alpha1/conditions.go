@@ -73,7 +73,6 @@ const (
 // What a KeyCompromise is doing.
 const (
 	ReasonRevoking         = "Revoking"
-	ReasonRunningCommand   = "RunningCommand"
 	ReasonReSigning        = "ReSigning"
 	ReasonWatchingJWKS     = "WatchingJWKS"
 	ReasonNotifying        = "Notifying"
@@ -118,10 +117,6 @@ const (
 	ReasonStillPublished = "StillPublished"
 	// ReasonNotNotified says that the relying party did not accept webhook_key.compromised in time.
 	ReasonNotNotified = "NotNotified"
-	// ReasonCommandFailed says that the platform's rake ended without revoking the key.
-	ReasonCommandFailed = "CommandFailed"
-	// ReasonHostKeyChanged says that an SSH host showed another key than the Secret has.
-	ReasonHostKeyChanged = "HostKeyChanged"
 	// ReasonSpecInvalid says that the spec can't be carried out on this Platform.
 	ReasonSpecInvalid = "SpecInvalid"
 )

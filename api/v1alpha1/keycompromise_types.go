@@ -4,25 +4,12 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// CompromiseVia says what revokes the key.
-// +kubebuilder:validation:Enum=Database;Command
-type CompromiseVia string
-
-const (
-	// CompromiseViaDatabase revokes in one transaction of the operator's own, exactly once.
-	CompromiseViaDatabase CompromiseVia = "Database"
-	// CompromiseViaCommand runs the platform's own rake, at most once; for platforms whose key column is encrypted.
-	CompromiseViaCommand CompromiseVia = "Command"
-)
-
 // KeyCompromiseSpec names the webhook signing key that leaked. Only the timeouts and approvals can be changed.
 //
 // +kubebuilder:validation:XValidation:rule="self.platformRef == oldSelf.platformRef",message="platformRef is fixed once the key compromise exists: delete it and apply one with a new name",fieldPath=".platformRef"
 // +kubebuilder:validation:XValidation:rule="self.applicationID == oldSelf.applicationID",message="applicationID is fixed once the key compromise exists: delete it and apply one with a new name",fieldPath=".applicationID"
 // +kubebuilder:validation:XValidation:rule="self.kid == oldSelf.kid",message="kid is fixed once the key compromise exists: delete it and apply one with a new name",fieldPath=".kid"
 // +kubebuilder:validation:XValidation:rule="self.reason == oldSelf.reason",message="reason is fixed once the key compromise exists: delete it and apply one with a new name",fieldPath=".reason"
-// +kubebuilder:validation:XValidation:rule="has(self.via) == has(oldSelf.via) && (!has(self.via) || self.via == oldSelf.via)",message="via is fixed once the key compromise exists: delete it and apply one with a new name",fieldPath=".via"
-// +kubebuilder:validation:XValidation:rule="!has(self.via) || self.via != 'Command' || self.kid.matches('^[A-Za-z0-9_.-]+$')",message="via Command passes the kid to a shell and to rake, so it may hold only letters, digits, '_', '.' and '-': use via Database for this kid",fieldPath=".kid"
 type KeyCompromiseSpec struct {
 	// platformRef names the Platform.
 	// +required
@@ -47,11 +34,6 @@ type KeyCompromiseSpec struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=1024
 	Reason string `json:"reason,omitempty"`
-
-	// via says what revokes the key.
-	// +optional
-	// +default="Database"
-	Via CompromiseVia `json:"via,omitempty"`
 
 	// reSignTimeoutSeconds is how long after the revocation undelivered entries may still be under the old kid, and transactions
 	// that began before it still be open.
@@ -148,10 +130,6 @@ type KeyCompromiseStatus struct {
 	// +optional
 	JWKS *JWKSObservation `json:"jwks,omitempty"`
 
-	// command is the one run of the platform's own rake.
-	// +optional
-	Command *CommandRun `json:"command,omitempty"`
-
 	// stepsBegun is when each step with a timeout began.
 	// +optional
 	// +listType=map
@@ -180,38 +158,6 @@ type JWKSObservation struct {
 	// oldKidSeenAt is when the latest answer with the old kid came.
 	// +optional
 	OldKidSeenAt *metav1.Time `json:"oldKidSeenAt,omitempty"`
-}
-
-// CommandState is what is known of a command's run.
-// +kubebuilder:validation:Enum=Intended;Succeeded;Failed;Unknown
-type CommandState string
-
-const (
-	// CommandIntended is written before the command is started; a pass that finds it and did not just write it only observes.
-	CommandIntended CommandState = "Intended"
-	// CommandSucceeded says that the key was seen revoked.
-	CommandSucceeded CommandState = "Succeeded"
-	// CommandFailed says that the command ended, or could not begin, and the key is not revoked.
-	CommandFailed CommandState = "Failed"
-	// CommandUnknown says that the command may or may not have run; it is not repeated.
-	CommandUnknown CommandState = "Unknown"
-)
-
-// CommandRun is one run of the platform's own rake.
-type CommandRun struct {
-	// state of the run.
-	// +required
-	State CommandState `json:"state,omitempty"`
-
-	// at is when the run was intended.
-	// +required
-	At metav1.MicroTime `json:"at,omitzero"`
-
-	// jobID is Render's id of the one-off job.
-	// +optional
-	// +kubebuilder:validation:MaxLength=64
-	// +kubebuilder:validation:MinLength=1
-	JobID string `json:"jobID,omitempty"`
 }
 
 // StepBegun is when a step began.

@@ -41,14 +41,6 @@ type PlatformSpec struct {
 	// +optional
 	SigningKeys *PlatformSigningKeys `json:"signingKeys,omitempty"`
 
-	// render is the platform's hosting at Render.
-	// +optional
-	Render *PlatformRender `json:"render,omitempty"`
-
-	// commands says how the platform's own rake tasks are run.
-	// +optional
-	Commands *PlatformCommands `json:"commands,omitempty"`
-
 	// relyingParties names the applications that receive webhooks.
 	// +optional
 	// +listType=map
@@ -79,8 +71,7 @@ type PlatformDatabase struct {
 	ReadOnlySecretRef *SecretReference `json:"readOnlySecretRef,omitempty"`
 
 	// signingSecretRef names the Secret whose key "url" is the connection URL of the role playbook_signer, the only one that can
-	// read and write signing keys. Without it no KeyCompromise runs via Database, and a replay leaves webhooks whose kid is no
-	// longer published.
+	// read and write signing keys. Without it no KeyCompromise runs.
 	// +optional
 	SigningSecretRef *SecretReference `json:"signingSecretRef,omitempty"`
 }
@@ -95,122 +86,6 @@ type PlatformSigningKeys struct {
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=10000000
 	ResignLimit *int64 `json:"resignLimit,omitempty"`
-}
-
-// PlatformRender is the platform's hosting at Render.
-type PlatformRender struct {
-	// secretRef names the Secret whose key "apiKey" is a Render API key.
-	// +required
-	SecretRef SecretReference `json:"secretRef,omitzero"`
-
-	// url of Render's API. Default https://api.render.com.
-	// +optional
-	// +default="https://api.render.com"
-	// +kubebuilder:validation:MinLength=1
-	// +kubebuilder:validation:MaxLength=2048
-	// +kubebuilder:validation:XValidation:rule="isURL(self) && url(self).getScheme() in ['http', 'https'] && url(self).getHost() != '' && url(self).getEscapedPath() in ['', '/'] && url(self).getQuery().size() == 0 && !self.contains('@')",message="url must be http(s)://host[:port], without path, query or credentials, such as https://api.render.com"
-	URL string `json:"url,omitempty"`
-
-	// services of the platform; the first one runs its commands.
-	// +required
-	// +listType=map
-	// +listMapKey=name
-	// +kubebuilder:validation:MinItems=1
-	// +kubebuilder:validation:MaxItems=32
-	Services []RenderService `json:"services,omitempty"`
-}
-
-// RenderService is a service at Render.
-type RenderService struct {
-	// name by which people know it.
-	// +required
-	// +kubebuilder:validation:MinLength=1
-	// +kubebuilder:validation:MaxLength=63
-	Name string `json:"name,omitempty"`
-
-	// serviceID at Render.
-	// +required
-	// +kubebuilder:validation:MinLength=1
-	// +kubebuilder:validation:MaxLength=64
-	// +kubebuilder:validation:Pattern=`^[a-z]{3}-[a-z0-9]+$`
-	ServiceID string `json:"serviceID,omitempty"`
-}
-
-// CommandType says what runs a command.
-// +kubebuilder:validation:Enum=RenderJob;SSH
-type CommandType string
-
-const (
-	// CommandRenderJob runs it as a one-off job at Render.
-	CommandRenderJob CommandType = "RenderJob"
-	// CommandSSH runs it over SSH.
-	CommandSSH CommandType = "SSH"
-)
-
-// PlatformCommands says how the platform's own rake tasks are run.
-//
-// +kubebuilder:validation:XValidation:rule="(self.type == 'SSH') == has(self.ssh)",message="ssh goes with type SSH: set ssh.host and ssh.secretRef, or use type RenderJob",fieldPath=".ssh"
-type PlatformCommands struct {
-	// type says what runs them.
-	// +required
-	Type CommandType `json:"type,omitempty"`
-
-	// directory in which they run.
-	// +optional
-	// +default="/opt/render/project/src/server"
-	// +kubebuilder:validation:MinLength=1
-	// +kubebuilder:validation:MaxLength=1024
-	// +kubebuilder:validation:Pattern=`^/[A-Za-z0-9_./-]*$`
-	Directory string `json:"directory,omitempty"`
-
-	// bundle is the path of bundler.
-	// +optional
-	// +default="/opt/render/project/.gems/bin/bundle"
-	// +kubebuilder:validation:MinLength=1
-	// +kubebuilder:validation:MaxLength=1024
-	// +kubebuilder:validation:Pattern=`^/[A-Za-z0-9_./-]*$`
-	Bundle string `json:"bundle,omitempty"`
-
-	// environment is RAILS_ENV.
-	// +optional
-	// +default="production"
-	// +kubebuilder:validation:MinLength=1
-	// +kubebuilder:validation:MaxLength=64
-	// +kubebuilder:validation:Pattern=`^[a-z][a-z0-9_]*$`
-	Environment string `json:"environment,omitempty"`
-
-	// ssh is where they run, for type SSH.
-	// +optional
-	SSH *PlatformSSH `json:"ssh,omitempty"`
-}
-
-// PlatformSSH is a host that runs commands.
-type PlatformSSH struct {
-	// host to connect to.
-	// +required
-	// +kubebuilder:validation:MinLength=1
-	// +kubebuilder:validation:MaxLength=253
-	// +kubebuilder:validation:Pattern=`^[A-Za-z0-9.:-]+$`
-	Host string `json:"host,omitempty"`
-
-	// port to connect to. Default 22.
-	// +optional
-	// +default=22
-	// +kubebuilder:validation:Minimum=1
-	// +kubebuilder:validation:Maximum=65535
-	Port int32 `json:"port,omitempty"`
-
-	// user to log in as. Default: the id of the first service in spec.render, as at Render.
-	// +optional
-	// +kubebuilder:validation:MinLength=1
-	// +kubebuilder:validation:MaxLength=64
-	// +kubebuilder:validation:Pattern=`^[A-Za-z0-9_.-]+$`
-	User string `json:"user,omitempty"`
-
-	// secretRef names the Secret whose key "privateKey" is an OpenSSH private key, and whose key "knownHosts" has the host's keys
-	// as ssh-keyscan prints them. A host that shows another key is not trusted.
-	// +required
-	SecretRef SecretReference `json:"secretRef,omitzero"`
 }
 
 // PlatformAdminAPI is the platform's admin API.

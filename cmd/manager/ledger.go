@@ -96,7 +96,7 @@ func purge(ctx context.Context, args []string) error {
 		if err != nil {
 			return err
 		}
-		fmt.Printf("cleared %d error texts; what was done to which entry stays\n", cleared)
+		fmt.Printf("cleared %d error texts; what was done to which entry and key stays\n", cleared)
 		return nil
 	})
 }

@@ -1,4 +1,4 @@
-// The manager runs the playbooks: it reconciles Platform and DLQReplay. Its subcommands do what needs an owner's credentials or a
+// The manager runs the playbooks: it reconciles Platform, DLQReplay and KeyCompromise. Its subcommands do what needs an owner's credentials or a
 // person's decision, once, from a terminal.
 package main
 

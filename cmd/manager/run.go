@@ -22,6 +22,7 @@ import (
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
 	"github.com/1pass-dev/playbook-operator/controllers/dlqreplay"
+	"github.com/1pass-dev/playbook-operator/controllers/keycompromise"
 	"github.com/1pass-dev/playbook-operator/controllers/platform"
 )
 
@@ -132,6 +133,12 @@ func add(mgr ctrl.Manager, connections *platform.Connections) error {
 	}
 	if err := replays.SetupWithManager(mgr); err != nil {
 		return fmt.Errorf("adding the DLQReplay controller: %w", err)
+	}
+	compromises := &keycompromise.Reconciler{
+		Client: mgr.GetClient(), APIReader: mgr.GetAPIReader(), Connections: connections, Recorder: mgr.GetEventRecorder("keycompromise"),
+	}
+	if err := compromises.SetupWithManager(mgr); err != nil {
+		return fmt.Errorf("adding the KeyCompromise controller: %w", err)
 	}
 	for _, probe := range []func(string, healthz.Checker) error{mgr.AddHealthzCheck, mgr.AddReadyzCheck} {
 		if err := probe("ping", healthz.Ping); err != nil {

@@ -1,4 +1,5 @@
--- Least privilege, down to columns: no role can read a payload, a signature or a private key, and none can change the schema.
+-- Least privilege, down to columns: none can change the schema, and only playbook_signer, which ends leaked keys, can read a payload
+-- or a private key.
 -- The roles are created without a password, so that nobody can log in as them until the database's owner sets one.
 --
 -- Roles belong to the whole server, so another database's migration may make them meanwhile. Where an administrator made them,
@@ -19,8 +20,16 @@ BEGIN
     END IF;
 EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL;
 END $$;
+DO $$
+BEGIN
+    IF to_regrole('playbook_signer') IS NULL THEN
+        CREATE ROLE playbook_signer LOGIN;
+        ALTER ROLE playbook_signer SET idle_in_transaction_session_timeout = '10s';
+    END IF;
+EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL;
+END $$;
 
-GRANT USAGE ON SCHEMA playbook TO playbook_operator;
+GRANT USAGE ON SCHEMA playbook TO playbook_operator, playbook_signer;
 GRANT SELECT ON playbook.schema_migrations TO playbook_operator;
 GRANT SELECT, INSERT, UPDATE ON playbook.operations, playbook.replay_entries TO playbook_operator;
 GRANT SELECT, INSERT, UPDATE, DELETE ON playbook.replay_pages TO playbook_operator;
@@ -31,4 +40,29 @@ GRANT SELECT (id, oauth_application_id, event_type, kid, attempts, enqueued_at, 
       UPDATE (dlq_at, next_retry_at, attempts, last_error, enqueued_at, delivered_at, updated_at)
    ON webhook_outbox_entries TO playbook_operator;
 
+GRANT SELECT ON playbook.key_revocations TO playbook_operator;
+GRANT SELECT, INSERT, UPDATE ON playbook.event_requeues TO playbook_operator;
+
 GRANT SELECT (oauth_application_id, delivered_at, dlq_at) ON webhook_outbox_entries TO playbook_monitor;
+
+GRANT SELECT, UPDATE ON playbook.operations TO playbook_signer;
+GRANT SELECT, INSERT, UPDATE ON playbook.key_revocations TO playbook_signer;
+GRANT SELECT (id, oauth_application_id, kid, algorithm, public_key, private_key, status, activated_at, revoked_at),
+      UPDATE (status, revoked_at, grace_until, updated_at),
+      INSERT (oauth_application_id, kid, algorithm, public_key, private_key, status, activated_at, created_at, updated_at)
+   ON webhook_signing_keys TO playbook_signer;
+GRANT SELECT (id, oauth_application_id, payload, idempotency_key, kid, enqueued_at, delivered_at, dlq_at),
+      UPDATE (kid, signature, updated_at),
+      INSERT (oauth_application_id, event_type, payload, idempotency_key, kid, signature, attempts, enqueued_at, created_at, updated_at)
+   ON webhook_outbox_entries TO playbook_signer;
+-- An id that is an identity column needs no grant, one that is a serial does.
+DO $$
+DECLARE
+    ids text;
+BEGIN
+    FOREACH ids IN ARRAY ARRAY[pg_get_serial_sequence('webhook_outbox_entries', 'id'), pg_get_serial_sequence('webhook_signing_keys', 'id')] LOOP
+        IF ids IS NOT NULL THEN
+            EXECUTE format('GRANT USAGE ON SEQUENCE %s TO playbook_signer', ids);
+        END IF;
+    END LOOP;
+END $$;

@@ -61,6 +61,15 @@ func (c *Connections) Monitor(ctx context.Context, p *v1alpha1.Platform) (*platf
 	return c.Database(ctx, p)
 }
 
+// Signing is the Platform's database by the role that can read and write signing keys.
+func (c *Connections) Signing(ctx context.Context, p *v1alpha1.Platform) (*platformdb.DB, error) {
+	ref := p.Spec.Database.SigningSecretRef
+	if ref == nil {
+		return nil, unusable("Platform %q has no spec.database.signingSecretRef: name a Secret there whose key \"url\" connects as playbook_signer", p.Name)
+	}
+	return c.database(ctx, p, ref.Name)
+}
+
 func (c *Connections) database(ctx context.Context, p *v1alpha1.Platform, secret string) (*platformdb.DB, error) {
 	key := poolKey{client.ObjectKeyFromObject(p), secret}
 	c.mu.Lock()

@@ -95,7 +95,6 @@ func ApproveCommand(obj client.Object, resource string, given []v1alpha1.Approva
 	return fmt.Sprintf("kubectl -n %s patch %s %s --type=merge -p '%s'", obj.GetNamespace(), resource, obj.GetName(), patch)
 }
 
-
 // Digest of what an object asks for, as approvals and the ledger name it.
 func Digest(spec any) (string, error) {
 	text, err := json.Marshal(spec)

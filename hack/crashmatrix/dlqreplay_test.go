@@ -361,7 +361,7 @@ func (r *run) newManager(wire *crashmatrix.Wire, v variant, stale bool) (*dlqrep
 
 // cached is c with the reads of a manager's client, which come from a cache that lists and watches. A stale one never hears of a
 // change: each object stays as it was when it was first read.
-func (r *run) cached(c client.WithWatch, stale bool) client.Client {
+func (s *stage) cached(c client.WithWatch, stale bool) client.Client {
 	var mu sync.Mutex
 	known := map[string]client.Object{}
 	return interceptor.NewClient(c, interceptor.Funcs{
@@ -373,7 +373,7 @@ func (r *run) cached(c client.WithWatch, stale bool) client.Client {
 				reflect.ValueOf(obj).Elem().Set(reflect.ValueOf(first.DeepCopyObject()).Elem())
 				return nil
 			}
-			if err := r.admin.Get(ctx, key, obj, options...); err != nil {
+			if err := s.admin.Get(ctx, key, obj, options...); err != nil {
 				return err
 			}
 			known[id] = obj.DeepCopyObject().(client.Object)
@@ -694,7 +694,7 @@ func (s *slot) try(ctx context.Context, target target, v variant) error {
 }
 
 // each calls do for all targets, one at a time in each slot, until it returns false.
-func each(slots []*slot, targets []target, do func(*slot, target) bool) {
+func each[T any](slots []*slot, targets []T, do func(*slot, T) bool) {
 	var next atomic.Int64
 	var stop atomic.Bool
 	var workers sync.WaitGroup

@@ -1,4 +1,4 @@
-// The demo tells the story of a replay in kubectl's own output, on a real API server, a real Postgres and the stand-in platform.
+// The demo tells the story of a replay, and of a key that leaks, in kubectl's own output, on a real API server, a real Postgres and the stand-in platform.
 // With -dev it keeps the same world running until Ctrl-C.
 package main
 
@@ -58,7 +58,7 @@ func run(ctx context.Context, dev bool) (err error) {
 	defer func() { err = errors.Join(err, w.Stop(context.WithoutCancel(ctx))) }()
 	// Hours in the platform, seconds here.
 	backoff := []time.Duration{time.Second, 2 * time.Second, 4 * time.Second, 8 * time.Second, 16 * time.Second}
-	site, err := w.NewSite(ctx, "production", logi.Config{Backoff: backoff})
+	site, err := w.NewSite(ctx, "production", logi.Config{Backoff: backoff, JWKSMaxAge: 10 * time.Second})
 	if err != nil {
 		return err
 	}
@@ -107,7 +107,7 @@ func keep(ctx context.Context, w *world.World, site *world.Site, manager *server
 Running. In another terminal:
 
   source %s
-  %s get platforms,dlqreplays -A
+  %s get platforms,dlqreplays,keycompromises -A
   curl $LOGI_URL/_control/seed -d '{"applicationID":"42","dead":1000,"lastError":"HTTP 503: Service Unavailable","attempts":7}'
   %s apply -f config/samples/dlqreplay-plan.yaml
   curl $LOGI_URL/_control/counts

@@ -13,18 +13,24 @@ import (
 	"github.com/1pass-dev/playbook-operator/hack/world"
 )
 
-// outage is how many webhooks of acme die while it is down.
-const outage = 5000
+const (
+	// outage is how many webhooks of acme die while it is down.
+	outage = 5000
+	// leftover is how many more died when its key leaks.
+	leftover = 800
+)
 
 // story types kubectl's commands and shows what it prints.
 type story struct {
 	*world.World
 	site *world.Site
+	// stolen is acme's key, as somebody has it who found it in a CI log.
+	stolen *logi.StolenKey
 }
 
 func tell(ctx context.Context, w *world.World, site *world.Site) error {
-	s := &story{w, site}
-	chapters := []func(context.Context) error{s.outage, s.platform, s.plan, s.tooEarly, s.replay, s.proof}
+	s := &story{World: w, site: site}
+	chapters := []func(context.Context) error{s.outage, s.platform, s.plan, s.tooEarly, s.replay, s.proof, s.leak, s.end, s.bringRest}
 	for _, chapter := range chapters {
 		if err := chapter(ctx); err != nil {
 			return err
@@ -95,7 +101,7 @@ func (s *story) replay(ctx context.Context) error {
 	if err := s.kubectl(ctx, "annotate", "dlqreplay", "acme-after-outage", "playbook.1pass.dev/requestedAt="+time.Now().UTC().Format(time.RFC3339)); err != nil {
 		return err
 	}
-	if err := s.watch(ctx, "acme-after-outage"); err != nil {
+	if err := s.watch(ctx, "dlqreplay", "acme-after-outage"); err != nil {
 		return err
 	}
 	if err := s.kubectl(ctx, "wait", "--for=condition=Ready", "dlqreplay/acme-after-outage", "--timeout=10s"); err != nil {
@@ -108,11 +114,11 @@ func (s *story) replay(ctx context.Context) error {
 }
 
 // watch prints the object's line whenever it changes, until it is Ready.
-func (s *story) watch(ctx context.Context, name string) error {
+func (s *story) watch(ctx context.Context, kind, name string) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
 	for last := ""; ; {
-		line, err := s.Kubectl(ctx, "-n", world.Namespace, "get", "dlqreplay", name, "-o", "wide", "--no-headers")
+		line, err := s.Kubectl(ctx, "-n", world.Namespace, "get", kind, name, "-o", "wide", "--no-headers")
 		if err != nil {
 			return err
 		}
@@ -120,12 +126,12 @@ func (s *story) watch(ctx context.Context, name string) error {
 			fmt.Print(line)
 			last = line
 		}
-		if fields := strings.Fields(line); len(fields) > 2 && fields[2] == v1alpha1.ReasonSucceeded {
+		if slices.Contains(strings.Fields(line), v1alpha1.ReasonSucceeded) {
 			return nil
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("waiting for the replay: %w", ctx.Err())
+			return fmt.Errorf("waiting for %s: %w", name, ctx.Err())
 		case <-time.After(500 * time.Millisecond):
 		}
 	}
@@ -156,14 +162,83 @@ func (s *story) proof(_ context.Context) error {
 	return nil
 }
 
+func (s *story) leak(ctx context.Context) error {
+	say("Second chapter: acme's signing key was found in a CI log. Whoever has it forges webhooks that acme believes.")
+	if _, err := s.site.SeedDead(ctx, 42, leftover, "HTTP 503: Service Unavailable", 7); err != nil {
+		return err
+	}
+	var err error
+	if s.stolen, err = s.site.StealKey(ctx, 42); err != nil {
+		return err
+	}
+	status, err := s.forge(ctx)
+	if err == nil && status != 200 {
+		err = fmt.Errorf("acme answered %d to a webhook signed with its key", status)
+	}
+	return err
+}
+
+// forge posts a webhook that the platform never sent, and shows what acme answers.
+func (s *story) forge(ctx context.Context) (int, error) {
+	status, err := s.stolen.Forge(ctx, `{"type": "user.deleted", "data": {"sub": "somebody"}}`)
+	if err == nil {
+		fmt.Printf("a forged user.deleted, signed by %s: acme answers HTTP %d\n", s.stolen.Kid(), status)
+	}
+	return status, err
+}
+
+func (s *story) end(ctx context.Context) error {
+	say(fmt.Sprintf("One manifest ends the key. %d webhooks of acme are undelivered, and signed by it.", leftover))
+	if err := s.applyKind(ctx, "KeyCompromise", "acme-leak", fmt.Sprintf("  kid: %s\n  reason: private key found in a CI log\n", s.stolen.Kid())); err != nil {
+		return err
+	}
+	if err := s.watch(ctx, "keycompromise", "acme-leak"); err != nil {
+		return err
+	}
+	if err := s.kubectl(ctx, "get", "keycompromises"); err != nil {
+		return err
+	}
+	if err := s.kubectl(ctx, "describe", "keycompromise", "acme-leak"); err != nil {
+		return err
+	}
+	say("The proof from the other side:")
+	status, err := s.forge(ctx)
+	if err == nil && status != 401 {
+		err = fmt.Errorf("acme answered %d to a webhook signed with the key that was ended", status)
+	}
+	return err
+}
+
+func (s *story) bringRest(ctx context.Context) error {
+	say("What was undelivered is signed by the successor now, and is delivered like anything else.")
+	if err := s.apply(ctx, "acme-leftover", ""); err != nil {
+		return err
+	}
+	if err := s.kubectl(ctx, "wait", "--for=condition=Ready", "dlqreplay/acme-leftover", "--timeout=60s"); err != nil {
+		return err
+	}
+	if err := s.kubectl(ctx, "get", "dlqreplay", "acme-leftover"); err != nil {
+		return err
+	}
+	// With the forged one that it believed, and the event.
+	if acme := s.site.Counts()[42]; acme.Received != outage+leftover+2 || acme.Duplicates != 0 {
+		return fmt.Errorf("acme received %d webhooks, %d of them twice; it should have received %d, each once", acme.Received, acme.Duplicates, outage+leftover+2)
+	}
+	return nil
+}
+
 func (s *story) apply(ctx context.Context, name, spec string) error {
+	return s.applyKind(ctx, "DLQReplay", name, spec)
+}
+
+func (s *story) applyKind(ctx context.Context, kind, name, spec string) error {
 	manifest := fmt.Sprintf(`apiVersion: playbook.1pass.dev/v1alpha1
-kind: DLQReplay
+kind: %s
 metadata: {name: %s, namespace: %s}
 spec:
   platformRef: {name: production}
   applicationID: "42"
-%s`, name, world.Namespace, spec)
+%s`, kind, name, world.Namespace, spec)
 	fmt.Printf("$ kubectl apply -f - <<'EOF'\n%sEOF\n", manifest)
 	out, err := s.KubectlInput(ctx, manifest, "apply", "-f", "-")
 	fmt.Print(out)

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"strconv"
 	"strings"
@@ -19,9 +20,6 @@ import (
 	"github.com/go-jose/go-jose/v4"
 	"github.com/jackc/pgx/v5"
 )
-
-// jwksMaxAge is how long relying parties keep the keys that they fetched.
-const jwksMaxAge = 5 * time.Minute
 
 var algorithms = []jose.SignatureAlgorithm{jose.EdDSA}
 
@@ -82,6 +80,10 @@ func (s *Server) signer(ctx context.Context, application int64) (signer, error) 
 	if err != nil {
 		return signer{}, fmt.Errorf("parsing the private key of %s: %w", kid, err)
 	}
+	return newSigner(kid, algorithm, key)
+}
+
+func newSigner(kid, algorithm string, key any) (signer, error) {
 	made, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.SignatureAlgorithm(algorithm), Key: key}, (&jose.SignerOptions{}).WithHeader("kid", kid))
 	if err != nil {
 		return signer{}, fmt.Errorf("making a signer: %w", err)
@@ -109,7 +111,7 @@ func (s *Server) serveJWKS(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "database", http.StatusInternalServerError)
 		return
 	}
-	w.Header().Set("Cache-Control", "public, max-age="+strconv.Itoa(int(jwksMaxAge.Seconds())))
+	w.Header().Set("Cache-Control", "public, max-age="+strconv.Itoa(int(s.config.JWKSMaxAge.Seconds())))
 	respond(w, http.StatusOK, set)
 }
 
@@ -134,14 +136,14 @@ var (
 // verify checks a webhook as a relying party does: against the keys that it fetched from JWKS and keeps for their max-age.
 func (s *Server) verify(ctx context.Context, application int64, signature string, body []byte) error {
 	s.mu.Lock()
-	cached := s.jwks[application]
+	cached, leaked := s.jwks[application], s.leaked[application]
 	s.mu.Unlock()
 	if time.Now().After(cached.until) {
 		set, err := s.fetchJWKS(ctx)
 		if err != nil {
 			return fmt.Errorf("%w: %w", errNoKeys, err)
 		}
-		cached = cachedKeys{set, time.Now().Add(jwksMaxAge)}
+		cached = cachedKeys{set, time.Now().Add(s.config.JWKSMaxAge)}
 		s.mu.Lock()
 		s.jwks[application] = cached
 		s.mu.Unlock()
@@ -149,6 +151,9 @@ func (s *Server) verify(ctx context.Context, application int64, signature string
 	signed, err := jose.ParseDetached(signature, body, algorithms)
 	if err != nil {
 		return fmt.Errorf("parsing the signature: %w", err)
+	}
+	if kid := signed.Signatures[0].Header.KeyID; leaked[kid] {
+		return fmt.Errorf("kid %s is compromised", kid)
 	}
 	keys := cached.set.Key(signed.Signatures[0].Header.KeyID)
 	if len(keys) == 0 {
@@ -179,4 +184,52 @@ func (s *Server) fetchJWKS(ctx context.Context) (set jose.JSONWebKeySet, err err
 		return set, fmt.Errorf("reading JWKS: %w", err)
 	}
 	return set, nil
+}
+
+// StolenKey is a copy of a signing key, as somebody has it who found it where it should not be.
+type StolenKey struct {
+	signer
+	server      *Server
+	application int64
+}
+
+// StealKey copies an application's active signing key.
+func (s *Server) StealKey(ctx context.Context, application int64) (*StolenKey, error) {
+	copied, err := s.signer(ctx, application)
+	return &StolenKey{copied, s, application}, err
+}
+
+// Kid of the key.
+func (k *StolenKey) Kid() string { return k.kid }
+
+// Forge posts a webhook signed with the stolen key to the relying party, and returns the status of its answer.
+func (k *StolenKey) Forge(ctx context.Context, body string) (status int, err error) {
+	signature, err := k.sign([]byte(body))
+	if err != nil {
+		return 0, err
+	}
+	e := claimed{eventType: "user.updated", body: body, key: rand.Text(), signature: signature, url: fmt.Sprintf("%s/rp/%d/webhooks", k.server.url, k.application)}
+	k.server.attempt(ctx, &e)
+	return e.answered, nil
+}
+
+// believe makes an application's relying party forget the keys that it fetched, and refuse what the compromised one signed.
+func (s *Server) believe(application int64, event []byte) {
+	var said struct {
+		Data struct {
+			Kid string `json:"kid"`
+		} `json:"data"`
+	}
+	if json.Unmarshal(event, &said) != nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.jwks, application)
+	leaked := maps.Clone(s.leaked[application])
+	if leaked == nil {
+		leaked = map[string]bool{}
+	}
+	leaked[said.Data.Kid] = true
+	s.leaked[application] = leaked
 }

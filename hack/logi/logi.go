@@ -38,6 +38,8 @@ type Config struct {
 	Backoff []time.Duration
 	// DeliveryTimeout of one attempt; the default is 5 s.
 	DeliveryTimeout time.Duration
+	// JWKSMaxAge is for how long relying parties keep the keys that they fetched; the default is 5 minutes.
+	JWKSMaxAge time.Duration
 	// Settle409 switches on the mended rule: a 409 to a retry settles the entry as delivered. As the platform is today, it dies.
 	Settle409 bool
 }
@@ -60,6 +62,7 @@ type Server struct {
 	seen     map[int64]map[string]int // deliveries accepted, by idempotency key
 	jwks     map[int64]cachedKeys
 	nonces   map[string]nonce
+	leaked   map[int64]map[string]bool // kids that an application was told are compromised
 }
 
 // Migrate creates the platform's tables.
@@ -92,6 +95,9 @@ func Start(ctx context.Context, config Config) (*Server, error) {
 	if config.Backoff == nil {
 		config.Backoff = []time.Duration{30 * time.Second, 2 * time.Minute, 10 * time.Minute, 30 * time.Minute, 2 * time.Hour, 6 * time.Hour}
 	}
+	if config.JWKSMaxAge == 0 {
+		config.JWKSMaxAge = 5 * time.Minute
+	}
 	if config.DeliveryTimeout == 0 {
 		config.DeliveryTimeout = 5 * time.Second
 	}
@@ -119,7 +125,7 @@ func Start(ctx context.Context, config Config) (*Server, error) {
 		config: config, pool: pool, url: "http://" + listener.Addr().String(), adminToken: rand.Text(),
 		client: &http.Client{Timeout: config.DeliveryTimeout, Transport: transport},
 		faults: map[int64]Fault{}, arrivals: map[int64]int{}, counts: map[int64]*ApplicationCounts{}, seen: map[int64]map[string]int{},
-		jwks: map[int64]cachedKeys{}, nonces: map[string]nonce{},
+		jwks: map[int64]cachedKeys{}, nonces: map[string]nonce{}, leaked: map[int64]map[string]bool{},
 	}
 	s.server = &http.Server{Handler: s.routes(), ReadHeaderTimeout: 10 * time.Second}
 	workers, cancel := context.WithCancel(context.WithoutCancel(ctx))

@@ -43,7 +43,7 @@ func (s *Server) SetFault(application int64, fault Fault) {
 	s.faults[application] = fault
 }
 
-// Forget forgets faults, counts, what was received and nonces, as if the platform had just started.
+// Forget forgets faults, counts, what was received, keys and nonces, as if the platform had just started.
 func (s *Server) Forget() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -51,6 +51,8 @@ func (s *Server) Forget() {
 	clear(s.counts)
 	clear(s.seen)
 	clear(s.nonces)
+	clear(s.jwks)
+	clear(s.leaked)
 }
 
 // Counts by application, of those that were attempted.
@@ -112,6 +114,8 @@ func (s *Server) serveWebhook(w http.ResponseWriter, r *http.Request) {
 		s.count(application, status)
 	} else if !s.accept(application, key, fault.ConflictOnSeen) {
 		status, text = http.StatusConflict, "already processed"
+	} else if r.Header.Get("Webhook-Event") == "webhook_key.compromised" {
+		s.believe(application, body)
 	}
 	w.WriteHeader(status)
 	_, _ = io.WriteString(w, text) // a dispatcher that has gone will try again

@@ -26,7 +26,7 @@ const grantsSQL = `WITH grants (acl, object) AS (
 		UNION ALL SELECT datacl, ' ON DATABASE ' || quote_ident(datname) FROM pg_database WHERE datname = current_database()
 	)
 	SELECT g.privilege_type || object, g.grantee::regrole::text FROM grants, aclexplode(acl) g
-	WHERE g.grantee IN ('playbook_operator'::regrole, 'playbook_monitor'::regrole) ORDER BY 2, 1`
+	WHERE g.grantee IN ('playbook_operator'::regrole, 'playbook_monitor'::regrole, 'playbook_signer'::regrole) ORDER BY 2, 1`
 
 // Each grant is revoked in turn. One without which every call succeeds is one too many.
 func TestTheDatabaseRolesNeedEachGrantThatTheyHave(t *testing.T) {
@@ -95,7 +95,7 @@ func useDatabase(t *testing.T, site *world.Site, owner *pgx.Conn, application in
 		t.Cleanup(db.Close)
 		return db
 	}
-	operator, monitor := open("playbook_operator"), open("playbook_monitor")
+	operator, monitor, signer := open("playbook_operator"), open("playbook_monitor"), open("playbook_signer")
 	byOwner := func(sql string, args ...any) error {
 		_, err := owner.Exec(ctx, sql, args...)
 		return err
@@ -106,6 +106,9 @@ func useDatabase(t *testing.T, site *world.Site, owner *pgx.Conn, application in
 		return platformdb.Identity{UID: uid, Kind: "DLQReplay", Namespace: "n", Name: uid, SpecDigest: "d", ApplicationID: application}
 	}
 	bySQL, byAdminAPI := identity(), identity()
+	leak, heir := identity(), identity()
+	var kid string
+	var revoked *platformdb.Revocation
 	var op *platformdb.Operation
 	var batch *platformdb.Batch
 	var named []int64
@@ -153,6 +156,59 @@ func useDatabase(t *testing.T, site *world.Site, owner *pgx.Conn, application in
 		{"RecentAttempts", func() error { _, err := operator.RecentAttempts(ctx, op, 100); return err }},
 		{"CloseOperation", func() error { return operator.CloseOperation(ctx, bySQL, platformdb.OutcomeComplete) }},
 		{"UndoSettlement", func() error { _, err := operator.UndoSettlement(ctx, bySQL.UID, nil); return err }},
+		{"Revoke an unknown kid", func() error {
+			if _, err := operator.OpenOperation(ctx, leak); err != nil {
+				return err
+			}
+			_, err := signer.Revoke(ctx, leak.UID, "nobody", "leaked", 100)
+			unknown := (*platformdb.UnknownKid)(nil)
+			if !errors.As(err, &unknown) {
+				return err
+			}
+			kid = unknown.Kids[0]
+			return nil
+		}},
+		{"Revoke", func() (err error) {
+			dead(2, "HTTP 503: Service Unavailable")
+			revoked, err = signer.Revoke(ctx, leak.UID, kid, "leaked", 100)
+			return
+		}},
+		{"Revocation", func() error { _, err := operator.Revocation(ctx, leak.UID); return err }},
+		{"ReSign", func() error {
+			if err := byOwner(`UPDATE webhook_outbox_entries SET kid = $1 WHERE id = (SELECT max(id) FROM webhook_outbox_entries WHERE dlq_at IS NOT NULL)`, kid); err != nil {
+				return err
+			}
+			progress, err := signer.ReSign(ctx, leak.UID)
+			if err == nil && progress.Resigned != revoked.Resigned+1 {
+				t.Errorf("%d were signed anew", progress.Resigned)
+			}
+			return err
+		}},
+		{"Revoke what an operation that was deleted revoked", func() error {
+			if err := operator.CloseOperation(ctx, leak, platformdb.OutcomeDeleted); err != nil {
+				return err
+			}
+			if _, err := operator.OpenOperation(ctx, heir); err != nil {
+				return err
+			}
+			_, err := signer.Revoke(ctx, heir.UID, kid, "leaked", 100)
+			return err
+		}},
+		{"CompromiseEvent", func() error { _, err := operator.CompromiseEvent(ctx, revoked); return err }},
+		{"RequeueEvent", func() error {
+			if err := byOwner(`UPDATE webhook_outbox_entries SET dlq_at = clock_timestamp(), attempts = 1, last_error = 'HTTP 401: unknown kid' WHERE id = $1`, revoked.EventEntryID); err != nil {
+				return err
+			}
+			return operator.RequeueEvent(ctx, heir.UID, 0)
+		}},
+		{"DiedUnderSuccessor", func() error { _, err := operator.DiedUnderSuccessor(ctx, revoked); return err }},
+		{"DeliveredUnderSuccessor", func() error {
+			if _, _, err := operator.DeliveredUnderSuccessor(ctx, revoked); !errors.Is(err, platformdb.ErrNoEntry) {
+				return err
+			}
+			return nil
+		}},
+		{"CloseOperation of a key compromise", func() error { return operator.CloseOperation(ctx, heir, platformdb.OutcomeComplete) }},
 		{"Purge", func() error { _, err := operator.Purge(ctx, time.Now().Add(time.Hour)); return err }},
 
 		{"Plan of named entries", func() (err error) {
@@ -199,7 +255,15 @@ func TestTheDatabaseRolesAreNobody(t *testing.T) {
 	if powers != "" {
 		t.Error(powers)
 	}
-	for _, role := range []string{"playbook_operator", "playbook_monitor"} {
+	// What ends a leaked key reads payloads and private keys.
+	ofTheSigner := []string{
+		`SELECT payload FROM webhook_outbox_entries`,
+		`SELECT idempotency_key FROM webhook_outbox_entries`,
+		`SELECT private_key FROM webhook_signing_keys`,
+		`UPDATE webhook_signing_keys SET status = 'active'`,
+		`INSERT INTO webhook_outbox_entries DEFAULT VALUES`,
+	}
+	for _, role := range []string{"playbook_operator", "playbook_monitor", "playbook_signer"} {
 		conn := connect(t, site, role)
 		for _, sql := range []string{
 			`SELECT payload FROM webhook_outbox_entries`,
@@ -207,6 +271,7 @@ func TestTheDatabaseRolesAreNobody(t *testing.T) {
 			`SELECT idempotency_key FROM webhook_outbox_entries`,
 			`SELECT e::text FROM webhook_outbox_entries e`,
 			`SELECT private_key FROM webhook_signing_keys`,
+			`UPDATE webhook_signing_keys SET private_key = ''`,
 			`SELECT secret FROM oauth_applications`,
 			`UPDATE webhook_outbox_entries SET dlq_at = NULL RETURNING payload`,
 			`UPDATE webhook_outbox_entries SET payload = '{}'`,
@@ -218,6 +283,7 @@ func TestTheDatabaseRolesAreNobody(t *testing.T) {
 			`DELETE FROM playbook.operations`,
 			`DELETE FROM playbook.replay_entries`,
 			`TRUNCATE playbook.replay_pages`,
+			`DELETE FROM playbook.key_revocations`,
 			`INSERT INTO playbook.schema_migrations VALUES (99, 'mine')`,
 			`CREATE TABLE mine (id bigint)`,
 			`CREATE TABLE playbook.mine (id bigint)`,
@@ -235,6 +301,9 @@ func TestTheDatabaseRolesAreNobody(t *testing.T) {
 			`SELECT pg_read_file('PG_VERSION')`,
 			`SELECT rolpassword FROM pg_authid`,
 		} {
+			if role == "playbook_signer" && slices.Contains(ofTheSigner, sql) {
+				continue
+			}
 			_, err := conn.Exec(t.Context(), sql)
 			if said := (*pgconn.PgError)(nil); !errors.As(err, &said) || said.Code != "42501" {
 				t.Errorf("%s: %s: %v rather than insufficient_privilege", role, sql, err)

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
@@ -186,7 +187,7 @@ func (s *trial) prepare(ctx context.Context, roles []rbacv1.Role) error {
 	return err
 }
 
-// run tells the whole life of a replay, and the chapter in which it went wrong.
+// run tells the whole life of a replay and the end of a key, and the chapter in which it went wrong.
 func (s *trial) run(ctx context.Context) (chapter string, err error) {
 	for _, c := range []struct {
 		name string
@@ -210,7 +211,8 @@ func (s *trial) run(ctx context.Context) (chapter string, err error) {
 		{"it goes on there", func(ctx context.Context) error {
 			return s.change(ctx, `{"spec":{"maxInFlight":2}}`, v1alpha1.ReasonDelivering)
 		}},
-		{"it is deleted", s.remove},
+		{"a leaked key is ended", s.endKey},
+		{"the replay is deleted", s.remove},
 	} {
 		if err := c.run(ctx); err != nil {
 			return c.name, err
@@ -241,8 +243,8 @@ func (s *trial) lead(ctx context.Context) error {
 		return err
 	}
 	// A watch that is refused lets objects be seen only by the lists that follow the first one.
-	if err := s.await(ctx, "both controllers to work", func() bool {
-		return strings.Count(s.managers[0].Log(), "Starting workers") == 2
+	if err := s.await(ctx, "the controllers to work", func() bool {
+		return strings.Count(s.managers[0].Log(), "Starting workers") == 3
 	}); err != nil {
 		return err
 	}
@@ -321,6 +323,44 @@ func (s *trial) press(ctx context.Context, automation, reason string) error {
 		return err
 	}
 	return s.awaitReason(ctx, reason)
+}
+
+// endKey ends the application's key. The relying party accepts the event, and has refused webhooks before.
+func (s *trial) endKey(ctx context.Context) error {
+	key, err := s.site.StealKey(ctx, s.application)
+	if err != nil {
+		return err
+	}
+	compromise := &v1alpha1.KeyCompromise{
+		ObjectMeta: metav1.ObjectMeta{Namespace: s.namespace, Name: "leak"},
+		Spec: v1alpha1.KeyCompromiseSpec{
+			PlatformRef: v1alpha1.PlatformReference{Name: s.site.Name}, ApplicationID: fmt.Sprint(s.application), Kid: key.Kid(), Reason: "found in a log",
+		},
+	}
+	if err := kube.Create(ctx, compromise); err != nil {
+		return err
+	}
+	await := func(what string, holds func() bool) error {
+		return s.await(ctx, what, func() bool {
+			return kube.Get(ctx, client.ObjectKeyFromObject(compromise), compromise) == nil && holds()
+		})
+	}
+	if err := await("the key to be revoked", func() bool { return compromise.Status.SuccessorKid != "" }); err != nil {
+		return err
+	}
+	owner, err := pgx.Connect(ctx, s.site.URLAs(""))
+	if err != nil {
+		return err
+	}
+	defer owner.Close(ctx)
+	if _, err := owner.Exec(ctx, `UPDATE webhook_outbox_entries SET attempts = 1,
+			delivered_at = CASE WHEN event_type = 'webhook_key.compromised' THEN clock_timestamp() END,
+			dlq_at = CASE WHEN event_type <> 'webhook_key.compromised' THEN clock_timestamp() END,
+			last_error = CASE WHEN event_type <> 'webhook_key.compromised' THEN 'HTTP 401: unknown kid' END
+		WHERE oauth_application_id = $1`, s.application); err != nil {
+		return err
+	}
+	return await("the refused webhooks to get a replay", func() bool { return compromise.Status.ReplayRef != nil })
 }
 
 func (s *trial) remove(ctx context.Context) error {

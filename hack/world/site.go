@@ -37,7 +37,8 @@ func (s *Site) Close(ctx context.Context) error {
 	return errors.Join(s.Server.Close(), s.world.Postgres.DropDatabase(ctx, s.database))
 }
 
-// URLAs is the database's URL for the role playbook_operator or playbook_monitor, or for the superuser where role is empty.
+// URLAs is the database's URL for the role playbook_operator, playbook_monitor or playbook_signer, or for the superuser where role is
+// empty.
 func (s *Site) URLAs(role string) string {
 	switch role {
 	case "":
@@ -46,6 +47,8 @@ func (s *Site) URLAs(role string) string {
 		return s.world.Postgres.URLFor(role, s.world.OperatorPassword, s.database)
 	case "playbook_monitor":
 		return s.world.Postgres.URLFor(role, s.world.MonitorPassword, s.database)
+	case "playbook_signer":
+		return s.world.Postgres.URLFor(role, s.world.SignerPassword, s.database)
 	}
 	panic("no such role: " + role)
 }
@@ -60,6 +63,7 @@ func (s *Site) Apply(ctx context.Context) error {
 func (s *Site) Manifest() string {
 	return s.secret("database", "url", s.URLAs("playbook_operator")) +
 		s.secret("database-read-only", "url", s.URLAs("playbook_monitor")) +
+		s.secret("database-signing", "url", s.URLAs("playbook_signer")) +
 		s.secret("admin-api", "token", s.AdminToken()) +
 		fmt.Sprintf(`---
 apiVersion: playbook.1pass.dev/v1alpha1
@@ -70,11 +74,12 @@ spec:
   database:
     secretRef: {name: %[1]s-database}
     readOnlySecretRef: {name: %[1]s-database-read-only}
+    signingSecretRef: {name: %[1]s-database-signing}
   adminAPI:
     secretRef: {name: %[1]s-admin-api}
   relyingParties:
   - {applicationID: "41", name: globex}
-  - {applicationID: "42", name: acme}
+  - {applicationID: "42", name: acme, oncall: "identity team at acme, +1 555 0100"}
   - {applicationID: "43", name: initech}
 `, s.Name, Namespace, s.URL())
 }

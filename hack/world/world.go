@@ -36,8 +36,8 @@ type World struct {
 	Dir          string
 	ControlPlane *controlplane.ControlPlane
 	Postgres     *servers.Postgres
-	// Passwords of the database roles playbook_operator and playbook_monitor.
-	OperatorPassword, MonitorPassword string
+	// Passwords of the database roles playbook_operator, playbook_monitor and playbook_signer.
+	OperatorPassword, MonitorPassword, SignerPassword string
 
 	build    sync.Once
 	manager  string
@@ -46,7 +46,7 @@ type World struct {
 
 // Start brings a World up in dir. After an error nothing of it is left running.
 func Start(ctx context.Context, dir string, options servers.PostgresOptions) (w *World, err error) {
-	w = &World{Dir: dir, OperatorPassword: rand.Text(), MonitorPassword: rand.Text()}
+	w = &World{Dir: dir, OperatorPassword: rand.Text(), MonitorPassword: rand.Text(), SignerPassword: rand.Text()}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, w.Stop(context.WithoutCancel(ctx)))
@@ -113,7 +113,9 @@ func (w *World) prepareDatabase(ctx context.Context) error {
 		return fmt.Errorf("connecting as the database's owner: %w", err)
 	}
 	defer conn.Close(ctx)
-	for role, password := range map[string]string{"playbook_operator": w.OperatorPassword, "playbook_monitor": w.MonitorPassword} {
+	for role, password := range map[string]string{
+		"playbook_operator": w.OperatorPassword, "playbook_monitor": w.MonitorPassword, "playbook_signer": w.SignerPassword,
+	} {
 		if _, err := conn.Exec(ctx, fmt.Sprintf("ALTER ROLE %s PASSWORD '%s'", role, password)); err != nil {
 			return fmt.Errorf("giving %s a password: %w", role, err)
 		}

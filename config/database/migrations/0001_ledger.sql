@@ -81,3 +81,36 @@ CREATE TABLE playbook.replay_entries (
 );
 CREATE INDEX replay_entries_unsettled ON playbook.replay_entries (operation_id, batch, entry_id) WHERE outcome IN ('waiting', 'failing');
 CREATE INDEX replay_entries_attempted ON playbook.replay_entries (operation_id, attempted_at) WHERE attempted_at IS NOT NULL;
+
+-- Signing keys that were ended, by application and kid: a key is ended once, whoever asks again.
+CREATE TABLE playbook.key_revocations (
+    application_id    bigint NOT NULL,
+    kid               text NOT NULL,
+    operation_id      bigint NOT NULL REFERENCES playbook.operations, -- whose it is; another takes over where the first was deleted
+    reason            text NOT NULL,
+    successor_kid     text NOT NULL,
+    revoked_at        timestamp(6) NOT NULL,
+    event_entry_id    bigint NOT NULL,         -- the outbox entry of webhook_key.compromised
+    deferred          boolean NOT NULL,        -- too many entries to sign anew in the transaction
+    resigned          bigint NOT NULL,
+    claimed           bigint NOT NULL,         -- held by the dispatcher when the revocation committed
+    open_transactions text[],                  -- that were open after it committed
+    swept_dead        boolean NOT NULL DEFAULT false, -- where the sweep over undelivered entries goes on: first the dead, then the others
+    swept_enqueued_at timestamp(6),
+    swept_id          bigint,
+    resigned_at       timestamptz(6),          -- when nothing was under the kid any more
+    PRIMARY KEY (application_id, kid)
+);
+CREATE INDEX key_revocations_by_operation ON playbook.key_revocations (operation_id);
+
+-- Each time webhook_key.compromised was given back to the dispatcher, and the row as it was.
+CREATE TABLE playbook.event_requeues (
+    entry_id     bigint NOT NULL,
+    attempt      integer NOT NULL,
+    operation_id bigint NOT NULL REFERENCES playbook.operations,
+    requeued_at  timestamp(6) NOT NULL,
+    dlq_at       timestamp(6) NOT NULL,
+    attempts     integer NOT NULL,
+    last_error   text,
+    PRIMARY KEY (entry_id, attempt)
+);

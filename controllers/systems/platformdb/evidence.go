@@ -35,13 +35,17 @@ func (db *DB) UndoSettlement(ctx context.Context, uid string, ids []int64) (int6
 	return undone, err
 }
 
-// Purge clears the relying parties' error texts from evidence of operations that were closed before a time. What was done to
-// which entry stays: it is what keeps a re-created object from doing it again. It returns how many texts it cleared.
+// Purge clears the relying parties' error texts from evidence of operations that were closed before a time. What was done to which
+// entry and key stays: it is what keeps a re-created object from doing it again. It returns how many texts it cleared.
 func (db *DB) Purge(ctx context.Context, closedBefore time.Time) (int64, error) {
-	tag, err := db.pool.Exec(ctx, `UPDATE playbook.replay_entries r SET last_error = NULL
-		FROM playbook.operations o WHERE o.id = r.operation_id AND o.closed_at < $1 AND r.last_error IS NOT NULL`, closedBefore)
-	if err != nil {
-		return 0, fmt.Errorf("clearing error texts: %w", describe(err))
+	var cleared int64
+	for _, table := range []string{"replay_entries", "event_requeues"} {
+		tag, err := db.pool.Exec(ctx, `UPDATE playbook.`+table+` r SET last_error = NULL
+			FROM playbook.operations o WHERE o.id = r.operation_id AND o.closed_at < $1 AND r.last_error IS NOT NULL`, closedBefore)
+		if err != nil {
+			return cleared, fmt.Errorf("clearing error texts of %s: %w", table, describe(err))
+		}
+		cleared += tag.RowsAffected()
 	}
-	return tag.RowsAffected(), nil
+	return cleared, nil
 }

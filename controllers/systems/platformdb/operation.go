@@ -188,7 +188,16 @@ func (db *DB) ForgetCanary(ctx context.Context, uid string) error {
 // lock takes the locks of a transaction that acts for an operation, in the order that holds for everyone: the application's
 // advisory lock (shared; a key rotation takes it exclusively), then the operation's row. The rows of entries come after it.
 func lock(ctx context.Context, tx pgx.Tx, uid string) (*Operation, error) {
-	if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock_shared(hashtextextended('playbook.application', application_id))
+	return lockBy(ctx, tx, uid, "pg_advisory_xact_lock_shared")
+}
+
+// lockAlone is lock for a key rotation: no batch of the application runs meanwhile.
+func lockAlone(ctx context.Context, tx pgx.Tx, uid string) (*Operation, error) {
+	return lockBy(ctx, tx, uid, "pg_advisory_xact_lock")
+}
+
+func lockBy(ctx context.Context, tx pgx.Tx, uid, function string) (*Operation, error) {
+	if _, err := tx.Exec(ctx, `SELECT `+function+`(hashtextextended('playbook.application', application_id))
 		FROM playbook.operations WHERE uid = $1`, uid); err != nil {
 		return nil, err
 	}

@@ -1,0 +1,188 @@
+package keycompromise
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+
+	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
+	"github.com/1pass-dev/playbook-operator/controllers/platform"
+	"github.com/1pass-dev/playbook-operator/controllers/playbook"
+	"github.com/1pass-dev/playbook-operator/controllers/systems/platformdb"
+)
+
+// compromise is what a pass works with: the object, its Platform, and its operation in the ledger.
+type compromise struct {
+	*Reconciler
+	obj      *v1alpha1.KeyCompromise
+	platform *v1alpha1.Platform
+	db       *platformdb.DB
+	id       platformdb.Identity
+	op       *platformdb.Operation  // nil until it is opened
+	revoked  *platformdb.Revocation // nil until the key is revoked
+}
+
+func (r *Reconciler) connect(ctx context.Context, obj *v1alpha1.KeyCompromise) (*compromise, error) {
+	id, err := identity(obj)
+	if err != nil {
+		return nil, err
+	}
+	// Before the operation is opened: what is in the ledger must be closed when the object goes.
+	if err := playbook.PatchFinalizer(ctx, r.Client, obj, controllerutil.AddFinalizer); err != nil {
+		return nil, err
+	}
+	s := &compromise{Reconciler: r, obj: obj, id: id}
+	if s.platform, err = platform.Find(ctx, r.Client, obj.Namespace, obj.Spec.PlatformRef.Name); err != nil {
+		return nil, err
+	}
+	if s.db, err = r.Connections.Database(ctx, s.platform); err != nil {
+		return nil, err
+	}
+	s.op, err = s.db.Operation(ctx, id.UID)
+	if errors.Is(err, platformdb.ErrNoOperation) {
+		err = nil
+	}
+	if err == nil && s.op != nil {
+		s.revoked, err = s.db.Revocation(ctx, id.UID)
+		if errors.Is(err, platformdb.ErrNotRevoked) {
+			err = nil
+		}
+	}
+	// What Postgres says of a ledger that is missing does not tell what to do; the check does.
+	if err == nil && s.revoked == nil || errors.Is(err, platformdb.ErrNotReady) {
+		if _, missing := s.db.Check(ctx); missing != nil {
+			err = missing
+		}
+	}
+	if err != nil {
+		return nil, platform.DatabaseError(err)
+	}
+	if s.revoked != nil {
+		s.project()
+	}
+	return s, nil
+}
+
+func identity(obj *v1alpha1.KeyCompromise) (platformdb.Identity, error) {
+	application, err := strconv.ParseInt(obj.Spec.ApplicationID, 10, 64)
+	if err != nil {
+		return platformdb.Identity{}, fmt.Errorf("reading spec.applicationID: %w", err)
+	}
+	// The fields that can't be changed: an object that Git applies again must be recognised.
+	immutable := v1alpha1.KeyCompromiseSpec{
+		PlatformRef: obj.Spec.PlatformRef, ApplicationID: obj.Spec.ApplicationID, Kid: obj.Spec.Kid, Reason: obj.Spec.Reason,
+	}
+	digest, err := playbook.Digest(immutable)
+	return platformdb.Identity{
+		UID: string(obj.UID), Kind: "KeyCompromise", Namespace: obj.Namespace, Name: obj.Name,
+		SpecDigest: digest, ApplicationID: application,
+	}, err
+}
+
+// resume lets a stalled playbook go on: the time of the step that stalled begins anew.
+func (s *compromise) resume() {
+	s.obj.Status.StepsBegun = slices.DeleteFunc(s.obj.Status.StepsBegun, func(b v1alpha1.StepBegun) bool {
+		return slices.ContainsFunc(s.obj.Status.Conditions, func(c metav1.Condition) bool {
+			return c.Type == b.Step && c.Status == metav1.ConditionFalse
+		})
+	})
+	playbook.Resume(s.obj)
+}
+
+// overdue says whether a step has taken longer than its timeout; the first call for a step starts its time.
+func (s *compromise) overdue(step string, timeoutSeconds int32) bool {
+	i := slices.IndexFunc(s.obj.Status.StepsBegun, func(b v1alpha1.StepBegun) bool { return b.Step == step })
+	if i < 0 {
+		// The API keeps seconds.
+		s.obj.Status.StepsBegun = append(s.obj.Status.StepsBegun, v1alpha1.StepBegun{Step: step, At: metav1.NewTime(time.Now().Truncate(time.Second))})
+		return false
+	}
+	return time.Since(s.obj.Status.StepsBegun[i].At.Time) > time.Duration(timeoutSeconds)*time.Second
+}
+
+// behind says that the ledger knows less than the object: what the object saw happen is then nowhere recorded, and doing it
+// again could repeat it.
+func (s *compromise) behind() bool {
+	return s.obj.Status.RevokedAt != nil && (s.revoked == nil || !s.revoked.RevokedAt.Truncate(time.Second).Equal(s.obj.Status.RevokedAt.Time))
+}
+
+// mayAct says whether an effect may happen now, by what the Platform says at this moment; otherwise it returns what the step
+// waits for.
+func (s *compromise) mayAct() (playbook.Outcome, bool) {
+	if s.platform.Spec.Automation == v1alpha1.AutomationObserveOnly {
+		return playbook.Wait(0, v1alpha1.ReasonAutomationOff, "Platform %q is ObserveOnly: nothing is changed until its spec.automation is Enabled", s.platform.Name), false
+	}
+	return playbook.Outcome{}, true
+}
+
+// approved asks the Platform's approval rules; without one, an emergency waits for nobody.
+func (s *compromise) approved() (playbook.Outcome, bool) {
+	var required []string
+	for _, rule := range s.platform.Spec.RequireApproval {
+		if rule.Kind == "KeyCompromise" {
+			required = append(required, rule.Step)
+		}
+	}
+	digest := s.id.SpecDigest
+	missing, other := playbook.Unapproved(s.obj.Spec.Approvals, required, digest)
+	if len(missing) == 0 {
+		return playbook.Outcome{}, true
+	}
+	note := ""
+	if len(other) > 0 {
+		note = " (the approval given is for another digest)"
+	}
+	return playbook.Wait(0, v1alpha1.ReasonWaitingForApproval, "the end of kid %q of application %s waits for approval, %s%s. To approve: %s",
+		s.obj.Spec.Kid, s.obj.Spec.ApplicationID, digest, note, playbook.ApproveCommand(s.obj, "keycompromise", s.obj.Spec.Approvals, missing, digest)), false
+}
+
+func (s *compromise) resumeCommand() string { return playbook.ResumeCommand(s.obj, "keycompromise") }
+
+// relyingParty is the application's relying party in the Platform's words, with whom to call there.
+func (s *compromise) relyingParty() (name, oncall string, jwksCache time.Duration) {
+	for _, rp := range s.platform.Spec.RelyingParties {
+		if rp.ApplicationID == s.obj.Spec.ApplicationID {
+			if rp.JWKSCacheSeconds != nil {
+				jwksCache = time.Duration(*rp.JWKSCacheSeconds) * time.Second
+			}
+			return rp.Name, rp.Oncall, jwksCache
+		}
+	}
+	return "application " + s.obj.Spec.ApplicationID, "", 0
+}
+
+// project writes what the ledger says into the status. Where they disagree, the ledger wins.
+func (s *compromise) project() {
+	r, status := s.revoked, &s.obj.Status
+	if s.behind() {
+		return
+	}
+	status.SuccessorKid = r.SuccessorKid
+	// The API keeps seconds: anything finer would differ from what was written, in each pass.
+	status.RevokedAt = new(metav1.NewTime(r.RevokedAt.Truncate(time.Second)))
+	status.TimeToRevokeSeconds = new(max(0, int64(r.RevokedAt.Sub(s.obj.CreationTimestamp.Time).Seconds())))
+	status.ResignedEntries, status.ClaimedEntries = &r.Resigned, &r.Claimed
+	status.EventEntryID = strconv.FormatInt(r.EventEntryID, 10)
+}
+
+// writeStatus writes a changed status under the optimistic lock, then tells about it. After a write, written is obj.
+func (r *Reconciler) writeStatus(ctx context.Context, written, obj *v1alpha1.KeyCompromise) error {
+	if equality.Semantic.DeepEqual(written.Status, obj.Status) {
+		return nil
+	}
+	base := obj.DeepCopy()
+	base.Status = written.Status
+	if err := playbook.PatchStatus(ctx, r.Client, base, obj); err != nil {
+		return err
+	}
+	playbook.Tell(r.Recorder, written, obj, "EndKey")
+	obj.DeepCopyInto(written)
+	return nil
+}

@@ -1,0 +1,149 @@
+// Package keycompromise ends a webhook signing key that leaked, and proves that nobody has to believe it any more.
+package keycompromise
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/client-go/tools/events"
+	"k8s.io/client-go/util/workqueue"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
+	"github.com/1pass-dev/playbook-operator/controllers/platform"
+	"github.com/1pass-dev/playbook-operator/controllers/playbook"
+	"github.com/1pass-dev/playbook-operator/controllers/systems/platformdb"
+)
+
+// The playbook: a responder reads it top to bottom.
+var steps = []playbook.Step[*compromise]{
+	{Condition: v1alpha1.StepRevoked, Run: revoke},
+	{Condition: v1alpha1.StepReSigned, Run: reSign},
+	{Condition: v1alpha1.StepPublished, Run: awaitPublication},
+	{Condition: v1alpha1.StepRelyingPartyNotified, Run: notify},
+	{Condition: v1alpha1.StepVerified, Run: verify},
+	{Condition: v1alpha1.StepCachesExpired, Run: awaitCaches},
+}
+
+// Reconciler runs KeyCompromises.
+type Reconciler struct {
+	// Client reads from the cache and writes.
+	Client client.Client
+	// APIReader reads past the cache: a pass begins with the object as it is, so that a manager that woke up late does not act
+	// for one that is gone.
+	APIReader   client.Reader
+	Connections *platform.Connections
+	Recorder    events.EventRecorder
+}
+
+// concurrency is how many run at once. An emergency must not queue behind the slow database of another platform.
+const concurrency = 16
+
+// +kubebuilder:rbac:groups=playbook.1pass.dev,namespace=playbook-system,resources=keycompromises,verbs=get;list;watch;patch
+// +kubebuilder:rbac:groups=playbook.1pass.dev,namespace=playbook-system,resources=keycompromises/status,verbs=patch
+// +kubebuilder:rbac:groups=playbook.1pass.dev,namespace=playbook-system,resources=dlqreplays,verbs=create
+// +kubebuilder:rbac:groups=playbook.1pass.dev,namespace=playbook-system,resources=platforms,verbs=list;watch
+// +kubebuilder:rbac:groups="",namespace=playbook-system,resources=secrets,verbs=get
+// +kubebuilder:rbac:groups=events.k8s.io,namespace=playbook-system,resources=events,verbs=create
+
+// SetupWithManager registers the controller.
+func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
+	// Our own status writes must not wake us: a pass says itself when it wants to come back.
+	asked := predicate.Or(predicate.GenerationChangedPredicate{}, predicate.AnnotationChangedPredicate{})
+	return ctrl.NewControllerManagedBy(mgr).
+		For(&v1alpha1.KeyCompromise{}, builder.WithPredicates(asked)).
+		Watches(&v1alpha1.Platform{}, handler.EnqueueRequestsFromMapFunc(r.unfinished), builder.WithPredicates(predicate.GenerationChangedPredicate{})).
+		WithOptions(controller.Options{
+			MaxConcurrentReconciles: concurrency,
+			RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](200*time.Millisecond, time.Minute),
+		}).
+		Complete(r)
+}
+
+// unfinished lists the objects that a change of their Platform may let go on.
+func (r *Reconciler) unfinished(ctx context.Context, platform client.Object) []reconcile.Request {
+	var list v1alpha1.KeyCompromiseList
+	if err := r.Client.List(ctx, &list, client.InNamespace(platform.GetNamespace())); err != nil {
+		ctrl.LoggerFrom(ctx).Error(err, "listing the key compromises of a changed Platform")
+		return nil
+	}
+	var requests []reconcile.Request
+	for i := range list.Items {
+		obj := &list.Items[i]
+		if obj.Spec.PlatformRef.Name == platform.GetName() && !playbook.Finished(obj) {
+			requests = append(requests, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(obj)})
+		}
+	}
+	return requests
+}
+
+// Reconcile is one pass over one object, then one status write.
+func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
+	obj := &v1alpha1.KeyCompromise{}
+	if err := r.APIReader.Get(ctx, req.NamespacedName, obj); err != nil {
+		return ctrl.Result{}, client.IgnoreNotFound(err)
+	}
+	if !obj.DeletionTimestamp.IsZero() {
+		return playbook.Finalize(ctx, r.Client, r.Recorder, obj, func(ctx context.Context) error { return r.closeDeleted(ctx, obj) })
+	}
+	written := obj.DeepCopy()
+	after, err := r.pass(ctx, obj)
+	if writeErr := client.IgnoreNotFound(r.writeStatus(ctx, written, obj)); writeErr != nil {
+		after, err = 0, fmt.Errorf("writing the status: %w", writeErr)
+	}
+	if apierrors.IsConflict(err) {
+		// Somebody changed the object meanwhile. The ledger has what was done, and the next pass reads both.
+		return ctrl.Result{RequeueAfter: time.Millisecond}, nil
+	}
+	return ctrl.Result{RequeueAfter: after}, err
+}
+
+// pass brings the object's playbook as far as it goes now.
+func (r *Reconciler) pass(ctx context.Context, obj *v1alpha1.KeyCompromise) (time.Duration, error) {
+	obj.Status.ObservedGeneration = obj.Generation
+	if playbook.Finished(obj) {
+		return 0, nil
+	}
+	playbook.Begin(obj, steps)
+	resume := playbook.Asked(obj, obj.Status.LastHandledRequestedAt)
+	if playbook.Stalled(obj) && !resume {
+		return 0, nil
+	}
+	s, err := r.connect(ctx, obj)
+	if err != nil {
+		if !playbook.Stalled(obj) {
+			playbook.Fail(obj, err)
+		}
+		return 0, err
+	}
+	if resume {
+		s.resume()
+	}
+	obj.Status.LastHandledRequestedAt = obj.Annotations[v1alpha1.AnnotationRequestedAt]
+	return playbook.Run(ctx, obj, steps, s)
+}
+
+// closeDeleted closes the operation of a deleted object. What was revoked stays so; another object of that kid takes over.
+func (r *Reconciler) closeDeleted(ctx context.Context, obj *v1alpha1.KeyCompromise) error {
+	id, err := identity(obj)
+	if err != nil {
+		return err
+	}
+	p, err := platform.Find(ctx, r.Client, obj.Namespace, obj.Spec.PlatformRef.Name)
+	if err != nil {
+		return err
+	}
+	db, err := r.Connections.Database(ctx, p)
+	if err != nil {
+		return err
+	}
+	return db.CloseOperation(ctx, id, platformdb.OutcomeDeleted)
+}

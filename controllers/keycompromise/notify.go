@@ -1,0 +1,134 @@
+package keycompromise
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
+	"github.com/1pass-dev/playbook-operator/controllers/platform"
+	"github.com/1pass-dev/playbook-operator/controllers/playbook"
+	"github.com/1pass-dev/playbook-operator/controllers/systems/platformdb"
+)
+
+const (
+	// notifyInterval is how often the event is looked at.
+	notifyInterval = time.Second
+	// maxRequeueInterval bounds the doubling wait between two requeues of the event.
+	maxRequeueInterval = 5 * time.Minute
+)
+
+// notify follows webhook_key.compromised until the relying party accepted it. One that does not know the successor yet refuses
+// it, and the platform then lets it die: it is given back to the dispatcher under its idempotency key until it is delivered.
+func notify(ctx context.Context, s *compromise) (playbook.Outcome, error) {
+	name, oncall, _ := s.relyingParty()
+	event, err := s.db.CompromiseEvent(ctx, s.revoked)
+	if errors.Is(err, platformdb.ErrNoEntry) {
+		return playbook.Stall(v1alpha1.ReasonNotNotified, "outbox entry %d, webhook_key.compromised, was deleted by somebody else: tell %s by other means%s. Nothing is left to do for this object",
+			s.revoked.EventEntryID, name, call(oncall)), nil
+	}
+	if err != nil {
+		return playbook.Outcome{}, platform.DatabaseError(err)
+	}
+	if event.DeliveredAt != nil {
+		if err := s.replayRefused(ctx); err != nil {
+			return playbook.Outcome{}, err
+		}
+		return playbook.Done("%s accepted webhook_key.compromised at %s, entry %d%s", name, event.DeliveredAt.Format(time.RFC3339), s.revoked.EventEntryID, s.replayed()), nil
+	}
+	if s.overdue(v1alpha1.StepRelyingPartyNotified, s.obj.Spec.NotifyTimeoutSeconds) {
+		return playbook.Stall(v1alpha1.ReasonNotNotified, "%s has not accepted webhook_key.compromised within %d s (%s). Ask them to fetch JWKS anew%s. Then: %s",
+			name, s.obj.Spec.NotifyTimeoutSeconds, answered(event), call(oncall), s.resumeCommand()), nil
+	}
+	if event.DeadAt == nil {
+		return playbook.Wait(notifyInterval, v1alpha1.ReasonNotifying, "%s has not accepted webhook_key.compromised yet (%s)", name, answered(event)), nil
+	}
+	if outcome, ok := s.mayAct(); !ok {
+		return outcome, nil
+	}
+	if wait := event.DeadAt.Add(requeueInterval(event.Requeued)).Sub(event.Now); wait > 0 {
+		return playbook.Wait(wait, v1alpha1.ReasonNotifying, "%s refused webhook_key.compromised (%s), as one does that does not know the successor yet; it is tried again", name, answered(event)), nil
+	}
+	if err := s.db.RequeueEvent(ctx, s.id.UID, event.Requeued); err != nil {
+		return playbook.Outcome{}, platform.DatabaseError(err)
+	}
+	return playbook.Wait(notifyInterval, v1alpha1.ReasonNotifying, "%s refused webhook_key.compromised (%s), which was given back to the dispatcher (%d so far)", name, answered(event), event.Requeued+1), nil
+}
+
+// requeueInterval is how long a dead event rests before it is requeued for the n-th time, counted from 0.
+func requeueInterval(n int32) time.Duration {
+	return min(time.Second<<min(n, 16), maxRequeueInterval)
+}
+
+func answered(event *platformdb.Event) string {
+	if event.Answer == "" {
+		return "not attempted yet"
+	}
+	return "answered " + event.Answer
+}
+
+func call(oncall string) string {
+	if oncall == "" {
+		return ""
+	}
+	return fmt.Sprintf("; on call there: %s", oncall)
+}
+
+// replayRefused gives the webhooks that the relying party refused meanwhile a DLQReplay: it knows the successor now.
+func (s *compromise) replayRefused(ctx context.Context) error {
+	died, err := s.db.DiedUnderSuccessor(ctx, s.revoked)
+	if err != nil {
+		return platform.DatabaseError(err)
+	}
+	if died == 0 {
+		return nil
+	}
+	// A name of its own, the same in each try.
+	name := fmt.Sprintf("%.240s-%.8s", s.obj.Name, s.obj.UID)
+	replay := &v1alpha1.DLQReplay{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: s.obj.Namespace, Name: name,
+			// Without blockOwnerDeletion, which some clusters let only those set who may change the owner's finalizers.
+			OwnerReferences: []metav1.OwnerReference{{
+				APIVersion: v1alpha1.GroupVersion.String(), Kind: "KeyCompromise", Name: s.obj.Name, UID: s.obj.UID, Controller: new(true),
+			}},
+		},
+		Spec: v1alpha1.DLQReplaySpec{
+			PlatformRef: s.obj.Spec.PlatformRef, ApplicationID: s.obj.Spec.ApplicationID,
+			Selector: &v1alpha1.ReplaySelector{DeadAfter: s.obj.Status.RevokedAt, Causes: []v1alpha1.DeadLetterCause{v1alpha1.CauseSignatureRejected}},
+		},
+	}
+	if err := s.Client.Create(ctx, replay); err != nil && !apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("creating the replay of refused webhooks: %w", err)
+	}
+	s.obj.Status.ReplayRef = &v1alpha1.ReplayReference{Name: name}
+	return nil
+}
+
+func (s *compromise) replayed() string {
+	if s.obj.Status.ReplayRef == nil {
+		return ""
+	}
+	return fmt.Sprintf("; DLQReplay %s brings the webhooks that it refused before", s.obj.Status.ReplayRef.Name)
+}
+
+// verify looks for a webhook signed by the successor that reached the relying party after the revocation.
+func verify(ctx context.Context, s *compromise) (playbook.Outcome, error) {
+	id, at, err := s.db.DeliveredUnderSuccessor(ctx, s.revoked)
+	if errors.Is(err, platformdb.ErrNoEntry) {
+		return playbook.Wait(notifyInterval, v1alpha1.ReasonVerifying, "no webhook signed by %s was delivered yet", s.revoked.SuccessorKid), nil
+	}
+	if err != nil {
+		return playbook.Outcome{}, platform.DatabaseError(err)
+	}
+	return playbook.Done("entry %d, signed by %s, was delivered at %s", id, s.revoked.SuccessorKid, at.Format(time.RFC3339)), nil
+}
+
+// complete closes the operation: the key's end is proven.
+func (s *compromise) complete(ctx context.Context) error {
+	return platform.DatabaseError(s.db.CloseOperation(ctx, s.id, platformdb.OutcomeComplete))
+}

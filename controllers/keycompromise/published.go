@@ -1,0 +1,90 @@
+package keycompromise
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
+	"github.com/1pass-dev/playbook-operator/controllers/playbook"
+	"github.com/1pass-dev/playbook-operator/controllers/systems/platformapi"
+)
+
+const (
+	// cleanAnswers in a row are enough: with a few replicas behind a balancer, one that is stale hardly hides from so many.
+	cleanAnswers = 10
+	// jwksInterval is the time between two looks.
+	jwksInterval = 500 * time.Millisecond
+)
+
+// awaitPublication looks at JWKS until enough answers in a row have the successor and not the old kid.
+func awaitPublication(ctx context.Context, s *compromise) (playbook.Outcome, error) {
+	saw := s.watchJWKS(ctx)
+	clean := *s.obj.Status.JWKS.Clean
+	if clean >= cleanAnswers {
+		return playbook.Done("%d answers in a row over fresh connections had %s and not %s", clean, s.revoked.SuccessorKid, s.revoked.Kid), nil
+	}
+	if s.overdue(v1alpha1.StepPublished, s.obj.Spec.PublishTimeoutSeconds) {
+		return playbook.Stall(v1alpha1.ReasonStillPublished, "after %d s %s/.well-known/jwks.json %s. The key is revoked in the database: restart or purge what serves JWKS (replicas, CDN). Then: %s",
+			s.obj.Spec.PublishTimeoutSeconds, s.platform.Spec.URL, saw, s.resumeCommand()), nil
+	}
+	return playbook.Wait(jwksInterval, v1alpha1.ReasonWatchingJWKS, "%d of %d answers in a row were clean; the last one %s", clean, cleanAnswers, saw), nil
+}
+
+// watchJWKS looks once, and returns what it saw. It begins with the revocation, whatever step is under way: the latest answer
+// with the old kid decides until when a relying party may believe it.
+func (s *compromise) watchJWKS(ctx context.Context) string {
+	status := &s.obj.Status
+	if status.JWKS == nil {
+		status.JWKS = &v1alpha1.JWKSObservation{Clean: new(int32)}
+	}
+	answer, err := platformapi.FetchJWKS(ctx, s.platform.Spec.URL, s.Connections.Transport)
+	if err != nil {
+		status.JWKS.Clean = new(int32)
+		return "could not be used: " + playbook.Normalise(err.Error())
+	}
+	// Whoever fetched a moment before the revocation keeps what it got for the whole max-age.
+	s.exposed(s.revoked.RevokedAt.Add(answer.MaxAge + answer.StaleFor))
+	old, successor := slices.Contains(answer.Kids, s.revoked.Kid), slices.Contains(answer.Kids, s.revoked.SuccessorKid)
+	switch {
+	case old:
+		status.JWKS.Clean = new(int32)
+		status.JWKS.OldKidSeenAt = new(metav1.NewTime(answer.At.Truncate(time.Second)))
+		s.exposed(answer.At.Add(answer.FreshFor + answer.StaleFor))
+		return fmt.Sprintf("still has %s", s.revoked.Kid)
+	case !successor:
+		status.JWKS.Clean = new(int32)
+		return fmt.Sprintf("does not have the successor %s", s.revoked.SuccessorKid)
+	}
+	status.JWKS.Clean = new(min(*status.JWKS.Clean+1, cleanAnswers))
+	return "was clean"
+}
+
+// exposed moves the end of the exposure to no earlier than until, and no earlier than the relying party keeps JWKS.
+func (s *compromise) exposed(until time.Time) {
+	_, _, cache := s.relyingParty()
+	if own := s.revoked.RevokedAt.Add(cache); own.After(until) {
+		until = own
+	}
+	// Up to the next second: the API keeps seconds, and the promise must not end early.
+	until = until.Add(time.Second - time.Nanosecond).Truncate(time.Second)
+	if known := s.obj.Status.ExposedUntil; known == nil || until.After(known.Time) {
+		s.obj.Status.ExposedUntil = new(metav1.NewTime(until))
+	}
+}
+
+// awaitCaches waits until no relying party that follows HTTP's caching rules can still believe the old key.
+func awaitCaches(ctx context.Context, s *compromise) (playbook.Outcome, error) {
+	until := s.obj.Status.ExposedUntil.Time
+	if left := time.Until(until); left > 0 {
+		return playbook.Wait(left, v1alpha1.ReasonWaitingForCaches, "caches may hold the old key until %s; everything else is done", until.UTC().Format(time.RFC3339)), nil
+	}
+	if err := s.complete(ctx); err != nil {
+		return playbook.Outcome{}, err
+	}
+	return playbook.Done("%s is dead since %s, and no cache may hold it since %s: exposed for %s after the revocation", s.revoked.Kid,
+		s.revoked.RevokedAt.Format(time.RFC3339), until.UTC().Format(time.RFC3339), until.Sub(s.revoked.RevokedAt).Round(time.Second)), nil
+}

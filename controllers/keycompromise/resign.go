@@ -1,0 +1,77 @@
+package keycompromise
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
+	"github.com/1pass-dev/playbook-operator/controllers/platform"
+	"github.com/1pass-dev/playbook-operator/controllers/playbook"
+	"github.com/1pass-dev/playbook-operator/controllers/systems/platformdb"
+)
+
+const (
+	// slice is how long a pass works before it writes the status.
+	slice = time.Second
+	// reSignInterval is how often transactions that are still open are looked at.
+	reSignInterval = 500 * time.Millisecond
+	// maxNamed is how many open transactions a message names.
+	maxNamed = 5
+)
+
+// reSign signs anew what the revocation left: volume above its limit, entries that the dispatcher held, and those of stragglers. A
+// transaction that had read the old key can still insert under it after the revocation committed, so each of those that were
+// open then must have ended.
+func reSign(ctx context.Context, s *compromise) (playbook.Outcome, error) {
+	s.watchJWKS(ctx)
+	for end := time.Now().Add(slice); ; {
+		progress, err := s.reSignSome(ctx)
+		if err != nil {
+			return playbook.Outcome{}, err
+		}
+		s.revoked = progress.Revocation
+		s.project()
+		switch {
+		case progress.ReSignedAt != nil:
+			return playbook.Done("%d undelivered entries signed anew; none is under the old kid, and every transaction from before the revocation has ended", progress.Resigned), nil
+		case s.overdue(v1alpha1.StepReSigned, s.obj.Spec.ReSignTimeoutSeconds):
+			return s.stillSigning(progress), nil
+		case progress.Swept:
+			return playbook.Wait(reSignInterval, v1alpha1.ReasonReSigning, "%d signed anew, %s undelivered entries under the old kid, %d transactions from before the revocation still open",
+				progress.Resigned, bounded(progress.Left), len(progress.Open)), nil
+		case time.Now().After(end):
+			return playbook.Wait(time.Millisecond, v1alpha1.ReasonReSigning, "%d signed anew so far", progress.Resigned), nil
+		}
+	}
+}
+
+func (s *compromise) reSignSome(ctx context.Context) (*platformdb.ReSigning, error) {
+	signing, err := s.Connections.Signing(ctx, s.platform)
+	if err != nil {
+		return nil, err
+	}
+	progress, err := signing.ReSign(ctx, s.id.UID)
+	return progress, platform.DatabaseError(err)
+}
+
+func (s *compromise) stillSigning(progress *platformdb.ReSigning) playbook.Outcome {
+	var why []string
+	if progress.Left > 0 {
+		why = append(why, fmt.Sprintf("%s undelivered entries are under the old kid: the platform still signs with it, or their rows stay locked. Restart the processes that keep the key in memory", bounded(progress.Left)))
+	}
+	if n := len(progress.Open); n > 0 {
+		why = append(why, fmt.Sprintf("%d transactions from before the revocation are still open (%s) and may insert under the old kid. End their sessions, found in pg_locks by virtualtransaction, or commit or roll back the prepared ones",
+			n, strings.Join(progress.Open[:min(n, maxNamed)], ", ")))
+	}
+	return playbook.Stall(v1alpha1.ReasonStillSigning, "after %d s %s. The key stays revoked. Then: %s", s.obj.Spec.ReSignTimeoutSeconds, strings.Join(why, "; and "), s.resumeCommand())
+}
+
+// bounded prints a count that stops at a limit.
+func bounded(n int64) string {
+	if n >= platformdb.CountLimit {
+		return fmt.Sprintf("at least %d", n)
+	}
+	return fmt.Sprint(n)
+}

@@ -1,0 +1,132 @@
+package keycompromise
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
+	"github.com/1pass-dev/playbook-operator/controllers/platform"
+	"github.com/1pass-dev/playbook-operator/controllers/playbook"
+	"github.com/1pass-dev/playbook-operator/controllers/systems/platformdb"
+)
+
+const (
+	// defaultResignLimit is v1alpha1's default of signingKeys.resignLimit, where signingKeys is absent.
+	defaultResignLimit = 100_000
+	// twinInterval is how often the end of another KeyCompromise of the same key is looked for.
+	twinInterval = 2 * time.Second
+)
+
+// revoke ends the key, issues its successor, signs what is undelivered anew and tells the relying party, in one transaction.
+func revoke(ctx context.Context, s *compromise) (playbook.Outcome, error) {
+	if s.behind() {
+		return playbook.Stall(v1alpha1.ReasonLedgerBehind, "the ledger in the platform's database does not know the revocation that this object saw, as after a restore from a backup: "+
+			"the old key may be active again. Delete this object and apply one with a new name, which revokes the key again"), nil
+	}
+	if s.revoked == nil {
+		if outcome, ok, err := s.begin(ctx); err != nil || !ok {
+			return outcome, err
+		}
+		if outcome, ok, err := s.revokeNow(ctx); err != nil || !ok {
+			return outcome, err
+		}
+		s.project()
+		secondsToRevoke.Observe(float64(*s.obj.Status.TimeToRevokeSeconds))
+	}
+	r := s.revoked
+	switch {
+	case r.Deferred:
+		return playbook.Done("revoked at %s, successor %s; there are more undelivered entries than a revocation signs anew, so they follow", r.RevokedAt.Format(time.RFC3339), r.SuccessorKid), nil
+	case r.Claimed > 0:
+		return playbook.Done("revoked at %s, successor %s; %d entries were being delivered under the old kid at that moment, which can't be recalled", r.RevokedAt.Format(time.RFC3339), r.SuccessorKid, r.Claimed), nil
+	}
+	return playbook.Done("revoked at %s, successor %s", r.RevokedAt.Format(time.RFC3339), r.SuccessorKid), nil
+}
+
+// begin opens the operation, unless it must not begin; it then reports false.
+func (s *compromise) begin(ctx context.Context) (playbook.Outcome, bool, error) {
+	if s.op != nil {
+		outcome, ok := s.mayBegin()
+		return outcome, ok, nil
+	}
+	twin, err := s.db.FinishedTwin(ctx, s.id)
+	if err != nil {
+		return playbook.Outcome{}, false, platform.DatabaseError(err)
+	}
+	if twin != nil {
+		return alreadyDone(twin), false, nil
+	}
+	if outcome, ok := s.mayBegin(); !ok {
+		return outcome, false, nil
+	}
+	s.op, err = s.db.OpenOperation(ctx, s.id)
+	if errors.Is(err, platformdb.ErrNoApplication) {
+		return playbook.Stall(v1alpha1.ReasonSpecInvalid, "the platform has no application %s: delete this object and apply one with an id from oauth_applications", s.obj.Spec.ApplicationID), false, nil
+	}
+	if err != nil {
+		return playbook.Outcome{}, false, platform.DatabaseError(err)
+	}
+	return playbook.Outcome{}, true, nil
+}
+
+func (s *compromise) mayBegin() (playbook.Outcome, bool) {
+	if outcome, ok := s.mayAct(); !ok {
+		return outcome, false
+	}
+	return s.approved()
+}
+
+func alreadyDone(twin *platformdb.Operation) playbook.Outcome {
+	return playbook.Moot(v1alpha1.ReasonAlreadyDone, "KeyCompromise %s/%s, uid %s, ended this key; it finished at %s", twin.Namespace, twin.Name, twin.UID, twin.ClosedAt.UTC().Format(time.RFC3339))
+}
+
+func (s *compromise) revokeNow(ctx context.Context) (playbook.Outcome, bool, error) {
+	signing, err := s.Connections.Signing(ctx, s.platform)
+	if err != nil {
+		return playbook.Outcome{}, false, err
+	}
+	limit := int64(defaultResignLimit)
+	if keys := s.platform.Spec.SigningKeys; keys != nil && keys.ResignLimit != nil {
+		limit = *keys.ResignLimit
+	}
+	r, err := signing.Revoke(ctx, s.id.UID, s.obj.Spec.Kid, s.obj.Spec.Reason, limit)
+	if err != nil {
+		return s.notRevoked(ctx, err)
+	}
+	s.revoked = r
+	return playbook.Outcome{}, true, nil
+}
+
+// notRevoked says what an error of a revocation means.
+func (s *compromise) notRevoked(ctx context.Context, err error) (playbook.Outcome, bool, error) {
+	var unknown *platformdb.UnknownKid
+	var taken *platformdb.Taken
+	var unsignable *platformdb.Unsignable
+	switch {
+	case errors.As(err, &unknown):
+		kids := "it has no key at all"
+		if len(unknown.Kids) > 0 {
+			kids = "it has " + strings.Join(unknown.Kids, ", ")
+		}
+		return playbook.Stall(v1alpha1.ReasonUnknownKid, "application %s has no key of kid %q; %s. Nothing was changed. Delete this object and apply one with the right kid", s.obj.Spec.ApplicationID, s.obj.Spec.Kid, kids), false, nil
+	case errors.As(err, &taken):
+		outcome, err := s.awaitTwin(ctx, taken.Operation)
+		return outcome, false, err
+	case errors.As(err, &unsignable):
+		return playbook.Stall(v1alpha1.ReasonSpecInvalid, "%v. Nothing was changed. Where the platform encrypts its key column, end the key with the platform's own rake, webhooks:compromise", unsignable), false, nil
+	}
+	return playbook.Outcome{}, false, platform.DatabaseError(err)
+}
+
+// awaitTwin waits for the end of another operation that revoked the key, and then completes pointing to it.
+func (s *compromise) awaitTwin(ctx context.Context, twin *platformdb.Operation) (playbook.Outcome, error) {
+	if twin.ClosedAt == nil {
+		return playbook.Wait(twinInterval, v1alpha1.ReasonWaitingForTwin, "KeyCompromise %s/%s ended this key already; waiting until it is Ready", twin.Namespace, twin.Name), nil
+	}
+	if err := s.db.CloseOperation(ctx, s.id, platformdb.OutcomeComplete); err != nil {
+		return playbook.Outcome{}, platform.DatabaseError(err)
+	}
+	return alreadyDone(twin), nil
+}

@@ -1,0 +1,172 @@
+package keycompromise_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
+	"github.com/1pass-dev/playbook-operator/hack/logi"
+	"github.com/1pass-dev/playbook-operator/hack/world"
+)
+
+// idle is a platform whose dispatcher works when the test says so, and whose JWKS may be kept for a second.
+var idle = logi.Config{ManualDispatch: true, JWKSMaxAge: time.Second}
+
+var stepNames = []string{
+	v1alpha1.StepRevoked, v1alpha1.StepReSigned, v1alpha1.StepPublished, v1alpha1.StepRelyingPartyNotified, v1alpha1.StepVerified, v1alpha1.StepCachesExpired,
+}
+
+func TestALeakedKeyIsDeadAndThatIsProven(t *testing.T) {
+	s := newScene(t, "leak", logi.Config{JWKSMaxAge: 2 * time.Second})
+	kid := s.kid()
+	if _, err := s.SeedDead(s.ctx, acme, 50, "HTTP 503: Service Unavailable", 7); err != nil {
+		t.Fatal(err)
+	}
+	before := time.Now()
+	name := s.apply("key", kid, "{}")
+	k := s.awaitReady(name)
+	for _, step := range stepNames {
+		if c := condition(k, step); c.Status != metav1.ConditionTrue || c.Reason != v1alpha1.ReasonSucceeded {
+			t.Errorf("%s is %s, %s: %s", step, c.Status, c.Reason, c.Message)
+		}
+	}
+	st := k.Status
+	if st.SuccessorKid != s.kid() || *st.ResignedEntries != 50 || *st.TimeToRevokeSeconds > 60 || st.EventEntryID == "" {
+		t.Errorf("%s", asJSON(st))
+	}
+	if st.ExposedUntil.Time.Before(st.RevokedAt.Add(2*time.Second)) || st.ExposedUntil.Time.Before(before) || time.Now().Before(st.ExposedUntil.Time) {
+		t.Errorf("exposed until %s, revoked at %s", st.ExposedUntil, st.RevokedAt)
+	}
+	if n := query[int64](s, `SELECT count(*) FROM webhook_outbox_entries WHERE kid = $1 AND delivered_at IS NULL`, kid); n != 0 {
+		t.Errorf("%d undelivered entries are under the old kid", n)
+	}
+	out, err := w.Kubectl(t.Context(), "-n", world.Namespace, "get", "keyc", name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(strings.TrimSpace(out), "\n")
+	if got := strings.Join(strings.Fields(lines[0]), " "); got != "NAME APP KID STATE SUCCESSOR RE-SIGNED REVOKED EXPOSED UNTIL AGE" {
+		t.Errorf("the columns are %s", got)
+	}
+	if f := strings.Fields(lines[1]); len(f) != 9 || f[2] != kid || f[3] != "Succeeded" || f[4] != st.SuccessorKid || f[5] != "50" || f[7] != st.ExposedUntil.UTC().Format(time.RFC3339) {
+		t.Errorf("the line is %s", lines[1])
+	}
+}
+
+func TestAnUnknownKidStallsAndListsThoseThatThereAre(t *testing.T) {
+	s := newScene(t, "unknown", idle)
+	for i, kid := range []string{"whk_nobody", `it's "quoted"`, "%", "*_?", "a\nb", "whk'; DROP TABLE webhook_signing_keys; --"} {
+		k := s.awaitStalled(s.apply(fmt.Sprint("kid-", i), kid, "{}"), v1alpha1.ReasonUnknownKid)
+		if c := condition(k, v1alpha1.StepRevoked); !strings.Contains(c.Message, s.kid()) || !strings.Contains(c.Message, fmt.Sprintf("%q", kid)) {
+			t.Errorf("%q: %s", kid, c.Message)
+		}
+		if k.Status.RevokedAt != nil {
+			t.Errorf("%q: something was revoked", kid)
+		}
+	}
+}
+
+func TestASecondOneForTheSameKeyWaitsAndPointsToTheFirst(t *testing.T) {
+	s := newScene(t, "twin", idle)
+	kid := s.kid()
+	first := s.apply("first", kid, "{}")
+	s.awaitReason(first, v1alpha1.ReasonNotifying)
+	second := s.apply("second", kid, "{}")
+	s.awaitReason(second, v1alpha1.ReasonWaitingForTwin)
+	if n := query[int64](s, `SELECT count(*) FROM webhook_signing_keys WHERE oauth_application_id = $1`, acme); n != 2 {
+		t.Errorf("there are %d keys", n)
+	}
+	s.deliver()
+	s.awaitReady(first)
+	k := s.awaitReady(second)
+	if c := condition(k, v1alpha1.ConditionReady); c.Reason != v1alpha1.ReasonAlreadyDone || !strings.Contains(c.Message, first) {
+		t.Errorf("%s: %s", c.Reason, c.Message)
+	}
+	// Pruned and applied again, as by Git.
+	if err := kube.Delete(s.ctx, s.get(first)); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the first is gone", func() bool {
+		return client.IgnoreNotFound(kube.Get(s.ctx, client.ObjectKey{Namespace: world.Namespace, Name: first}, &v1alpha1.KeyCompromise{})) == nil &&
+			kube.Get(s.ctx, client.ObjectKey{Namespace: world.Namespace, Name: first}, &v1alpha1.KeyCompromise{}) != nil
+	})
+	k = s.awaitReady(s.apply("first", kid, "{}"))
+	if c := condition(k, v1alpha1.ConditionReady); c.Reason != v1alpha1.ReasonAlreadyDone {
+		t.Errorf("%s: %s", c.Reason, c.Message)
+	}
+}
+
+// deliver lets the dispatcher deliver what is due, and dispatches again what is requeued, until everything was delivered.
+func (s *scene) deliver() {
+	s.Helper()
+	eventually(s.T, "everything was delivered", func() bool {
+		if _, err := s.DispatchOnce(s.ctx); err != nil {
+			s.Fatal(err)
+		}
+		return query[int64](s, `SELECT count(*) FROM webhook_outbox_entries WHERE delivered_at IS NULL AND event_type = 'webhook_key.compromised'`) == 0
+	})
+}
+
+func TestVolumeAboveTheLimitFollowsAfterTheRevocation(t *testing.T) {
+	s := newScene(t, "volume", idle)
+	kid := s.kid()
+	if _, err := s.SeedDead(s.ctx, acme, 3000, "HTTP 503: Service Unavailable", 7); err != nil {
+		t.Fatal(err)
+	}
+	s.patch(&v1alpha1.Platform{}, s.Name, `{"spec":{"signingKeys":{"resignLimit":2999}}}`)
+	name := s.apply("key", kid, "{}")
+	k := s.await(name, "signed anew", func(k *v1alpha1.KeyCompromise) bool {
+		return condition(k, v1alpha1.StepReSigned).Status == metav1.ConditionTrue
+	})
+	if *k.Status.ResignedEntries != 3000 || !strings.Contains(condition(k, v1alpha1.StepRevoked).Message, "they follow") {
+		t.Errorf("%s", asJSON(k.Status))
+	}
+	if n := query[int64](s, `SELECT count(*) FROM webhook_outbox_entries WHERE kid <> $1`, k.Status.SuccessorKid); n != 0 {
+		t.Errorf("%d entries are not under the successor", n)
+	}
+}
+
+func TestAnEmergencyWaitsForNobodyUnlessThePlatformAsks(t *testing.T) {
+	s := newScene(t, "approval", idle)
+	kid := s.kid()
+	s.patch(&v1alpha1.Platform{}, s.Name, `{"spec":{"requireApproval":[{"kind":"KeyCompromise","step":"Revoked"}]}}`)
+	name := s.apply("key", kid, "{}")
+	k := s.awaitReason(name, v1alpha1.ReasonWaitingForApproval)
+	message := condition(k, v1alpha1.StepRevoked).Message
+	patch := message[strings.Index(message, "{") : strings.LastIndex(message, "}")+1]
+	if s.kid() != kid {
+		t.Fatal("the key was revoked before the approval")
+	}
+	s.patch(&v1alpha1.KeyCompromise{}, name, strings.Replace(patch, "sha256:", "sha256:0000", 1)[:strings.Index(patch, "sha256:")+7+64]+patch[strings.Index(patch, "sha256:")+7+64:])
+	k = s.await(name, "the wrong digest is named", func(k *v1alpha1.KeyCompromise) bool {
+		return strings.Contains(condition(k, v1alpha1.StepRevoked).Message, "another digest")
+	})
+	if s.kid() != kid {
+		t.Fatal("the key was revoked under an approval of something else")
+	}
+	message = condition(k, v1alpha1.StepRevoked).Message
+	s.patch(&v1alpha1.KeyCompromise{}, name, message[strings.Index(message, "{"):strings.LastIndex(message, "}")+1])
+	s.await(name, "revoked", func(k *v1alpha1.KeyCompromise) bool {
+		return condition(k, v1alpha1.StepRevoked).Status == metav1.ConditionTrue
+	})
+}
+
+func TestTheRedButtonStopsARevocation(t *testing.T) {
+	s := newScene(t, "button", idle)
+	kid := s.kid()
+	s.patch(&v1alpha1.Platform{}, s.Name, `{"spec":{"automation":"ObserveOnly"}}`)
+	name := s.apply("key", kid, "{}")
+	s.awaitReason(name, v1alpha1.ReasonAutomationOff)
+	if s.kid() != kid {
+		t.Fatal("the key was revoked")
+	}
+	s.patch(&v1alpha1.Platform{}, s.Name, `{"spec":{"automation":"Enabled"}}`)
+	s.await(name, "revoked", func(k *v1alpha1.KeyCompromise) bool {
+		return condition(k, v1alpha1.StepRevoked).Status == metav1.ConditionTrue
+	})
+}

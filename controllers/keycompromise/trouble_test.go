@@ -1,0 +1,251 @@
+package keycompromise_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
+	"github.com/1pass-dev/playbook-operator/hack/logi"
+	"github.com/1pass-dev/playbook-operator/hack/world"
+)
+
+// jwks answers in the platform's place, with the Platform's URL pointing to it.
+func (s *scene) jwks(answer http.HandlerFunc) {
+	s.Helper()
+	server := httptest.NewServer(answer)
+	s.Cleanup(server.Close)
+	s.patch(&v1alpha1.Platform{}, s.Name, fmt.Sprintf(`{"spec":{"url":%q}}`, server.URL))
+}
+
+func TestJWKSThatNeverComesCleanStallsAndSaysWhatItSaw(t *testing.T) {
+	for name, c := range map[string]struct {
+		answer http.HandlerFunc
+		saw    string
+	}{
+		"old-set":  {func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, `{"keys": [{"kid": "KID"}]}`) }, "still has"},
+		"html":     {func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "<html>secret-words</html>") }, "no JSON"},
+		"error":    {func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "secret-words", http.StatusBadGateway) }, "HTTP 502"},
+		"no-heirs": {func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, `{"keys": [{"kid": "other"}]}`) }, "does not have the successor"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newScene(t, "jwks-"+name, idle)
+			kid := s.kid()
+			s.jwks(func(w http.ResponseWriter, r *http.Request) {
+				recorder := httptest.NewRecorder()
+				c.answer(recorder, r)
+				w.WriteHeader(recorder.Code)
+				_, _ = io.WriteString(w, strings.ReplaceAll(recorder.Body.String(), "KID", kid))
+			})
+			object := s.apply("key", kid, "publishTimeoutSeconds: 2")
+			k := s.awaitStalled(object, v1alpha1.ReasonStillPublished)
+			message := condition(k, v1alpha1.StepPublished).Message
+			if !strings.Contains(message, c.saw) || strings.Contains(message, "secret-words") {
+				t.Error(message)
+			}
+			// Without a max-age an hour counts. What could not be read tells nothing.
+			if usable := strings.Contains(name, "-"); usable != (k.Status.ExposedUntil != nil) || usable && k.Status.ExposedUntil.Time.Before(k.Status.RevokedAt.Add(time.Hour)) {
+				t.Errorf("exposed until %s, revoked at %s", k.Status.ExposedUntil, k.Status.RevokedAt)
+			}
+			s.patch(&v1alpha1.Platform{}, s.Name, fmt.Sprintf(`{"spec":{"url":%q}}`, s.URL()))
+			s.patch(&v1alpha1.KeyCompromise{}, object, `{"spec":{"publishTimeoutSeconds":600}}`)
+			s.request(object, "again")
+			s.await(object, "published", func(k *v1alpha1.KeyCompromise) bool {
+				return condition(k, v1alpha1.StepPublished).Status == metav1.ConditionTrue
+			})
+		})
+	}
+}
+
+func TestTheExposureLastsAsLongAsACacheMayBelieveTheOldKey(t *testing.T) {
+	s := newScene(t, "exposure", idle)
+	kid := s.kid()
+	var seen int
+	var last time.Time
+	s.jwks(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "max-age=1000, stale-if-error=500")
+		w.Header().Set("Age", "100")
+		if seen++; seen <= 3 {
+			last = time.Now()
+			_, _ = fmt.Fprintf(w, `{"keys": [{"kid": %q}]}`, kid)
+			return
+		}
+		_, _ = fmt.Fprintf(w, `{"keys": [{"kid": %q}]}`, s.kid())
+	})
+	name := s.apply("key", kid, "{}")
+	k := s.await(name, "published", func(k *v1alpha1.KeyCompromise) bool {
+		return condition(k, v1alpha1.StepPublished).Status == metav1.ConditionTrue
+	})
+	if got := k.Status.ExposedUntil.Sub(k.Status.RevokedAt.Time); got < 1500*time.Second || got > 1502*time.Second {
+		t.Errorf("exposed for %s after the revocation, and the last old answer came %s after it", got, last.Sub(k.Status.RevokedAt.Time))
+	}
+	s.deliver()
+	s.awaitReason(name, v1alpha1.ReasonWaitingForCaches)
+}
+
+func TestARelyingPartyThatRefusesTheEventIsNamedAndHoldsUpNothingElse(t *testing.T) {
+	s := newScene(t, "refuses", logi.Config{JWKSMaxAge: time.Second, Backoff: []time.Duration{time.Hour}})
+	kid := s.kid()
+	s.SetFault(acme, logi.Fault{Status: http.StatusUnauthorized, Body: "secret-words"})
+	name := s.apply("key", kid, "notifyTimeoutSeconds: 5")
+	s.await(name, "revoked", func(k *v1alpha1.KeyCompromise) bool { return k.Status.SuccessorKid != "" })
+	if _, err := s.Enqueue(s.ctx, acme, 3); err != nil {
+		t.Fatal(err)
+	}
+	k := s.awaitStalled(name, v1alpha1.ReasonNotNotified)
+	message := condition(k, v1alpha1.StepRelyingPartyNotified).Message
+	if !strings.Contains(message, "acme") || !strings.Contains(message, "+1 555 0100") || !strings.Contains(message, "401") || strings.Contains(message, "secret-words") {
+		t.Error(message)
+	}
+	if c := condition(k, v1alpha1.StepPublished); c.Status != metav1.ConditionTrue {
+		t.Errorf("Published is %s: %s", c.Status, c.Message)
+	}
+	requeues := query[int64](s, `SELECT count(*) FROM playbook.event_requeues`)
+	revived := query[int64](s, `SELECT count(*) FROM logi_test.requeues WHERE entry_id = $1::bigint`, k.Status.EventEntryID)
+	if requeues == 0 || requeues != revived {
+		t.Errorf("%d requeues in the ledger, %d in fact", requeues, revived)
+	}
+	s.SetFault(acme, logi.Fault{})
+	s.patch(&v1alpha1.KeyCompromise{}, name, `{"spec":{"notifyTimeoutSeconds":600}}`)
+	s.request(name, "again")
+	k = s.awaitReady(name)
+	if k.Status.ReplayRef == nil {
+		t.Fatal("the refused webhooks got no replay")
+	}
+	eventually(t, "the refused webhooks are delivered", func() bool {
+		return query[int64](s, `SELECT count(*) FROM webhook_outbox_entries WHERE delivered_at IS NULL`) == 0
+	})
+	for key, n := range s.ReceivedKeys(acme) {
+		if n != 1 {
+			t.Errorf("%s was accepted %d times", key, n)
+		}
+	}
+}
+
+func TestATransactionFromBeforeTheRevocationIsWaitedForAndNamed(t *testing.T) {
+	s := newScene(t, "straggler", idle)
+	kid := s.kid()
+	straggler, err := pgx.Connect(s.ctx, s.URLAs(""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer straggler.Close(context.Background())
+	if _, err := straggler.Exec(s.ctx, `BEGIN; SELECT FROM webhook_signing_keys`); err != nil {
+		t.Fatal(err)
+	}
+	name := s.apply("key", kid, "reSignTimeoutSeconds: 2")
+	k := s.awaitStalled(name, v1alpha1.ReasonStillSigning)
+	if message := condition(k, v1alpha1.StepReSigned).Message; !strings.Contains(message, "1 transactions") || !strings.Contains(message, "pg_locks") {
+		t.Error(message)
+	}
+	if _, err := straggler.Exec(s.ctx, fmt.Sprintf(`INSERT INTO webhook_outbox_entries (oauth_application_id, event_type, payload, idempotency_key, kid, signature, enqueued_at)
+		VALUES (%d, 'user.updated', '{}', 'late', '%s', 'old', clock_timestamp()); COMMIT`, acme, kid)); err != nil {
+		t.Fatal(err)
+	}
+	s.patch(&v1alpha1.KeyCompromise{}, name, `{"spec":{"reSignTimeoutSeconds":600}}`)
+	s.request(name, "again")
+	s.await(name, "signed anew", func(k *v1alpha1.KeyCompromise) bool {
+		return condition(k, v1alpha1.StepReSigned).Status == metav1.ConditionTrue
+	})
+	if got := query[string](s, `SELECT kid FROM webhook_outbox_entries WHERE idempotency_key = 'late'`); got != k.Status.SuccessorKid {
+		t.Errorf("the late entry is under %s", got)
+	}
+}
+
+func TestARefusedReSigningChangesNothingAndIsTriedAgain(t *testing.T) {
+	s := newScene(t, "trigger", idle)
+	kid := s.kid()
+	if _, err := s.SeedDead(s.ctx, acme, 10, "HTTP 503: Service Unavailable", 7); err != nil {
+		t.Fatal(err)
+	}
+	s.exec(`CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no signing today'; END $$`)
+	s.exec(`CREATE TRIGGER refuse BEFORE UPDATE OF signature ON webhook_outbox_entries FOR EACH ROW EXECUTE FUNCTION refuse()`)
+	name := s.apply("key", kid, "{}")
+	k := s.awaitReason(name, v1alpha1.ReasonRetrying)
+	if !strings.Contains(condition(k, v1alpha1.StepRevoked).Message, "no signing today") || s.kid() != kid || k.Status.RevokedAt != nil {
+		t.Errorf("%s", asJSON(k.Status))
+	}
+	s.exec(`DROP TRIGGER refuse ON webhook_outbox_entries`)
+	s.await(name, "revoked", func(k *v1alpha1.KeyCompromise) bool { return k.Status.SuccessorKid != "" })
+}
+
+func TestTooManyBytesAndWhatIsFixedAreRefusedAtApply(t *testing.T) {
+	s := newScene(t, "refused", idle)
+	manifest := func(kid, more string) string {
+		return fmt.Sprintf(`{"apiVersion": "playbook.1pass.dev/v1alpha1", "kind": "KeyCompromise", "metadata": {"name": "refused-key", "namespace": %q},
+			"spec": {"platformRef": {"name": %q}, "applicationID": "42", "kid": %q, "reason": "r"%s}}`, world.Namespace, s.Name, kid, more)
+	}
+	for want, text := range map[string]string{
+		"Too long": manifest(strings.Repeat("x", 10_000), ""), "spec.kid": manifest("", ""), "unknown field": manifest("a", `, "kids": "b"`),
+	} {
+		if out, err := w.KubectlInput(s.ctx, text, "apply", "-f", "-"); err == nil || !strings.Contains(out, want) {
+			t.Errorf("want %q: %v\n%s", want, err, out)
+		}
+	}
+	name := s.apply("key", "whk_nobody", "{}")
+	for _, field := range []string{"kid", "reason", "applicationID"} {
+		out, err := w.Kubectl(s.ctx, "-n", world.Namespace, "patch", "keyc", name, "--type=merge", "-p", fmt.Sprintf(`{"spec":{%q:"7"}}`, field))
+		if err == nil || !strings.Contains(out, "is fixed once the key compromise exists") {
+			t.Errorf("%s: %v\n%s", field, err, out)
+		}
+	}
+}
+
+func TestNoKeyMaterialIsTold(t *testing.T) {
+	s := newScene(t, "secrets", idle)
+	kid := s.kid()
+	secrets := map[string]string{
+		"the leaked key":        query[string](s, `SELECT split_part(private_key, E'\n', 2) FROM webhook_signing_keys WHERE kid = $1`, kid),
+		"the signer's password": w.SignerPassword, "the operator's password": w.OperatorPassword,
+	}
+	s.apply("unknown", "whk_nobody", "{}")
+	s.awaitStalled(s.Name+"-unknown", v1alpha1.ReasonUnknownKid)
+	name := s.apply("key", kid, "reason: canary-reason-17")
+	k := s.await(name, "revoked", func(k *v1alpha1.KeyCompromise) bool { return k.Status.SuccessorKid != "" })
+	secrets["the successor"] = query[string](s, `SELECT split_part(private_key, E'\n', 2) FROM webhook_signing_keys WHERE kid = $1`, k.Status.SuccessorKid)
+	s.deliver()
+	s.awaitReady(name)
+	response, err := http.Get(metricsURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	metrics, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	said := map[string]string{"the log": manager.Log(), "the metrics": string(metrics)}
+	for what, list := range map[string]client.ObjectList{
+		"an event": &eventsv1.EventList{}, "a KeyCompromise": &v1alpha1.KeyCompromiseList{}, "a Platform": &v1alpha1.PlatformList{}, "a ConfigMap": &corev1.ConfigMapList{},
+	} {
+		if err := kube.List(s.ctx, list, client.InNamespace(world.Namespace)); err != nil {
+			t.Fatal(err)
+		}
+		said[what] = asJSON(list)
+	}
+	// The search finds what is there.
+	if !strings.Contains(said["a KeyCompromise"], "canary-reason-17") || !strings.Contains(said["an event"], kid) {
+		t.Error("the search finds nothing at all")
+	}
+	for whose, secret := range secrets {
+		if len(secret) < 16 {
+			t.Errorf("%s is only %q", whose, secret)
+		}
+		for where, text := range said {
+			if strings.Contains(text, secret) {
+				t.Errorf("%s has %s", where, whose)
+			}
+		}
+	}
+}

@@ -1,0 +1,136 @@
+package platformapi
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"mime"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+)
+
+const (
+	// jwksTimeout bounds one look at JWKS.
+	jwksTimeout = 10 * time.Second
+	// maxJWKS bounds what is read of an answer.
+	maxJWKS = 4 << 20
+	// DefaultJWKSMaxAge is for how long an answer without a max-age is taken to be kept: what JWKS clients do by default.
+	DefaultJWKSMaxAge = time.Hour
+)
+
+// JWKS is one answer of /.well-known/jwks.json.
+type JWKS struct {
+	// Kids of its keys.
+	Kids []string
+	// At is when the answer came.
+	At time.Time
+	// MaxAge is the answer's max-age (RFC 9111, 5.2.2.1), or DefaultJWKSMaxAge; 0 where it must not be kept.
+	MaxAge time.Duration
+	// FreshFor is for how long it may still be used: MaxAge less the answer's Age, at least 0.
+	FreshFor time.Duration
+	// StaleFor is for how long it may be used after that (RFC 5861): the larger of stale-while-revalidate and stale-if-error.
+	StaleFor time.Duration
+}
+
+// FetchJWKS asks the platform at url for its keys, over a connection of its own, so that each answer may come from another
+// replica. A nil transport is net/http's.
+func FetchJWKS(ctx context.Context, url string, transport http.RoundTripper) (*JWKS, error) {
+	if transport == nil {
+		own := http.DefaultTransport.(*http.Transport).Clone()
+		own.DisableKeepAlives = true
+		transport = own
+	}
+	client := &http.Client{
+		Transport: transport, Timeout: jwksTimeout,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(url, "/")+"/.well-known/jwks.json", nil)
+	if err != nil {
+		return nil, fmt.Errorf("asking for JWKS: %w", err)
+	}
+	// A transport that is shared must not keep the connection either.
+	request.Close = true
+	response, err := client.Do(request)
+	if err != nil {
+		var network net.Error
+		if errors.As(err, &network) && network.Timeout() {
+			return nil, errors.New("no answer in time")
+		}
+		return nil, fmt.Errorf("asking for JWKS: %w", err)
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("the answer was HTTP %d", response.StatusCode)
+	}
+	body, err := io.ReadAll(io.LimitReader(response.Body, maxJWKS))
+	if err != nil {
+		return nil, errors.New("the answer broke off")
+	}
+	var set struct {
+		Keys []struct {
+			Kid string `json:"kid"`
+		} `json:"keys"`
+	}
+	if err := json.Unmarshal(body, &set); err != nil {
+		kind, _, _ := mime.ParseMediaType(response.Header.Get("Content-Type"))
+		return nil, fmt.Errorf("the answer is no JSON of the shape {\"keys\": []}; its type is %.64q", kind)
+	}
+	if len(set.Keys) == 0 {
+		return nil, errors.New("the answer has no keys")
+	}
+	answer := &JWKS{At: time.Now()}
+	for _, key := range set.Keys {
+		answer.Kids = append(answer.Kids, key.Kid)
+	}
+	answer.MaxAge, answer.StaleFor = lifetime(response.Header)
+	age, _ := seconds(response.Header.Get("Age"))
+	answer.FreshFor = max(0, answer.MaxAge-age)
+	return answer, nil
+}
+
+// lifetime is for how long a private cache may use an answer, and for how long after that. Where a directive is repeated, the
+// longest counts: the question is until when somebody may believe the answer.
+func lifetime(header http.Header) (maxAge, stale time.Duration) {
+	found, kept := false, true
+	for _, directive := range strings.Split(strings.Join(header.Values("Cache-Control"), ","), ",") {
+		name, value, _ := strings.Cut(strings.TrimSpace(directive), "=")
+		switch strings.ToLower(strings.TrimSpace(name)) {
+		case "no-store", "no-cache":
+			kept = false
+		case "max-age":
+			if d, ok := seconds(value); ok {
+				found, maxAge = true, max(maxAge, d)
+			}
+		case "stale-while-revalidate", "stale-if-error":
+			if d, ok := seconds(value); ok {
+				stale = max(stale, d)
+			}
+		}
+	}
+	switch {
+	case !kept:
+		return 0, 0
+	case !found:
+		return DefaultJWKSMaxAge, stale
+	}
+	return maxAge, stale
+}
+
+// seconds reads delta-seconds (RFC 9111, 1.2.2), quoted or not; what is too large is 2^31 s.
+func seconds(text string) (time.Duration, bool) {
+	text = strings.Trim(strings.TrimSpace(text), `"`)
+	if text == "" || strings.Trim(text, "0123456789") != "" {
+		return 0, false
+	}
+	n, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || n > math.MaxInt32 {
+		n = math.MaxInt32
+	}
+	return time.Duration(n) * time.Second, true
+}

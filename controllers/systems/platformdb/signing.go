@@ -1,0 +1,183 @@
+package platformdb
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"runtime"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// Unsignable says that a key of the platform can't be used or replaced by the operator: its algorithm is unknown, or its column
+// does not hold a key in the clear.
+type Unsignable struct{ Kid, Why string }
+
+func (e *Unsignable) Error() string { return fmt.Sprintf("key %q %s", e.Kid, e.Why) }
+
+// signingKey signs webhooks as the platform does. It is kept for a transaction only. wipe clears the buffers that we own; what
+// pgx, the crypto packages and the runtime copied meanwhile stays in memory until it is written over.
+type signingKey struct {
+	kid    string
+	header string // the protected header, encoded
+	key    crypto.Signer
+}
+
+// parseKey reads a private key, PKCS#8 in PEM as the platform writes it, and clears text.
+func parseKey(kid, algorithm string, text []byte) (*signingKey, error) {
+	defer clear(text)
+	block, _ := pem.Decode(text)
+	if block == nil {
+		return nil, &Unsignable{kid, "has no private key in PEM in its column private_key: the column may be encrypted"}
+	}
+	defer clear(block.Bytes)
+	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	if err != nil {
+		return nil, &Unsignable{kid, "has a private key that is not PKCS#8"}
+	}
+	fits := false
+	switch key := parsed.(type) {
+	case ed25519.PrivateKey:
+		fits = algorithm == "EdDSA"
+	case *ecdsa.PrivateKey:
+		fits = algorithm == "ES256" && key.Curve == elliptic.P256()
+	case *rsa.PrivateKey:
+		fits = algorithm == "RS256"
+	}
+	if !fits {
+		return nil, &Unsignable{kid, fmt.Sprintf("has the algorithm %q, and a private key that is not of it; EdDSA, ES256 and RS256 are known", algorithm)}
+	}
+	return newSigningKey(kid, algorithm, parsed.(crypto.Signer))
+}
+
+func newSigningKey(kid, algorithm string, key crypto.Signer) (*signingKey, error) {
+	header, err := json.Marshal(struct {
+		Algorithm string `json:"alg"`
+		Kid       string `json:"kid"`
+	}{algorithm, kid})
+	if err != nil {
+		return nil, fmt.Errorf("encoding the header of signatures: %w", err)
+	}
+	return &signingKey{kid: kid, header: base64.RawURLEncoding.EncodeToString(header), key: key}, nil
+}
+
+func (k *signingKey) wipe() {
+	if key, ok := k.key.(ed25519.PrivateKey); ok {
+		clear(key)
+	}
+}
+
+// sign makes a detached JWS over a webhook's body (RFC 7515, appendix F), as the platform stores it.
+func (k *signingKey) sign(body string) (string, error) {
+	input := make([]byte, 0, len(k.header)+1+base64.RawURLEncoding.EncodedLen(len(body)))
+	input = append(append(input, k.header...), '.')
+	input = base64.RawURLEncoding.AppendEncode(input, []byte(body))
+	var signature []byte
+	var err error
+	switch key := k.key.(type) {
+	case ed25519.PrivateKey:
+		signature = ed25519.Sign(key, input)
+	case *ecdsa.PrivateKey:
+		// RFC 7518, 3.4: both numbers, 32 bytes each.
+		digest := sha256.Sum256(input)
+		r, s, signErr := ecdsa.Sign(rand.Reader, key, digest[:])
+		if err = signErr; err == nil {
+			signature = make([]byte, 64)
+			r.FillBytes(signature[:32])
+			s.FillBytes(signature[32:])
+		}
+	case *rsa.PrivateKey:
+		digest := sha256.Sum256(input)
+		signature, err = rsa.SignPKCS1v15(rand.Reader, key, crypto.SHA256, digest[:])
+	}
+	if err != nil {
+		return "", fmt.Errorf("signing a webhook: %w", err)
+	}
+	return k.header + ".." + base64.RawURLEncoding.EncodeToString(signature), nil
+}
+
+// signAll signs bodies on all cores.
+func (k *signingKey) signAll(bodies []string) ([]string, error) {
+	signatures := make([]string, len(bodies))
+	var group errgroup.Group
+	workers := min(runtime.GOMAXPROCS(0), len(bodies))
+	for w := range workers {
+		group.Go(func() error {
+			for i := w; i < len(bodies); i += workers {
+				var err error
+				if signatures[i], err = k.sign(bodies[i]); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	return signatures, group.Wait()
+}
+
+// issued is a new key as the platform's table has it.
+type issued struct {
+	*signingKey
+	algorithm, public string
+	private           []byte
+}
+
+func (k *issued) wipe() {
+	clear(k.private)
+	k.signingKey.wipe()
+}
+
+// issueKey makes a key of the same algorithm as one that leaked, and, for RSA, of its size.
+func issueKey(application int64, leaked, algorithm, leakedPublic string) (*issued, error) {
+	var key crypto.Signer
+	var err error
+	switch algorithm {
+	case "EdDSA":
+		_, key, err = ed25519.GenerateKey(rand.Reader)
+	case "ES256":
+		key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	case "RS256":
+		bits := 2048
+		if block, _ := pem.Decode([]byte(leakedPublic)); block != nil {
+			if public, err := x509.ParsePKIXPublicKey(block.Bytes); err == nil {
+				if old, ok := public.(*rsa.PublicKey); ok {
+					bits = max(bits, old.N.BitLen())
+				}
+			}
+		}
+		key, err = rsa.GenerateKey(rand.Reader, bits)
+	default:
+		return nil, &Unsignable{leaked, fmt.Sprintf("has the algorithm %q; EdDSA, ES256 and RS256 are known", algorithm)}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("generating the successor's key: %w", err)
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, fmt.Errorf("encoding the successor's private key: %w", err)
+	}
+	defer clear(private)
+	public, err := x509.MarshalPKIXPublicKey(key.Public())
+	if err != nil {
+		return nil, fmt.Errorf("encoding the successor's public key: %w", err)
+	}
+	signing, err := newSigningKey(fmt.Sprintf("whk_%d_%s", application, strings.ToLower(rand.Text()[:10])), algorithm, key)
+	if err != nil {
+		return nil, err
+	}
+	return &issued{
+		signingKey: signing, algorithm: algorithm,
+		public:  string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: public})),
+		private: pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}),
+	}, nil
+}

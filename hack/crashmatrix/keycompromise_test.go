@@ -1,0 +1,400 @@
+package crashmatrix_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"reflect"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/events"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
+	"github.com/1pass-dev/playbook-operator/controllers/keycompromise"
+	"github.com/1pass-dev/playbook-operator/controllers/platform"
+	"github.com/1pass-dev/playbook-operator/hack/crashmatrix"
+	"github.com/1pass-dev/playbook-operator/hack/logi"
+	"github.com/1pass-dev/playbook-operator/hack/world"
+)
+
+// leak is what the end of a key left behind, at the far sides and in the object.
+type leak struct {
+	Reason   string
+	Resigned int64
+	// Keys by status, and undelivered entries by whether they are under the successor.
+	Keys        map[string]int
+	Undelivered map[bool]int
+	// Events of the compromise in the outbox; how often the ledger says that it was requeued, and how often it was.
+	Events, Requeues, Revivals int
+	// Received is how often the relying party accepted each webhook.
+	Received map[string]int
+	// Replays that the object made.
+	Replays int
+	// Outcome of the operation in the ledger.
+	Outcome string
+}
+
+// newKeySlot makes a platform with five dead webhooks and two that wait, and remembers it for the runs to come.
+func (s *stage) newKeySlot(ctx context.Context, name string) (_ *slot, err error) {
+	o := &slot{stage: s, name: name}
+	// No answer may be kept, or each run would wait for caches.
+	if o.site, err = s.NewSite(ctx, name, logi.Config{ManualDispatch: true, Workers: 1, JWKSMaxAge: time.Nanosecond}); err != nil {
+		return nil, err
+	}
+	if o.db, err = pgx.Connect(ctx, o.site.URLAs("")); err != nil {
+		return nil, err
+	}
+	if err := o.site.CreateApplication(ctx, application, "acme"); err != nil {
+		return nil, err
+	}
+	if _, err := o.site.SeedDead(ctx, application, 5, "HTTP 503: Service Unavailable", 7); err != nil {
+		return nil, err
+	}
+	if _, err := o.site.Enqueue(ctx, application, 2); err != nil {
+		return nil, err
+	}
+	// The same kid in each slot, so that runs can be compared.
+	if _, err := o.db.Exec(ctx, `UPDATE webhook_signing_keys SET kid = 'whk_leaked'; UPDATE webhook_outbox_entries SET kid = 'whk_leaked';
+		CREATE TABLE logi_test.seed AS TABLE webhook_outbox_entries; CREATE TABLE logi_test.keys AS TABLE webhook_signing_keys`); err != nil {
+		return nil, err
+	}
+	for _, object := range []client.Object{
+		o.secret("database", map[string]string{"url": o.site.URLAs("playbook_operator")}),
+		o.secret("signing", map[string]string{"url": o.site.URLAs("playbook_signer")}),
+		&v1alpha1.Platform{ObjectMeta: metav1.ObjectMeta{Namespace: world.Namespace, Name: name}, Spec: v1alpha1.PlatformSpec{
+			URL: o.site.URL(),
+			Database: v1alpha1.PlatformDatabase{
+				SecretRef:        v1alpha1.SecretReference{Name: name + "-database"},
+				SigningSecretRef: &v1alpha1.SecretReference{Name: name + "-signing"},
+			},
+		}},
+	} {
+		if err := s.admin.Create(ctx, object); err != nil {
+			return nil, fmt.Errorf("applying the Platform: %w", err)
+		}
+	}
+	return o, nil
+}
+
+// putBack puts the platform back to where each run begins, and applies the manifest.
+func (s *slot) putBack(ctx context.Context, object client.ObjectKey) error {
+	s.site.Forget()
+	// The relying party does not know the successor at first.
+	s.site.SetFault(application, logi.Fault{Status: http.StatusUnauthorized})
+	if _, err := s.db.Exec(ctx, `DELETE FROM webhook_outbox_entries; DELETE FROM webhook_signing_keys; DELETE FROM playbook.event_requeues;
+		DELETE FROM playbook.key_revocations; DELETE FROM playbook.operations; DELETE FROM logi_test.requeues;
+		INSERT INTO webhook_signing_keys TABLE logi_test.keys; INSERT INTO webhook_outbox_entries TABLE logi_test.seed`); err != nil {
+		return fmt.Errorf("putting the platform back: %w", err)
+	}
+	return s.admin.Create(ctx, &v1alpha1.KeyCompromise{
+		ObjectMeta: metav1.ObjectMeta{Namespace: object.Namespace, Name: object.Name},
+		Spec: v1alpha1.KeyCompromiseSpec{
+			PlatformRef: v1alpha1.PlatformReference{Name: s.name}, ApplicationID: strconv.Itoa(application), Kid: "whk_leaked", Reason: "found in a log",
+		},
+	})
+}
+
+// keyManager puts a manager together as cmd/manager does, with everything that leaves it going over the wire.
+func (s *slot) keyManager(wire *crashmatrix.Wire, v variant, stale bool) (*keycompromise.Reconciler, error) {
+	config := rest.CopyConfig(s.manager)
+	config.Wrap(func(next http.RoundTripper) http.RoundTripper {
+		next = wire.Transport(next, kubernetesWrite)
+		if v.kube != nil {
+			next = v.kube(next)
+		}
+		return next
+	})
+	c, err := client.NewWithWatch(config, client.Options{Scheme: s.scheme, Mapper: s.mapper, FieldOwner: "playbook-manager"})
+	if err != nil {
+		return nil, err
+	}
+	transport := wire.Transport(&http.Transport{DisableKeepAlives: true}, func(request *http.Request) string { return request.Method + " " + request.URL.Path })
+	return &keycompromise.Reconciler{
+		Client: s.cached(c, stale), APIReader: c, Recorder: &events.FakeRecorder{},
+		Connections: &platform.Connections{Secrets: c, Dial: wire.Dial, Transport: transport},
+	}, nil
+}
+
+// endKey plays the end of a key once, under a plan or none: the relying party refuses the event and two webhooks, and later
+// accepts the event.
+func (s *slot) endKey(ctx context.Context, plan *crashmatrix.Plan, v variant, stale bool) (got *leak, effects []crashmatrix.Recorded, fired bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, runDeadline)
+	defer cancel()
+	object := client.ObjectKey{Namespace: world.Namespace, Name: fmt.Sprintf("run-%d", s.runs.Add(1))}
+	if err := s.putBack(ctx, object); err != nil {
+		return nil, nil, false, err
+	}
+	request := ctrl.Request{NamespacedName: object}
+	wire := &crashmatrix.Wire{Plan: plan, Rewrite: v.rewrite}
+	var overtaking sync.WaitGroup
+	wire.Overtake = func() {
+		other, err := s.keyManager(&crashmatrix.Wire{Rewrite: v.rewrite}, v, stale)
+		if err != nil {
+			panic(err)
+		}
+		done := make(chan struct{})
+		overtaking.Go(func() {
+			defer other.Connections.Close()
+			defer close(done)
+			_, _ = other.Reconcile(ctx, request) // its errors are those of a manager that came second
+		})
+		// The other one may wait for a lock that this one holds.
+		select {
+		case <-done:
+		case <-time.After(150 * time.Millisecond):
+		}
+	}
+	manager, err := s.keyManager(wire, v, stale)
+	if err != nil {
+		return nil, nil, false, err
+	}
+	defer func() { manager.Connections.Close() }()
+	for {
+		_, passErr := manager.Reconcile(ctx, request)
+		overtaking.Wait()
+		if wire.Dead() {
+			manager.Connections.Close()
+			if manager, err = s.keyManager(&crashmatrix.Wire{Rewrite: v.rewrite}, v, stale); err != nil {
+				return nil, nil, false, err
+			}
+		} else if passErr != nil && plan == nil && v.name == "" {
+			return nil, nil, false, fmt.Errorf("a clean pass failed: %w", passErr)
+		}
+		obj := &v1alpha1.KeyCompromise{}
+		if err := s.admin.Get(ctx, object, obj); err != nil {
+			return nil, nil, false, err
+		}
+		ready := meta.FindStatusCondition(obj.Status.Conditions, v1alpha1.ConditionReady)
+		if ready != nil && (ready.Status == metav1.ConditionTrue || meta.IsStatusConditionTrue(obj.Status.Conditions, v1alpha1.ConditionStalled)) {
+			// Once more, as after a restart: a finished object runs nothing.
+			if _, err := manager.Reconcile(ctx, request); err != nil && v.name == "" {
+				return nil, nil, false, fmt.Errorf("a pass after the end: %w", err)
+			}
+			got, err := s.left(ctx, obj, ready.Reason)
+			return got, wire.Effects(), wire.Fired(), err
+		}
+		if ready != nil && ready.Reason == v1alpha1.ReasonWaitingForCaches {
+			select {
+			case <-ctx.Done():
+			case <-time.After(time.Until(obj.Status.ExposedUntil.Time)):
+			}
+		}
+		// Not under the run's deadline, which would break the connection for the runs to come.
+		if err := s.platformMoves(context.WithoutCancel(ctx)); err != nil {
+			return nil, nil, false, err
+		}
+		if ctx.Err() != nil {
+			return nil, nil, wire.Fired(), fmt.Errorf("the run did not end within %s: %v", runDeadline, ready)
+		}
+	}
+}
+
+// platformMoves is what the platform and its relying party do between two passes, once the key is revoked.
+func (s *slot) platformMoves(ctx context.Context) error {
+	var revoked, requeued bool
+	if err := s.db.QueryRow(ctx, `SELECT EXISTS (SELECT FROM playbook.key_revocations), EXISTS (SELECT FROM playbook.event_requeues)`).Scan(&revoked, &requeued); err != nil || !revoked {
+		return err
+	}
+	if requeued {
+		s.site.SetFault(application, logi.Fault{})
+	}
+	if _, err := s.site.DispatchOnce(ctx); err != nil {
+		return err
+	}
+	// Time passes: a dead event has rested long enough by the next pass.
+	_, err := s.db.Exec(ctx, `UPDATE webhook_outbox_entries SET dlq_at = dlq_at - interval '1 hour'
+		WHERE event_type = 'webhook_key.compromised' AND dlq_at > clock_timestamp()::timestamp - interval '1 minute'`)
+	return err
+}
+
+// left reads what a run left behind.
+func (s *slot) left(ctx context.Context, obj *v1alpha1.KeyCompromise, reason string) (*leak, error) {
+	got := &leak{Reason: reason, Keys: map[string]int{}, Undelivered: map[bool]int{}, Received: s.site.ReceivedKeys(application)}
+	if obj.Status.ResignedEntries != nil {
+		got.Resigned = *obj.Status.ResignedEntries
+	}
+	var status string
+	var successor bool
+	var n int
+	for _, q := range []struct {
+		sql  string
+		args []any
+		into []any
+		each func()
+	}{
+		{`SELECT status, count(*) FROM webhook_signing_keys GROUP BY 1`, nil, []any{&status, &n}, func() { got.Keys[status] = n }},
+		{`SELECT kid = $1, count(*) FROM webhook_outbox_entries WHERE delivered_at IS NULL GROUP BY 1`, []any{obj.Status.SuccessorKid}, []any{&successor, &n}, func() { got.Undelivered[successor] = n }},
+		{`SELECT count(*) FROM webhook_outbox_entries WHERE event_type = 'webhook_key.compromised'`, nil, []any{&got.Events}, func() {}},
+		{`SELECT count(*) FROM playbook.event_requeues`, nil, []any{&got.Requeues}, func() {}},
+		{`SELECT count(*) FROM logi_test.requeues`, nil, []any{&got.Revivals}, func() {}},
+		{`SELECT coalesce(outcome, 'open') FROM playbook.operations`, nil, []any{&got.Outcome}, func() {}},
+	} {
+		rows, err := s.db.Query(ctx, q.sql, q.args...)
+		if err == nil {
+			_, err = pgx.ForEachRow(rows, q.into, func() error { q.each(); return nil })
+		}
+		if err != nil {
+			return nil, fmt.Errorf("reading what the run left behind: %w", err)
+		}
+	}
+	var replays v1alpha1.DLQReplayList
+	if err := s.admin.List(ctx, &replays, client.InNamespace(world.Namespace)); err != nil {
+		return nil, fmt.Errorf("reading what the run left behind: %w", err)
+	}
+	for i := range replays.Items {
+		if metav1.IsControlledBy(&replays.Items[i], obj) {
+			got.Replays++
+		}
+	}
+	return got, nil
+}
+
+// keyVariants are managers that are broken on purpose, and the fault that shows it.
+var keyVariants = []struct {
+	variant
+	fault crashmatrix.Fault
+}{
+	{variant{name: "a revocation that asks neither the ledger nor the key's row", rewrite: func(sql string) string {
+		sql = rewrite(`(FROM playbook\.key_revocations WHERE application_id = \$1 AND kid = \$2) FOR UPDATE`, "$1 AND false FOR UPDATE")(sql)
+		sql = rewrite(`SELECT status, algorithm FROM`, "SELECT 'active', algorithm FROM")(sql)
+		return rewrite(`(?s)(INSERT INTO playbook\.key_revocations.*\$10\))`, "$1 ON CONFLICT DO NOTHING")(sql)
+	}}, crashmatrix.Overtaken},
+	{variant{name: "a revocation whose event is another one each time", rewrite: func(sql string) string {
+		sql = rewrite(`(FROM playbook\.key_revocations WHERE application_id = \$1 AND kid = \$2) FOR UPDATE`, "$1 AND false FOR UPDATE")(sql)
+		sql = rewrite(`(?s)(INSERT INTO webhook_outbox_entries.*\$3::jsonb, )\$4`, "$1$$4::text || clock_timestamp()")(sql)
+		sql = rewrite(`SELECT id FROM webhook_outbox_entries WHERE idempotency_key = \$1`, "SELECT max(id) FROM webhook_outbox_entries WHERE idempotency_key LIKE $$1 || '%'")(sql)
+		return rewrite(`(?s)(INSERT INTO playbook\.key_revocations.*\$10\))`, "$1 ON CONFLICT DO NOTHING")(sql)
+	}}, crashmatrix.Overtaken},
+	{variant{name: "a replay of refused webhooks under a name of its own each time", kube: renamePosts()}, crashmatrix.ReplyLost},
+}
+
+// renamePosts gives each object that is created another name.
+func renamePosts() func(http.RoundTripper) http.RoundTripper {
+	var n atomic.Int64
+	return rewriteBody(http.MethodPost, func(body string) string {
+		return rewrite(`"name":"(run-\d+)-[^"]*","namespace"`, fmt.Sprintf(`"name":"${1}-%d","namespace"`, n.Add(1)))(body)
+	})
+}
+
+func TestCrashMatrixKeyCompromise(t *testing.T) {
+	ctx := context.Background()
+	s := newStage(t)
+	slots := make([]*slot, parallel)
+	for i := range slots {
+		var err error
+		if slots[i], err = s.newKeySlot(ctx, fmt.Sprintf("key-slot-%d", i)); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := slots[i].close(context.Background()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	clean, recorded, _, err := slots[0].endKey(ctx, nil, never, false)
+	if err != nil {
+		t.Fatalf("the clean run: %v", err)
+	}
+	t.Logf("%d effects; %+v", len(recorded), clean)
+	compare := func(got *leak) error {
+		if !reflect.DeepEqual(clean, got) {
+			return fmt.Errorf("differs from the clean run:\n%+v\n%+v", clean, got)
+		}
+		return nil
+	}
+	stale, _, _, err := slots[0].endKey(ctx, nil, never, true)
+	if err == nil {
+		err = compare(stale)
+	}
+	if err != nil {
+		t.Errorf("with stale reads: %v", err)
+	}
+	var plans []crashmatrix.Plan
+	for _, effect := range recorded {
+		for _, fault := range faultsAt(effect) {
+			plans = append(plans, crashmatrix.Plan{Effect: effect.Effect, Fault: fault})
+		}
+	}
+	try := func(s *slot, plan crashmatrix.Plan, v variant) error {
+		for range 5 {
+			got, _, fired, err := s.endKey(ctx, &plan, v, false)
+			if err == nil {
+				err = compare(got)
+			}
+			if err != nil || fired {
+				return err
+			}
+		}
+		return errNoEffect
+	}
+	var failed, absent atomic.Int64
+	each(slots, plans, func(s *slot, plan crashmatrix.Plan) bool {
+		switch err := try(s, plan, never); {
+		case errors.Is(err, errNoEffect) && plan.Nth > 1:
+			absent.Add(1)
+		case err != nil:
+			failed.Add(1)
+			t.Errorf("%s %s #%d: %v", plan.Fault, plan.What, plan.Nth, err)
+		}
+		return failed.Load() < 20
+	})
+	// A slow clean run makes a pass more than a fast one: those effects are further ones of a kind that has its plans, and few.
+	if absent.Load()*20 > int64(len(plans)) {
+		t.Errorf("%d of %d planned faults found no effect", absent.Load(), len(plans))
+	}
+	caught := 0
+	for _, v := range keyVariants {
+		var found atomic.Bool
+		each(slots, plans, func(s *slot, plan crashmatrix.Plan) bool {
+			if !found.Load() && plan.Fault == v.fault {
+				if err := try(s, plan, v.variant); err != nil && !errors.Is(err, errNoEffect) && !found.Swap(true) {
+					t.Logf("a manager with %s, %s %s #%d: %v", v.name, plan.Fault, plan.What, plan.Nth, err)
+				}
+			}
+			return !found.Load()
+		})
+		if found.Load() {
+			caught++
+		} else {
+			t.Errorf("a manager with %s passes", v.name)
+		}
+	}
+	fmt.Printf("crash matrix KeyCompromise: %d effects, %d plans, %d/%d variants caught\n", len(recorded), len(plans)+1-int(absent.Load()), caught, len(keyVariants))
+}
+
+// rewriteBody changes the bodies of requests on their way.
+func rewriteBody(method string, change func(string) string) func(http.RoundTripper) http.RoundTripper {
+	return func(next http.RoundTripper) http.RoundTripper {
+		return roundTrip(func(request *http.Request) (*http.Response, error) {
+			if request.Method != method {
+				return next.RoundTrip(request)
+			}
+			return next.RoundTrip(withBody(request, change))
+		})
+	}
+}
+
+// withBody is a request with its body changed.
+func withBody(request *http.Request, change func(string) string) *http.Request {
+	body, err := io.ReadAll(request.Body)
+	if err != nil {
+		panic(err)
+	}
+	changed := change(string(body))
+	request = request.Clone(request.Context())
+	request.Body, request.ContentLength = io.NopCloser(strings.NewReader(changed)), int64(len(changed))
+	return request
+}
