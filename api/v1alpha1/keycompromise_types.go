@@ -170,7 +170,7 @@ type StepBegun struct {
 
 	// at is when it began, or was last asked to go on.
 	// +required
-	At metav1.Time `json:"at,omitzero"`
+	At *metav1.Time `json:"at,omitempty"`
 }
 
 // KeyCompromise ends a webhook signing key that leaked: it is revoked and replaced in one transaction, and the object proves that

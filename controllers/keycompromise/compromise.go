@@ -101,7 +101,7 @@ func (s *compromise) overdue(step string, timeoutSeconds int32) bool {
 	i := slices.IndexFunc(s.obj.Status.StepsBegun, func(b v1alpha1.StepBegun) bool { return b.Step == step })
 	if i < 0 {
 		// The API keeps seconds.
-		s.obj.Status.StepsBegun = append(s.obj.Status.StepsBegun, v1alpha1.StepBegun{Step: step, At: metav1.NewTime(time.Now().Truncate(time.Second))})
+		s.obj.Status.StepsBegun = append(s.obj.Status.StepsBegun, v1alpha1.StepBegun{Step: step, At: new(metav1.NewTime(time.Now().Truncate(time.Second)))})
 		return false
 	}
 	return time.Since(s.obj.Status.StepsBegun[i].At.Time) > time.Duration(timeoutSeconds)*time.Second
