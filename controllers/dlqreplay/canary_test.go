@@ -51,6 +51,8 @@ func TestACanaryThatFailsLeavesTheRestAlone(t *testing.T) {
 	stalledAgain("first")
 	onlyCanaries(20)
 
+	// A canary entry that the dispatcher still tries would be delivered.
+	eventually(t, "all canary entries died again", func() bool { return s.count(`SELECT count(*) FROM webhook_outbox_entries WHERE dlq_at IS NULL`) == 0 })
 	s.SetFault(acme, logi.Fault{})
 	s.request(name, "second")
 	s.await(name, "going on", func(r *v1alpha1.DLQReplay) bool { return r.Status.LastHandledRequestedAt == "second" })
