@@ -1,0 +1,131 @@
+package bench
+
+import (
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"runtime"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/1pass-dev/playbook-operator/controllers/systems/platformdb"
+)
+
+// filler is the kid that the outbox of the benchmark is signed by.
+const filler = "whk_filler_1"
+
+// BenchmarkRevoke compares a revocation that signs 100,000 undelivered entries anew with the larger of its parts: one bare UPDATE of
+// the same rows with a signature as long, and the signing alone on all cores.
+func BenchmarkRevoke(b *testing.B) {
+	for _, algorithm := range []string{"EdDSA", "ES256"} {
+		var ofLimit, took []float64
+		for round := range rounds {
+			seconds := map[string]float64{}
+			sides := []string{"revoke", "update"}
+			for i := range sides {
+				side := sides[(round+i)%len(sides)]
+				d := copyOutbox(b)
+				sign := d.giveKey(b, algorithm)
+				d.exec(b, "CHECKPOINT")
+				// Both begin with the rows in memory.
+				rows, err := d.owner.Query(b.Context(), `SELECT payload::text FROM webhook_outbox_entries WHERE oauth_application_id = $1 AND dlq_at IS NOT NULL AND delivered_at IS NULL`, application)
+				check(b, err)
+				bodies, err := pgx.CollectRows(rows, pgx.RowTo[string])
+				check(b, err)
+				if side == "revoke" {
+					began := time.Now()
+					r := d.revoke(b, 1_000_000)
+					seconds["revoke"] = time.Since(began).Seconds()
+					if r.Resigned != dead {
+						b.Fatalf("%d entries were signed anew", r.Resigned)
+					}
+				} else {
+					began := time.Now()
+					d.exec(b, `UPDATE webhook_outbox_entries SET kid = 'whk_1_abcdefghij', signature = repeat('s', $2), updated_at = clock_timestamp()
+						WHERE oauth_application_id = $1 AND dlq_at IS NOT NULL AND delivered_at IS NULL`, application, 150)
+					seconds["update"] = time.Since(began).Seconds()
+					began = time.Now()
+					for _, body := range bodies {
+						sign([]byte(body))
+					}
+					seconds["sign"] = time.Since(began).Seconds() / float64(runtime.GOMAXPROCS(0))
+				}
+				d.drop(b)
+			}
+			ofLimit = append(ofLimit, seconds["revoke"]/max(seconds["update"], seconds["sign"]))
+			took = append(took, seconds["revoke"]*1000)
+			b.Logf("%s, round %d: revocation %.2f s, UPDATE %.2f s, signing on all cores %.2f s", algorithm, round, seconds["revoke"], seconds["update"], seconds["sign"])
+		}
+		b.ReportMetric(median(ofLimit), "of-limit-"+algorithm)
+		b.ReportMetric(median(took), "ms-"+algorithm)
+	}
+	b.ReportMetric(0, "ns/op")
+}
+
+// BenchmarkRevokeLarge measures a revocation with more undelivered entries than it signs anew.
+func BenchmarkRevokeLarge(b *testing.B) {
+	d := newDatabase(b, "large")
+	defer d.drop(b)
+	d.seed(b, application, 0, 1_000_000)
+	d.settle(b)
+	d.giveKey(b, "EdDSA")
+	began := time.Now()
+	if r := d.revoke(b, 100_000); !r.Deferred {
+		b.Fatal("it was not deferred")
+	}
+	b.ReportMetric(milliseconds(time.Since(began)), "revoke-ms")
+	b.ReportMetric(0, "ns/op")
+}
+
+// giveKey puts a key in the place of the filler's, and returns what signs with one of its kind.
+func (d *database) giveKey(b *testing.B, algorithm string) (sign func([]byte)) {
+	b.Helper()
+	var key any
+	switch algorithm {
+	case "EdDSA":
+		_, private, err := ed25519.GenerateKey(rand.Reader)
+		check(b, err)
+		key, sign = private, func(body []byte) { ed25519.Sign(private, body) }
+	case "ES256":
+		private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		check(b, err)
+		key, sign = private, func(body []byte) {
+			digest := sha256.Sum256(body)
+			_, err := ecdsa.SignASN1(rand.Reader, private, digest[:])
+			check(b, err)
+		}
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	check(b, err)
+	d.exec(b, `UPDATE webhook_signing_keys SET algorithm = $2, private_key = $3 WHERE kid = $1`, filler, algorithm,
+		string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})))
+	return sign
+}
+
+// revoke ends the filler's key by the role that a KeyCompromise uses.
+func (d *database) revoke(b *testing.B, limit int64) *platformdb.Revocation {
+	b.Helper()
+	server, err := postgres()
+	check(b, err)
+	d.exec(b, fmt.Sprintf("ALTER ROLE playbook_signer PASSWORD '%s'", password))
+	db, err := platformdb.Open(server.URLFor("playbook_signer", password, d.name), nil)
+	check(b, err)
+	defer db.Close()
+	operator, err := platformdb.Open(server.URLFor("playbook_operator", password, d.name), nil)
+	check(b, err)
+	defer operator.Close()
+	id := platformdb.Identity{UID: uuid.NewString(), Kind: "KeyCompromise", Namespace: "bench", Name: "bench", SpecDigest: "bench", ApplicationID: application}
+	_, err = operator.OpenOperation(b.Context(), id)
+	check(b, err)
+	r, err := db.Revoke(b.Context(), id.UID, filler, "benchmark", limit)
+	check(b, err)
+	return r
+}
