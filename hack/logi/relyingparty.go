@@ -43,7 +43,7 @@ func (s *Server) SetFault(application int64, fault Fault) {
 	s.faults[application] = fault
 }
 
-// Forget forgets faults, counts, what was received, keys and nonces, as if the platform had just started.
+// Forget forgets faults, counts, what was received, keys, nonces, and how long keys are kept, as if the platform had just started.
 func (s *Server) Forget() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -53,6 +53,9 @@ func (s *Server) Forget() {
 	clear(s.nonces)
 	clear(s.jwks)
 	clear(s.leaked)
+	clear(s.jwksTTL)
+	clear(s.replicas)
+	s.jwksTurn, s.jwksDown = 0, ""
 }
 
 // Counts by application, of those that were attempted.
