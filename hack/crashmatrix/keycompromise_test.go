@@ -395,7 +395,6 @@ func TestCrashMatrixKeyCompromise(t *testing.T) {
 			}
 		})
 	}
-	began := time.Now()
 	clean, recorded, _, err := slots[0].endKey(ctx, nil, never, false, false)
 	if err != nil {
 		t.Fatalf("the clean run: %v", err)
@@ -456,7 +455,6 @@ func TestCrashMatrixKeyCompromise(t *testing.T) {
 	}
 	each(slots, plans, func(s *slot, plan crashmatrix.Plan) bool { return judge(s, plan, false) })
 	each(slots, deletions, func(s *slot, plan crashmatrix.Plan) bool { return judge(s, plan, true) })
-	t.Logf("%s for %d plans and %d deletions", time.Since(began), len(plans), len(deletions))
 	// A slow clean run makes a pass more than a fast one: those effects are further ones of a kind that has its plans, and few.
 	played := len(plans) + len(deletions) + 1
 	if absent.Load()*20 > int64(played) {
