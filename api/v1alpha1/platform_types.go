@@ -71,7 +71,8 @@ type PlatformDatabase struct {
 	ReadOnlySecretRef *SecretReference `json:"readOnlySecretRef,omitempty"`
 
 	// signingSecretRef names the Secret whose key "url" is the connection URL of the role playbook_signer, the only one that can
-	// read and write signing keys. Without it no KeyCompromise runs.
+	// read and write signing keys. Without it no KeyCompromise runs, and a DLQReplay leaves what is signed under a kid that is no
+	// longer published.
 	// +optional
 	SigningSecretRef *SecretReference `json:"signingSecretRef,omitempty"`
 }

@@ -817,6 +817,11 @@ func (in *ReplayProgress) DeepCopyInto(out *ReplayProgress) {
 		*out = new(int64)
 		**out = **in
 	}
+	if in.Resigned != nil {
+		in, out := &in.Resigned, &out.Resigned
+		*out = new(int64)
+		**out = **in
+	}
 	if in.Unpublished != nil {
 		in, out := &in.Unpublished, &out.Unpublished
 		*out = new(int64)
