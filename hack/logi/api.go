@@ -17,6 +17,9 @@ import (
 
 func (s *Server) routes() http.Handler {
 	mux := http.NewServeMux()
+	for _, prefix := range []string{"/pagerduty/", "/slack/", "/hooks/", "/statuspage/", "/_control/services"} {
+		mux.Handle(prefix, s.Services)
+	}
 	// As Rails' health controller: it looks at neither the database nor Redis.
 	mux.HandleFunc("GET /up", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/html")

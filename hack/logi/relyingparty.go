@@ -45,6 +45,7 @@ func (s *Server) SetFault(application int64, fault Fault) {
 
 // Forget forgets faults, counts, what was received, keys and nonces, as if the platform had just started.
 func (s *Server) Forget() {
+	s.Services.Forget()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	clear(s.faults)

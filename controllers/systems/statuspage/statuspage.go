@@ -23,6 +23,8 @@ const (
 	maxAnswer = 4 << 20
 	// perPage is the most that the API gives at once.
 	perPage = 100
+	// maxPages bounds a listing that doesn't end.
+	maxPages = 10
 	maxName = 255
 	maxBody = 25000
 )
@@ -107,10 +109,10 @@ func (w wireIncident) incident() Incident {
 // Unresolved are the page's open incidents, whoever wrote them.
 func (p Page) Unresolved(ctx context.Context) ([]Incident, error) {
 	var all []Incident
-	for page := 1; ; page++ {
+	for page := 1; page <= maxPages; page++ {
 		var list []wireIncident
 		query := url.Values{"page": {strconv.Itoa(page)}, "per_page": {strconv.Itoa(perPage)}}
-		if err := p.call(ctx, http.MethodGet, "/incidents/unresolved?"+query.Encode(), nil, http.StatusOK, &list); err != nil {
+		if err := p.call(ctx, http.MethodGet, "/incidents/unresolved?"+query.Encode(), nil, http.StatusOK, &list, func() bool { return list != nil }); err != nil {
 			return nil, fmt.Errorf("listing the status page's open incidents: %w", err)
 		}
 		for _, w := range list {
@@ -120,6 +122,7 @@ func (p Page) Unresolved(ctx context.Context) ([]Incident, error) {
 			return all, nil
 		}
 	}
+	return nil, fmt.Errorf("listing the status page's open incidents: there are more than %d", maxPages*perPage)
 }
 
 // Find is the open incident that was created under key, or nil. Of several, which only two callers at once could have made, it is
@@ -146,7 +149,7 @@ func (p Page) Create(ctx context.Context, key string, n Notice) (*Incident, erro
 	incident["name"] = cut(n.Name, maxName)
 	incident["metadata"] = map[string]wireMetadata{"playbook": {Key: key}}
 	var made wireIncident
-	if err := p.call(ctx, http.MethodPost, "/incidents", map[string]any{"incident": incident}, http.StatusCreated, &made); err != nil {
+	if err := p.call(ctx, http.MethodPost, "/incidents", map[string]any{"incident": incident}, http.StatusCreated, &made, func() bool { return made.ID != "" }); err != nil {
 		return nil, fmt.Errorf("publishing a notice on the status page: %w", err)
 	}
 	return new(made.incident()), nil
@@ -159,7 +162,7 @@ func (p Page) Update(ctx context.Context, id string, n Notice) (*Incident, error
 		incident["name"] = cut(n.Name, maxName)
 	}
 	var made wireIncident
-	if err := p.call(ctx, http.MethodPatch, "/incidents/"+url.PathEscape(id), map[string]any{"incident": incident}, http.StatusOK, &made); err != nil {
+	if err := p.call(ctx, http.MethodPatch, "/incidents/"+url.PathEscape(id), map[string]any{"incident": incident}, http.StatusOK, &made, func() bool { return made.ID != "" }); err != nil {
 		return nil, fmt.Errorf("updating the notice on the status page: %w", err)
 	}
 	return new(made.incident()), nil
@@ -173,7 +176,7 @@ func (n Notice) wire() map[string]any {
 	return incident
 }
 
-func (p Page) call(ctx context.Context, method, path string, body any, want int, into any) error {
+func (p Page) call(ctx context.Context, method, path string, body any, want int, into any, complete func() bool) error {
 	answer, err := outbound.Do(ctx, p.Transport, outbound.Call{
 		Method: method, URL: strings.TrimSuffix(cmp.Or(p.URL, defaultURL), "/") + "/pages/" + url.PathEscape(p.ID) + path, Body: body,
 		Header: map[string]string{"Authorization": "OAuth " + p.Key}, Secrets: []string{p.Key}, MaxAnswer: maxAnswer,
@@ -181,7 +184,8 @@ func (p Page) call(ctx context.Context, method, path string, body any, want int,
 	if err != nil {
 		return err
 	}
-	if answer.Status == want && json.Unmarshal(answer.Body, into) == nil {
+	// JSON that is something else is no answer: a null that passed for an empty list would publish a second notice.
+	if answer.Status == want && json.Unmarshal(answer.Body, into) == nil && complete() {
 		return nil
 	}
 	// The error is one text or several.
