@@ -20,6 +20,7 @@ const dialTimeout = 4 * time.Second
 //
 // Loopback and private addresses are allowed, since platforms run in clusters. Where the environment names a proxy (HTTPS_PROXY),
 // the proxy resolves names, and it is the proxy that has to refuse what they resolve to; addresses in URLs are refused here still.
+// The resolver's own connections are not checked: NodeLocal DNSCache listens on a link-local address.
 func NewTransport() *http.Transport {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	dialer := &net.Dialer{Timeout: dialTimeout, KeepAlive: 30 * time.Second, Control: func(_, address string, _ syscall.RawConn) error {

@@ -25,8 +25,8 @@ const (
 	perPage = 100
 	// maxPages bounds a listing that doesn't end.
 	maxPages = 10
-	maxName = 255
-	maxBody = 25000
+	maxName  = 255
+	maxBody  = 25000
 )
 
 // Page is one page at Statuspage.io. Its methods' errors are *outbound.Refused where another attempt is no use, *outbound.Limited
