@@ -202,7 +202,8 @@ func (s *Services) faulty(service string, do func(r *http.Request, body []byte) 
 			panic(http.ErrAbortHandler)
 		case fault.Garbage:
 			if conn, _, err := w.(http.Hijacker).Hijack(); err == nil {
-				_, _ = io.WriteString(conn, "EHLO "+request+"\r\n\r\n")
+				// In one word, which net/http repeats in its error.
+				_, _ = io.WriteString(conn, strings.ReplaceAll(request, " ", "_")+"\r\n\r\n")
 				_ = conn.Close()
 			}
 			return

@@ -35,6 +35,17 @@ func signingKey(secret string) ([]byte, error) {
 	return key, nil
 }
 
+// Sign makes a webhook-signature over id, timestamp (Unix seconds) and body.
+func Sign(secret, id, timestamp string, body []byte) (string, error) {
+	key, err := signingKey(secret)
+	if err != nil {
+		return "", err
+	}
+	mac := hmac.New(sha256.New, key)
+	fmt.Fprintf(mac, "%s.%s.%s", id, timestamp, body)
+	return "v1," + base64.StdEncoding.EncodeToString(mac.Sum(nil)), nil
+}
+
 type webhookBody struct {
 	Type      string      `json:"type"`
 	Timestamp time.Time   `json:"timestamp"`
@@ -53,10 +64,6 @@ type webhookData struct {
 // Send posts the message: {type: page.triggered | page.acknowledged | page.resolved, timestamp, data: {key, severity, summary, source,
 // url, details}}.
 func (w Webhook) Send(ctx context.Context, transport http.RoundTripper, m Message) error {
-	key, err := signingKey(w.Secret)
-	if err != nil {
-		return &outbound.Refused{Message: "the webhook's secret " + err.Error()}
-	}
 	at := m.At.UTC().Truncate(time.Second)
 	body, err := json.Marshal(webhookBody{
 		Type:      map[Event]string{Trigger: "page.triggered", Acknowledge: "page.acknowledged", Resolve: "page.resolved"}[m.Event],
@@ -70,13 +77,13 @@ func (w Webhook) Send(ctx context.Context, transport http.RoundTripper, m Messag
 	digest := sha256.Sum256(fmt.Appendf(nil, "%s\x00%s\x00%d", m.Event, m.Key, at.Unix()))
 	id := "msg_" + hex.EncodeToString(digest[:16])
 	now := strconv.FormatInt(time.Now().Unix(), 10)
-	mac := hmac.New(sha256.New, key)
-	fmt.Fprintf(mac, "%s.%s.%s", id, now, body)
+	signature, err := Sign(w.Secret, id, now, body)
+	if err != nil {
+		return &outbound.Refused{Message: "the webhook's secret " + err.Error()}
+	}
 	answer, err := outbound.Do(ctx, transport, outbound.Call{
-		Method: http.MethodPost, URL: w.URL, Body: body, Secrets: []string{w.Secret, string(key)}, MaxAnswer: maxAnswer,
-		Header: map[string]string{
-			"webhook-id": id, "webhook-timestamp": now, "webhook-signature": "v1," + base64.StdEncoding.EncodeToString(mac.Sum(nil)),
-		},
+		Method: http.MethodPost, URL: w.URL, Body: body, MaxAnswer: maxAnswer,
+		Header: map[string]string{"webhook-id": id, "webhook-timestamp": now, "webhook-signature": signature},
 	})
 	if err != nil {
 		return err
@@ -84,6 +91,6 @@ func (w Webhook) Send(ctx context.Context, transport http.RoundTripper, m Messag
 	if answer.Status/100 == 2 {
 		return nil
 	}
-	// What a receiver writes may be anything.
+	// What a receiver writes may be anything, so none of it is repeated.
 	return answer.Err("")
 }
