@@ -21,6 +21,9 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("POST /oauth/token", s.serveToken)
 	mux.Handle(RenderPath+"/", http.StripPrefix(RenderPath, s.render))
 	s.renderControls(mux)
+	for _, prefix := range []string{"/pagerduty/", "/slack/", "/hooks/", "/statuspage/", "/_control/services"} {
+		mux.Handle(prefix, s.Services)
+	}
 	mux.HandleFunc("GET /.well-known/jwks.json", s.serveJWKS)
 	mux.HandleFunc("POST /rp/{application}/webhooks", s.serveWebhook)
 	mux.Handle("GET /api/v1/admin/webhook_outbox", s.admin(s.listOutbox))

@@ -46,6 +46,9 @@ type Config struct {
 
 // Server is a running platform.
 type Server struct {
+	// Services by whom people are told, at URL().
+	Services *Services
+
 	config     Config
 	pool       *pgxpool.Pool
 	url        string
@@ -124,7 +127,8 @@ func Start(ctx context.Context, config Config) (*Server, error) {
 	}
 	transport := &http.Transport{MaxIdleConnsPerHost: config.Workers}
 	s := &Server{
-		config: config, pool: pool, url: "http://" + listener.Addr().String(), adminToken: rand.Text(), render: NewRender(),
+		Services: NewServices(),
+		config:   config, pool: pool, url: "http://" + listener.Addr().String(), adminToken: rand.Text(), render: NewRender(),
 		client: &http.Client{Timeout: config.DeliveryTimeout, Transport: transport},
 		faults: map[int64]Fault{}, arrivals: map[int64]int{}, counts: map[int64]*ApplicationCounts{}, seen: map[int64]map[string]int{},
 		jwks: map[int64]cachedKeys{}, nonces: map[string]nonce{}, clients: map[string]string{}, leaked: map[int64]map[string]bool{},

@@ -46,6 +46,7 @@ func (s *Server) SetFault(application int64, fault Fault) {
 // Forget forgets faults, counts, what was received, keys, nonces and deploys, as if the platform had just started.
 func (s *Server) Forget() {
 	s.render.Forget()
+	s.Services.Forget()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	clear(s.faults)
