@@ -1,6 +1,7 @@
 package logi
 
 import (
+	"bytes"
 	"cmp"
 	"crypto/rand"
 	"crypto/sha256"
@@ -322,6 +323,12 @@ func (s *renderService) shown() map[string]any {
 
 // ServeHTTP counts, fails as it is told, checks the key, and does what is asked.
 func (r *Render) ServeHTTP(w http.ResponseWriter, request *http.Request) {
+	// net/http notices that a client has gone only once the body was read; and it is not read under the lock.
+	text, err := io.ReadAll(request.Body)
+	if err != nil {
+		panic(http.ErrAbortHandler)
+	}
+	request.Body = io.NopCloser(bytes.NewReader(text))
 	fault := r.arrive(request)
 	do := func(w http.ResponseWriter) {
 		if subtle.ConstantTimeCompare([]byte(request.Header.Get("Authorization")), []byte("Bearer "+r.key)) != 1 {
@@ -402,12 +409,6 @@ func (*unheard) Write(b []byte) (int, error) { return len(b), nil }
 // handle finds the service that a request is about, under the lock. A nil body is left out.
 func (r *Render) handle(do func(*http.Request, *renderService) (int, any)) http.HandlerFunc {
 	return func(w http.ResponseWriter, request *http.Request) {
-		// What is asked is read first: a client may be slow.
-		text, err := io.ReadAll(request.Body)
-		if err != nil {
-			return
-		}
-		request.Body = io.NopCloser(strings.NewReader(string(text)))
 		r.mu.Lock()
 		status, body := http.StatusNotFound, refusal("not found: "+request.PathValue("service"))
 		if s := r.services[request.PathValue("service")]; s != nil {

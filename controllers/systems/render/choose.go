@@ -82,7 +82,7 @@ func Choose(service *Service, deploys []Deploy, r Regression) Choice {
 			out[lived[i].Commit] = true
 		}
 	}
-	for _, d := range deploys {
+	for _, d := range lived {
 		if slices.Contains(r.Tried, d.ID) {
 			out[d.Commit] = true
 		}
