@@ -213,7 +213,7 @@ func (r *Render) SetRollbackDelay(d time.Duration) {
 	r.rollbackDelay = d
 }
 
-// HandleJobs runs each job's command by calling run; a job fails that it returns an error for. Without it, all do.
+// HandleJobs runs each job by calling run; one that it returns an error for fails. Without it, all do. Close waits for run to return.
 func (r *Render) HandleJobs(run func(serviceID, startCommand string) error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
