@@ -383,6 +383,55 @@ func TestAWriteOverAConnectionThatIsClosedUnderItIsNotRepeated(t *testing.T) {
 	}
 }
 
+// The server closes idle connections at any time: whether a call finds that out before or after it has written, it is never made
+// twice, and one that was not made never counts as done.
+func TestIdleConnectionsThatCloseMakeNoWriteTwice(t *testing.T) {
+	t.Parallel()
+	var calls, done, open int64
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		atomic.AddInt64(&calls, 1)
+		_, _ = io.WriteString(w, `{"id":"dep-1"}`)
+	}))
+	t.Cleanup(server.Close)
+	transport := &http.Transport{}
+	t.Cleanup(transport.CloseIdleConnections)
+	for range 200 {
+		// Each has a budget of its own.
+		_, err := render.New(server.URL, "key", transport).Rollback(t.Context(), web, "dep-1")
+		switch got := class(err); got {
+		case "done":
+			done++
+		case "open":
+			open++
+		case "not sent":
+		default:
+			t.Error(got)
+		}
+		go server.CloseClientConnections()
+	}
+	if n := atomic.LoadInt64(&calls); n < done || n > done+open {
+		t.Errorf("the far side saw %d calls; %d succeeded and %d are open", n, done, open)
+	}
+}
+
+func TestAnAnswerThatLeavesOpenWhatMattersIsAnError(t *testing.T) {
+	t.Parallel()
+	answered := func(text string) *render.Client {
+		return render.New("", "key", answering(func(*http.Request) string { return text }))
+	}
+	for _, text := range []string{`{"id":"srv-web","autoDeploy":"yes"}`, `{"id":"srv-web","suspended":"perhaps"}`, `{"suspended":"not_suspended"}`} {
+		if s, err := answered(text).Service(t.Context(), web); err == nil {
+			t.Errorf("%s: %+v", text, s)
+		}
+	}
+	if err := answered(aService).SetAutoDeploy(t.Context(), web, true); err == nil || !strings.Contains(err.Error(), "nothing changed") {
+		t.Error(err)
+	}
+	if d, err := answered(`{"id":"dep-1","status":"live","image":{"ref":"app:1","sha":"sha256:abc"}}`).Deploy(t.Context(), web, "dep-1"); err != nil || d.Commit != "sha256:abc" {
+		t.Errorf("%+v, %v", d, err)
+	}
+}
+
 func TestWhenToComeBackIsReadInEveryForm(t *testing.T) {
 	t.Parallel()
 	date := time.Date(2026, 11, 23, 3, 0, 0, 0, time.UTC) // the server's clock, which is not ours
