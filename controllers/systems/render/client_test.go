@@ -466,6 +466,19 @@ func TestWhenToComeBackIsReadInEveryForm(t *testing.T) {
 	}
 }
 
+func TestTheFarSidesOwnLimitIsUnderstood(t *testing.T) {
+	t.Parallel()
+	r, c := start(t)
+	r.LimitRates(1, 1)
+	if _, err := c.Service(t.Context(), web); err != nil {
+		t.Error(err)
+	}
+	_, err := c.Service(t.Context(), web)
+	if limited := (*render.Limited)(nil); !errors.As(err, &limited) || limited.RetryAfter > time.Minute {
+		t.Errorf("%v", err)
+	}
+}
+
 // answering answers every call in memory, so that a test has its own time.
 type answering func(*http.Request) string
 
