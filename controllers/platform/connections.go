@@ -16,8 +16,11 @@ import (
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
 	"github.com/1pass-dev/playbook-operator/controllers/playbook"
+	"github.com/1pass-dev/playbook-operator/controllers/systems/paging"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/platformapi"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/platformdb"
+	"github.com/1pass-dev/playbook-operator/controllers/systems/render"
+	"github.com/1pass-dev/playbook-operator/controllers/systems/statuspage"
 )
 
 // secretInterval is how often a Secret is read at most, and so how soon a changed one takes effect.
@@ -33,8 +36,16 @@ type Connections struct {
 	// Transport carries HTTP requests; nil is net/http's.
 	Transport http.RoundTripper
 
-	mu    sync.Mutex
-	pools map[poolKey]*pool
+	mu      sync.Mutex
+	pools   map[poolKey]*pool
+	renders map[types.NamespacedName]*renderClient
+}
+
+// renderClient is kept, since the limits that it heeds are the key's.
+type renderClient struct {
+	url, key string
+	readAt   time.Time
+	*render.Client
 }
 
 type poolKey struct {
@@ -117,6 +128,68 @@ func (c *Connections) AdminAPI(ctx context.Context, p *v1alpha1.Platform) (*plat
 	return platformapi.NewAdmin(p.Spec.URL, token, c.Transport), nil
 }
 
+// Render is the Platform's account at Render.
+func (c *Connections) Render(ctx context.Context, p *v1alpha1.Platform) (*render.Client, error) {
+	if p.Spec.Render == nil {
+		return nil, unusable("Platform %q has no spec.render: name a Secret there whose key \"apiKey\" is an API key of Render", p.Name)
+	}
+	name := client.ObjectKeyFromObject(p)
+	c.mu.Lock()
+	known := c.renders[name]
+	fresh := known != nil && known.url == p.Spec.Render.URL && time.Since(known.readAt) < secretInterval
+	c.mu.Unlock()
+	if fresh {
+		return known.Client, nil
+	}
+	key, err := c.value(ctx, p, p.Spec.Render.SecretRef.Name, "apiKey")
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	known = c.renders[name]
+	if known != nil && known.url == p.Spec.Render.URL && known.key == key {
+		known.readAt = time.Now()
+		return known.Client, nil
+	}
+	if c.renders == nil {
+		c.renders = map[types.NamespacedName]*renderClient{}
+	}
+	made := &renderClient{url: p.Spec.Render.URL, key: key, readAt: time.Now(), Client: render.New(p.Spec.Render.URL, key, c.Transport)}
+	c.renders[name] = made
+	return made.Client, nil
+}
+
+// Channel is a way to reach people.
+func (c *Connections) Channel(ctx context.Context, p *v1alpha1.Platform, channel v1alpha1.Channel) (paging.Channel, error) {
+	data, err := c.Secret(ctx, p, channel.SecretRef.Name)
+	if err != nil {
+		return nil, err
+	}
+	opened, err := paging.Open(channel.Type, data)
+	if err != nil {
+		return nil, unusable("Secret %q: %w", channel.SecretRef.Name, err)
+	}
+	return opened, nil
+}
+
+// StatusPage is the Platform's page at Statuspage.io; nil where it has none there.
+func (c *Connections) StatusPage(ctx context.Context, p *v1alpha1.Platform) (*statuspage.Page, error) {
+	if p.Spec.StatusPage == nil || p.Spec.StatusPage.SecretRef == nil {
+		return nil, nil
+	}
+	name := p.Spec.StatusPage.SecretRef.Name
+	key, err := c.value(ctx, p, name, "apiKey")
+	if err != nil {
+		return nil, err
+	}
+	data, err := c.Secret(ctx, p, name)
+	if err != nil {
+		return nil, err
+	}
+	return &statuspage.Page{URL: strings.TrimSpace(string(data["url"])), ID: p.Spec.StatusPage.PageID, Key: key, Transport: c.Transport}, nil
+}
+
 // Secret reads a Secret of the Platform's namespace, if its label says that it is for this Platform: whoever may write a Platform
 // could otherwise send any Secret of the namespace to a URL of their choice.
 func (c *Connections) Secret(ctx context.Context, p *v1alpha1.Platform, name string) (map[string][]byte, error) {
@@ -154,6 +227,7 @@ func unusable(format string, args ...any) error {
 func (c *Connections) Forget(name types.NamespacedName) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	delete(c.renders, name)
 	for key, pool := range c.pools {
 		if key.platform == name {
 			go pool.db.Close()
