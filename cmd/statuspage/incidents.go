@@ -2,7 +2,8 @@ package main
 
 import (
 	"cmp"
-	"context"
+	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -12,8 +13,9 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	apiwatch "k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/dynamic/dynamicinformer"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 )
 
@@ -39,53 +41,51 @@ type Update struct {
 
 // Incidents are the notices of a namespace, as the API server last told them.
 type Incidents struct {
-	store cache.Store
-	cache.Controller
+	cache.SharedIndexInformer
 
 	mu        sync.Mutex
 	connected bool
 	lostAt    time.Time
 }
 
-// watch prepares to follow the Incidents of a namespace, from Run on.
-func watch(client dynamic.Interface, namespace string) *Incidents {
+// newIncidents prepares to follow the Incidents of a namespace, from RunWithContext on.
+func newIncidents(config *rest.Config, namespace string) (*Incidents, error) {
 	i := &Incidents{}
-	resource := client.Resource(incidentsResource).Namespace(namespace)
-	// A watch that breaks is begun again at once, so that whether the last call succeeded says whether the API server is there.
-	// Where it vanishes without a word, the client notices by HTTP/2 pings within 45 s.
-	lister := &cache.ListWatch{
-		ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
-			list, err := resource.List(ctx, options)
-			i.note(err)
-			return list, err
-		},
-		WatchFuncWithContext: func(ctx context.Context, options metav1.ListOptions) (apiwatch.Interface, error) {
-			events, err := resource.Watch(ctx, options)
-			i.note(err)
-			return events, err
-		},
+	config = rest.CopyConfig(config)
+	config.Wrap(func(next http.RoundTripper) http.RoundTripper { return &contact{next, i} })
+	client, err := dynamic.NewForConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("preparing the client: %w", err)
 	}
-	i.store, i.Controller = cache.NewInformerWithOptions(cache.InformerOptions{
-		ListerWatcher: cache.ToListWatcherWithWatchListSemantics(lister, client),
-		ObjectType:    &unstructured.Unstructured{},
-		Transform:     public,
-	})
-	return i
+	i.SharedIndexInformer = dynamicinformer.NewFilteredDynamicInformer(client, incidentsResource, namespace, 0, cache.Indexers{}, nil).Informer()
+	if err := i.SetTransform(public); err != nil {
+		return nil, fmt.Errorf("preparing the informer: %w", err)
+	}
+	return i, nil
 }
 
-// Run follows the Incidents until ctx ends.
-func (i *Incidents) Run(ctx context.Context) { i.RunWithContext(ctx) }
+// contact notes whether the API server is there. A watch that breaks is begun again at once, so the last call says it; where the
+// server vanishes without a word, the client notices by HTTP/2 pings in about a minute. The informer doesn't tell: to it, a watch that is
+// cut off before it begins is an empty one.
+type contact struct {
+	next      http.RoundTripper
+	incidents *Incidents
+}
 
-func (i *Incidents) note(err error) {
+func (c *contact) RoundTrip(r *http.Request) (*http.Response, error) {
+	response, err := c.next.RoundTrip(r)
+	i, there := c.incidents, err == nil && response.StatusCode == http.StatusOK
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if err != nil && i.connected {
+	if i.connected && !there {
 		i.lostAt = time.Now()
 	}
-	i.connected = err == nil
+	i.connected = there
+	return response, err
 }
 
-// public leaves of an Incident what may be shown, and what the cache needs: nothing else of it is kept in this process.
+// public leaves of an Incident what may be shown, and what the cache needs: nothing else of it is kept in this process. It may be
+// given again what it has left, and leaves all of that.
 func public(object any) (any, error) {
 	incident, ok := object.(*unstructured.Unstructured)
 	if !ok {
@@ -100,8 +100,8 @@ func public(object any) (any, error) {
 	severity, _, _ := unstructured.NestedString(incident.Object, "status", "severity")
 	declared, _, _ := unstructured.NestedString(incident.Object, "spec", "severity")
 	notice, found, err := unstructured.NestedMap(incident.Object, "status", "notice")
-	if err == nil && found && cmp.Or(severity, declared) == "sev1" {
-		kept.Object["notice"] = notice
+	if severity = cmp.Or(severity, declared); err == nil && found && severity == "sev1" {
+		kept.Object["status"] = map[string]any{"severity": severity, "notice": notice}
 	}
 	return kept, nil
 }
@@ -112,12 +112,12 @@ func (i *Incidents) Notices() (notices []Notice, lostAt time.Time, known bool) {
 	if !i.HasSynced() {
 		return nil, time.Time{}, false
 	}
-	for _, object := range i.store.List() {
+	for _, object := range i.GetStore().List() {
 		kept, ok := object.(*unstructured.Unstructured)
 		if !ok {
 			continue
 		}
-		content, found, _ := unstructured.NestedMap(kept.Object, "notice")
+		content, found, _ := unstructured.NestedMap(kept.Object, "status", "notice")
 		var notice Notice
 		if !found || runtime.DefaultUnstructuredConverter.FromUnstructured(content, &notice) != nil {
 			continue

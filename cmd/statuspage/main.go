@@ -15,7 +15,6 @@ import (
 	"syscall"
 	"time"
 
-	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/tools/clientcmd"
 )
 
@@ -46,22 +45,21 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return fmt.Errorf("finding the API server: %w", err)
 	}
-	client, err := dynamic.NewForConfig(config)
+	incidents, err := newIncidents(config, *namespace)
 	if err != nil {
-		return fmt.Errorf("preparing the client: %w", err)
+		return err
 	}
 	listener, err := net.Listen("tcp", *listen)
 	if err != nil {
 		return fmt.Errorf("listening: %w", err)
 	}
-	incidents := watch(client, *namespace)
 	server := &http.Server{
-		Handler: handler(*title, incidents, time.Now), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second,
+		Handler: handler(*title, incidents.Notices, time.Now), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second,
 		IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	var running sync.WaitGroup
-	running.Go(func() { incidents.Run(ctx) })
+	running.Go(func() { incidents.RunWithContext(ctx) })
 	running.Go(func() {
 		<-ctx.Done()
 		graceful, done := context.WithTimeout(context.Background(), 5*time.Second)

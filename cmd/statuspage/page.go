@@ -64,16 +64,12 @@ func view(notices []Notice, lostAt, now time.Time) View {
 	return v
 }
 
-// source of what is shown, which is Incidents.Notices.
-type source interface {
-	Notices() (notices []Notice, lostAt time.Time, known bool)
-}
-
-// handler serves the page, /incidents.json, and /healthz, which is about this process and not about the platform.
-func handler(title string, incidents source, now func() time.Time) http.Handler {
+// handler serves the page, /incidents.json, and /healthz, which is about this process and not about the platform. latest is
+// Incidents.Notices.
+func handler(title string, latest func() (notices []Notice, lostAt time.Time, known bool), now func() time.Time) http.Handler {
 	mux := http.NewServeMux()
 	serve := func(w http.ResponseWriter, contentType string, render func(View) ([]byte, error)) {
-		notices, lostAt, known := incidents.Notices()
+		notices, lostAt, known := latest()
 		if !known {
 			// Nothing is known yet; "no incidents" would be a claim.
 			w.Header().Set("Cache-Control", "no-store")
