@@ -59,7 +59,7 @@ type ServiceFault struct {
 	Echo bool `json:"echo,omitempty"`
 	// DelayMilliseconds before any answer.
 	DelayMilliseconds int `json:"delayMilliseconds,omitempty"`
-	// Stall sends the answer's status and no body, until the client has gone.
+	// Stall sends the answer's status and no body, until the client has gone, for a minute at most.
 	Stall bool `json:"stall,omitempty"`
 	// Refuse closes the connection before anything was taken, LoseReply after it was.
 	Refuse    bool `json:"refuse,omitempty"`
@@ -247,7 +247,10 @@ func (s *Services) faulty(service string, do func(r *http.Request, body []byte) 
 
 func stall(w http.ResponseWriter, r *http.Request) {
 	_ = http.NewResponseController(w).Flush()
-	<-r.Context().Done()
+	select {
+	case <-r.Context().Done():
+	case <-time.After(time.Minute): // a client that waits for ever
+	}
 }
 
 // xs reads as x for ever.
@@ -423,5 +426,5 @@ func (s *Services) receive(r *http.Request, body []byte) (int, any) {
 	} else {
 		s.webhooks = append(s.webhooks, Webhook{Name: name, ID: id, Body: string(body), Times: 1})
 	}
-	return http.StatusNoContent, ""
+	return http.StatusOK, ""
 }

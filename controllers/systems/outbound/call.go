@@ -74,8 +74,8 @@ type Limited struct {
 func (e *Limited) Error() string { return fmt.Sprintf("limited with HTTP %d", e.Status) }
 
 // Do makes the call once, following no redirect: a redirected POST would take its secrets elsewhere, or become a GET. A nil
-// transport is one that NewTransport made. A *Refused is about the call itself, as for a URL that is none; any other error leaves
-// open whether the far side did what it was asked. No error repeats the URL, a header, the body or what the far side wrote.
+// transport is one that NewTransport made. A *Refused is about the call itself, as for a URL that is none, and with a *RefusedAddress
+// nothing was sent either; any other error leaves open whether the far side did what it was asked. No error repeats the URL, a header, the body or what the far side wrote.
 func Do(ctx context.Context, transport http.RoundTripper, call Call) (*Answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, Timeout)
 	defer cancel()

@@ -202,7 +202,7 @@ func TestEveryFaultIsOfOneClassAndTellsNoSecret(t *testing.T) {
 // deadlineFor a fault is short where it never answers.
 func deadlineFor(f logi.ServiceFault) time.Duration {
 	if f.DelayMilliseconds > 0 || f.Stall {
-		return 300 * time.Millisecond
+		return 2 * time.Second
 	}
 	return time.Minute
 }
@@ -264,7 +264,7 @@ func TestACancelledSendSaysSo(t *testing.T) {
 func TestASendEndsByItself(t *testing.T) {
 	t.Parallel()
 	s := start(t)
-	s.SetFault(logi.PagerDuty, logi.ServiceFault{DelayMilliseconds: 600_000})
+	s.SetFault(logi.PagerDuty, logi.ServiceFault{DelayMilliseconds: 60_000})
 	if err := s.channels[logi.PagerDuty].Send(t.Context(), nil, message(paging.Trigger)); class(err) != "again" || !errors.Is(err, context.DeadlineExceeded) {
 		t.Error(err)
 	}
