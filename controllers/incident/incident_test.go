@@ -95,11 +95,11 @@ func TestAPagerThatIsDeadMovesOnToTheNextChannelAndTheNextTier(t *testing.T) {
 	s.bad(v1alpha1.Sev1, "/up answers HTTP 502")
 	name := s.open("inc", "{category: Outage, rollback: Never}")
 	s.pass(name)
-	if got := len(s.Chats()); got != 0 {
+	if got := len(s.Services.Chats()); got != 0 {
 		t.Errorf("%d messages while PagerDuty still has time", got)
 	}
 	s.after(61*time.Second, name)
-	if got := len(s.Chats()); got != 1 {
+	if got := len(s.Services.Chats()); got != 1 {
 		t.Errorf("%d messages after PagerDuty failed for a minute", got)
 	}
 	s.expect(name, "Escalated Unknown Paging")
@@ -166,7 +166,7 @@ func TestThePublicIsToldAfterThirtyMinutesOfBeingDown(t *testing.T) {
 	name := s.open("inc", "{category: Outage, rollback: Never, summary: internal words}")
 	s.pass(name)
 	s.after(20*time.Minute, name)
-	if got := len(s.Notices()); got != 0 {
+	if got := len(s.Services.Notices()); got != 0 {
 		t.Fatalf("%d notices after 20 minutes", got)
 	}
 	// Flapping does not restart the clock.
@@ -176,7 +176,7 @@ func TestThePublicIsToldAfterThirtyMinutesOfBeingDown(t *testing.T) {
 	s.bad(v1alpha1.Sev1, "/up answers HTTP 502")
 	s.pass(name)
 	s.after(7*time.Minute, name)
-	notices := s.Notices()
+	notices := s.Services.Notices()
 	if len(notices) != 1 || notices[0].Status != "investigating" {
 		t.Fatalf("the status page has %+v", notices)
 	}
@@ -191,7 +191,7 @@ func TestThePublicIsToldAfterThirtyMinutesOfBeingDown(t *testing.T) {
 
 	s.good()
 	s.after(301*time.Second, name)
-	notices = s.Notices()
+	notices = s.Services.Notices()
 	if len(notices) != 1 || notices[0].Status != "resolved" {
 		t.Errorf("the status page has %+v", notices)
 	}

@@ -386,7 +386,7 @@ func (s *response) fix(ctx context.Context, api *render.Client, id string, r *v1
 	}
 	for _, d := range deploys {
 		// To seconds, as the status keeps them.
-		if d.Status == render.StatusLive && d.Commit != r.FromCommit && d.Commit != r.ToCommit && d.CreatedAt.After(r.RequestedAt.Time) {
+		if d.Status == render.StatusLive && d.Commit != r.FromCommit && d.Commit != r.ToCommit && !d.CreatedAt.Before(r.RequestedAt.Time) {
 			return &d, nil
 		}
 	}

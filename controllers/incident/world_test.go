@@ -167,7 +167,7 @@ spec:
     - {name: project-owner, notify: [{type: PagerDuty, secretRef: {name: %[1]s-owner}}]}
   statusPage: {pageID: page, secretRef: {name: %[1]s-statuspage}}
 %[10]s
-`, s.Name, world.Namespace, s.URL(), routingKey, ownerRoutingKey, s.Server.Render().Key(), s.StatuspageKey(), logi.RenderPath, logi.WebService, more)
+`, s.Name, world.Namespace, s.URL(), routingKey, ownerRoutingKey, s.Server.Render().Key(), s.Services.StatuspageKey(), logi.RenderPath, logi.WebService, more)
 	if _, err := w.KubectlInput(s.ctx, manifest, "apply", "-f", "-"); err != nil {
 		s.Fatal(err)
 	}
@@ -312,7 +312,7 @@ func (s *scene) expect(name string, want ...string) {
 // pages that PagerDuty has, as "routing key's owner: triggers, state".
 func (s *scene) pages() []string {
 	var texts []string
-	for _, p := range s.Pages() {
+	for _, p := range s.Services.Pages() {
 		who := map[string]string{routingKey: "oncall", ownerRoutingKey: "owner"}[p.RoutingKey]
 		texts = append(texts, fmt.Sprintf("%s %d %s", who, p.Triggers, p.State))
 	}
