@@ -2,10 +2,8 @@ package keycompromise_test
 
 import (
 	"testing"
-	"time"
 
 	"github.com/go-jose/go-jose/v4"
-
 )
 
 // everyWebhookOnce checks that acme's relying party, which verifies signatures, accepted n webhooks, each once.
@@ -36,9 +34,7 @@ func TestAKeyOfEachAlgorithmIsEndedAndWhatItsSuccessorSignsIsBelieved(t *testing
 	for name, algorithm := range map[string]jose.SignatureAlgorithm{"ed": jose.EdDSA, "es": jose.ES256, "rs": jose.RS256} {
 		t.Run(string(algorithm), func(t *testing.T) {
 			t.Parallel()
-			config := idle
-			config.JWKSReplicas = []time.Duration{0, 0}
-			s := newSceneIn(t, w, "algorithm-"+name, config, algorithm)
+			s := newSceneIn(t, w, "algorithm-"+name, idle, algorithm)
 			stolen, err := s.StealKey(s.ctx, acme)
 			if err != nil {
 				t.Fatal(err)
