@@ -242,3 +242,29 @@ func TestOneThatIsDeletedInTheMiddleDoesNothingMore(t *testing.T) {
 	s.everyWebhookOnce(1)
 	s.revokedOnce()
 }
+
+func TestALedgerRestoredFromBeforeTheRevocationStopsIt(t *testing.T) {
+	s := newScene(t, "behind", idle)
+	kid := s.kid()
+	name := s.apply("key", kid, "{}")
+	s.awaitReason(name, v1alpha1.ReasonNotifying)
+	s.exec(`BEGIN; DELETE FROM playbook.key_revocations; DELETE FROM webhook_outbox_entries; DELETE FROM webhook_signing_keys WHERE status = 'active';
+		UPDATE webhook_signing_keys SET status = 'active', revoked_at = NULL; COMMIT`)
+	s.awaitStalled(name, v1alpha1.ReasonLedgerBehind)
+	// Asking it to go on does not change what the ledger does not know.
+	s.request(name, "please")
+	s.await(name, "stalled again", func(k *v1alpha1.KeyCompromise) bool {
+		return ended(k) && condition(k, v1alpha1.ConditionReady).Reason == v1alpha1.ReasonLedgerBehind
+	})
+	if s.kid() != kid {
+		t.Error("the key was revoked again under the same object")
+	}
+	s.delete(name)
+	s.apply("again", kid, "{}")
+	s.deliverAfterRevocation()
+	k := s.awaitReady(s.Name + "-again")
+	if k.Status.SuccessorKid != s.kid() {
+		t.Errorf("the successor is %s, and %s signs", k.Status.SuccessorKid, s.kid())
+	}
+	s.revokedOnce()
+}
