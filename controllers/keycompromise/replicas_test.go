@@ -75,7 +75,7 @@ func TestAReplicaThatLagsOnlyDelays(t *testing.T) {
 
 func TestJWKSThatFailsIsNamedAndMendedAndDoesNotHoldUpTheReSigning(t *testing.T) {
 	for fault, saw := range map[logi.JWKSFault]string{
-		logi.JWKSHangs: "no answer in time", logi.JWKSHangsMidBody: "broke off", logi.JWKSHuge: "longer than", logi.JWKSRedirect: "HTTP 302", logi.JWKSError: "HTTP 503",
+		logi.JWKSHangs: "no answer in time", logi.JWKSHangsMidBody: "broke off", logi.JWKSHuge: "longer than", logi.JWKSRedirect: "HTTP 302",
 	} {
 		t.Run(string(fault), func(t *testing.T) {
 			s := newScene(t, "jwks-"+strings.ToLower(string(fault)), idle)

@@ -47,7 +47,7 @@ const acme = 42
 func TestMain(m *testing.M) {
 	flag.Parse()
 	// The tests wait far more than they work.
-	if err := flag.Set("test.parallel", "8"); err != nil {
+	if err := flag.Set("test.parallel", "12"); err != nil {
 		panic(err)
 	}
 	code, err := runTests(m)
