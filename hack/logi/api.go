@@ -36,6 +36,7 @@ func (s *Server) routes() http.Handler {
 		s.SetFault(in.ApplicationID, in.Fault)
 		return in.Fault, nil
 	}))
+	mux.HandleFunc("POST /_control/jwks", control(s.controlJWKS))
 	mux.HandleFunc("GET /_control/counts", func(w http.ResponseWriter, _ *http.Request) { respond(w, http.StatusOK, s.Counts()) })
 	mux.HandleFunc("POST /_control/nonces", control(func(_ context.Context, in struct {
 		EntryID int64 `json:"entryID,string"`
