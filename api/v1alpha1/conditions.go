@@ -117,6 +117,10 @@ const (
 	ReasonStillPublished = "StillPublished"
 	// ReasonNotNotified says that the relying party did not accept webhook_key.compromised in time.
 	ReasonNotNotified = "NotNotified"
+	// ReasonHostKeyRefused says that the host of spec.commands showed a key that is not pinned; the message has its fingerprint.
+	ReasonHostKeyRefused = "HostKeyRefused"
+	// ReasonCommandFailed says that the platform's own command ended with a failure, and did nothing.
+	ReasonCommandFailed = "CommandFailed"
 	// ReasonSpecInvalid says that the spec can't be carried out on this Platform.
 	ReasonSpecInvalid = "SpecInvalid"
 )
