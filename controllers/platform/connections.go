@@ -18,6 +18,7 @@ import (
 	"github.com/1pass-dev/playbook-operator/controllers/playbook"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/platformapi"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/platformdb"
+	"github.com/1pass-dev/playbook-operator/controllers/systems/ssh"
 )
 
 // secretInterval is how often a Secret is read at most, and so how soon a changed one takes effect.
@@ -32,6 +33,8 @@ type Connections struct {
 	Dial pgconn.DialFunc
 	// Transport carries HTTP requests; nil is net/http's.
 	Transport http.RoundTripper
+	// DialSSH connects to hosts that commands run on; nil uses the network.
+	DialSSH ssh.Dial
 
 	mu    sync.Mutex
 	pools map[poolKey]*pool
@@ -115,6 +118,32 @@ func (c *Connections) AdminAPI(ctx context.Context, p *v1alpha1.Platform) (*plat
 		return nil, err
 	}
 	return platformapi.NewAdmin(p.Spec.URL, token, c.Transport), nil
+}
+
+// SSHTarget is the host that the Platform's commands run on, for commands of type SSH.
+func (c *Connections) SSHTarget(ctx context.Context, p *v1alpha1.Platform) (ssh.Target, error) {
+	host := p.Spec.Commands.SSH
+	target := ssh.Target{Host: host.Host, Port: int(host.Port), User: host.User}
+	if target.User == "" {
+		target.User = serviceID(p, p.Spec.Commands.Service)
+	}
+	key, err := c.value(ctx, p, host.SecretRef.Name, "privateKey")
+	if err != nil {
+		return target, err
+	}
+	known, err := c.value(ctx, p, host.SecretRef.Name, "knownHosts")
+	target.PrivateKey, target.KnownHosts = []byte(key), []byte(known)
+	return target, err
+}
+
+// serviceID is Render's id of a service in render.services; the API lets no other be named.
+func serviceID(p *v1alpha1.Platform, name string) string {
+	for _, service := range p.Spec.Render.Services {
+		if service.Name == name {
+			return service.ServiceID
+		}
+	}
+	return ""
 }
 
 // Secret reads a Secret of the Platform's namespace, if its label says that it is for this Platform: whoever may write a Platform
