@@ -50,6 +50,7 @@ type Server struct {
 	pool       *pgxpool.Pool
 	url        string
 	adminToken string
+	render     *Render
 	server     *http.Server
 	client     *http.Client
 	cancel     context.CancelFunc
@@ -62,6 +63,7 @@ type Server struct {
 	seen     map[int64]map[string]int // deliveries accepted, by idempotency key
 	jwks     map[int64]cachedKeys
 	nonces   map[string]nonce
+	clients  map[string]string         // secrets of OAuth clients, by id
 	leaked   map[int64]map[string]bool // kids that an application was told are compromised
 }
 
@@ -122,10 +124,10 @@ func Start(ctx context.Context, config Config) (*Server, error) {
 	}
 	transport := &http.Transport{MaxIdleConnsPerHost: config.Workers}
 	s := &Server{
-		config: config, pool: pool, url: "http://" + listener.Addr().String(), adminToken: rand.Text(),
+		config: config, pool: pool, url: "http://" + listener.Addr().String(), adminToken: rand.Text(), render: NewRender(),
 		client: &http.Client{Timeout: config.DeliveryTimeout, Transport: transport},
 		faults: map[int64]Fault{}, arrivals: map[int64]int{}, counts: map[int64]*ApplicationCounts{}, seen: map[int64]map[string]int{},
-		jwks: map[int64]cachedKeys{}, nonces: map[string]nonce{}, leaked: map[int64]map[string]bool{},
+		jwks: map[int64]cachedKeys{}, nonces: map[string]nonce{}, clients: map[string]string{}, leaked: map[int64]map[string]bool{},
 	}
 	s.server = &http.Server{Handler: s.routes(), ReadHeaderTimeout: 10 * time.Second}
 	workers, cancel := context.WithCancel(context.WithoutCancel(ctx))
@@ -150,6 +152,7 @@ func (s *Server) Close() error {
 	s.cancel()
 	err := s.server.Close()
 	s.running.Wait()
+	s.render.Wait()
 	s.client.CloseIdleConnections()
 	s.pool.Close()
 	if err != nil && !errors.Is(err, http.ErrServerClosed) {
