@@ -1,6 +1,7 @@
 package logi
 
 import (
+	"bytes"
 	"cmp"
 	"crypto/rand"
 	"crypto/sha256"
@@ -36,6 +37,9 @@ type Render struct {
 	rollbackDelay time.Duration
 	runJob        func(serviceID, startCommand string) error
 	faults        []*RenderFault
+	limits        map[bool]int // of writes, and of reads, a minute; 0 is none
+	used          map[bool]int // in the minute that began at minute
+	minute        time.Time
 	counts        RenderCounts
 }
 
@@ -107,6 +111,8 @@ type RenderCounts struct {
 	Rollbacks         int `json:"rollbacks"`
 	AutoDeployPatches int `json:"autoDeployPatches"`
 	Jobs              int `json:"jobs"`
+	// Limited requests exceeded what LimitRates allows.
+	Limited int `json:"limited"`
 	// Reads by path, whatever was answered.
 	Reads map[string]int `json:"reads"`
 }
@@ -131,7 +137,7 @@ func NewRender() *Render {
 func (r *Render) Forget() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.services, r.broken, r.rollbackDelay, r.runJob, r.faults = map[string]*renderService{}, map[string]Breakage{}, 0, nil, nil
+	r.services, r.broken, r.rollbackDelay, r.runJob, r.faults, r.limits = map[string]*renderService{}, map[string]Breakage{}, 0, nil, nil, nil
 	r.counts = RenderCounts{Reads: map[string]int{}}
 	r.services[WebService] = &renderService{id: WebService, name: "web", autoDeploy: true, since: now()}
 }
@@ -212,7 +218,7 @@ func (r *Render) SetRollbackDelay(d time.Duration) {
 	r.rollbackDelay = d
 }
 
-// HandleJobs runs each job's command by calling run; a job fails that it returns an error for. Without it, all do.
+// HandleJobs runs each job by calling run; one that it returns an error for fails. Without it, all do. Close waits for run to return.
 func (r *Render) HandleJobs(run func(serviceID, startCommand string) error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -227,6 +233,39 @@ func (r *Render) SetFaults(faults ...RenderFault) {
 	for _, f := range faults {
 		r.faults = append(r.faults, &f)
 	}
+}
+
+// LimitRates answers 429 to more reads and writes than these within a minute; Render itself takes 400 and 30. 0 is no limit, as at
+// first.
+func (r *Render) LimitRates(reads, writes int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.limits, r.minute = map[bool]int{false: reads, true: writes}, time.Time{}
+}
+
+// limited counts a request against its limit, and says where that stands in Render's headers.
+func (r *Render) limited(request *http.Request, header http.Header) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	write := request.Method != http.MethodGet
+	limit := r.limits[write]
+	if limit == 0 {
+		return false
+	}
+	if time.Since(r.minute) >= time.Minute {
+		r.minute, r.used = time.Now(), map[bool]int{}
+	}
+	r.used[write]++
+	reset := strconv.Itoa(int(time.Until(r.minute.Add(time.Minute)).Seconds()) + 1)
+	header.Set("Ratelimit-Limit", strconv.Itoa(limit))
+	header.Set("Ratelimit-Remaining", strconv.Itoa(max(0, limit-r.used[write])))
+	header.Set("Ratelimit-Reset", reset)
+	if r.used[write] <= limit {
+		return false
+	}
+	header.Set("Retry-After", reset)
+	r.counts.Limited++
+	return true
 }
 
 // Counts of what was done.
@@ -322,10 +361,20 @@ func (s *renderService) shown() map[string]any {
 
 // ServeHTTP counts, fails as it is told, checks the key, and does what is asked.
 func (r *Render) ServeHTTP(w http.ResponseWriter, request *http.Request) {
+	// net/http notices that a client has gone only once the body was read; and it is not read under the lock.
+	text, err := io.ReadAll(request.Body)
+	if err != nil {
+		panic(http.ErrAbortHandler)
+	}
+	request.Body = io.NopCloser(bytes.NewReader(text))
 	fault := r.arrive(request)
 	do := func(w http.ResponseWriter) {
 		if subtle.ConstantTimeCompare([]byte(request.Header.Get("Authorization")), []byte("Bearer "+r.key)) != 1 {
 			respond(w, http.StatusUnauthorized, refusal("Unauthorized"))
+			return
+		}
+		if r.limited(request, w.Header()) {
+			respond(w, http.StatusTooManyRequests, refusal("rate limit exceeded"))
 			return
 		}
 		r.mux.ServeHTTP(w, request)
@@ -402,12 +451,6 @@ func (*unheard) Write(b []byte) (int, error) { return len(b), nil }
 // handle finds the service that a request is about, under the lock. A nil body is left out.
 func (r *Render) handle(do func(*http.Request, *renderService) (int, any)) http.HandlerFunc {
 	return func(w http.ResponseWriter, request *http.Request) {
-		// What is asked is read first: a client may be slow.
-		text, err := io.ReadAll(request.Body)
-		if err != nil {
-			return
-		}
-		request.Body = io.NopCloser(strings.NewReader(string(text)))
 		r.mu.Lock()
 		status, body := http.StatusNotFound, refusal("not found: "+request.PathValue("service"))
 		if s := r.services[request.PathValue("service")]; s != nil {

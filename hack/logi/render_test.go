@@ -237,6 +237,25 @@ func TestRenderFailsAsItIsTold(t *testing.T) {
 	}
 }
 
+func TestRenderLimitsReadsAndWritesApart(t *testing.T) {
+	t.Parallel()
+	p := start(t, manual())
+	p.Render().LimitRates(2, 1)
+	for i, c := range []struct{ read, write int }{{200, 200}, {200, 429}, {429, 429}} {
+		read, write := p.render(http.MethodGet, servicePath, "", nil), p.render(http.MethodPatch, servicePath, `{"autoDeploy":"no"}`, nil)
+		if read != c.read || write != c.write {
+			t.Errorf("round %d: %d and %d, want %+v", i, read, write, c)
+		}
+	}
+	if got := p.Render().Counts(); got.Limited != 3 || got.AutoDeployPatches != 1 {
+		t.Errorf("%+v", got)
+	}
+	p.Render().LimitRates(0, 0)
+	if status := p.render(http.MethodGet, servicePath, "", nil); status != 200 {
+		t.Error(status)
+	}
+}
+
 func TestTokensAreIssuedToARegisteredClient(t *testing.T) {
 	t.Parallel()
 	p := start(t, manual())

@@ -48,9 +48,16 @@ func Choose(service *Service, deploys []Deploy, r Regression) Choice {
 	if service.Suspended {
 		return c.not("the service is suspended (by %s): another commit would not run either", cmp.Or(strings.Join(service.Suspenders, ", "), "unknown"))
 	}
-	lived := slices.DeleteFunc(slices.Clone(deploys), func(d Deploy) bool {
-		return d.Status != StatusLive && d.Status != StatusDeactivated || d.FinishedAt.IsZero() || d.Commit == ""
-	})
+	var lived []Deploy
+	for _, d := range deploys {
+		switch {
+		case d.Status != StatusLive && d.Status != StatusDeactivated:
+		case !d.FinishedAt.IsZero():
+			lived = append(lived, d)
+		case d.Status == StatusLive:
+			return c.not("Render does not say since when %s is live", d.ID)
+		}
+	}
 	slices.SortFunc(lived, func(a, b Deploy) int { return byTime(a.FinishedAt, a, b.FinishedAt, b) })
 	lived = slices.CompactFunc(lived, func(a, b Deploy) bool { return a.ID == b.ID }) // a list may change between two pages
 
@@ -59,6 +66,9 @@ func Choose(service *Service, deploys []Deploy, r Regression) Choice {
 		return c.not("no deploy is known that was live at the onset")
 	}
 	suspect, now := lived[at], lived[len(lived)-1]
+	if suspect.Commit == "" {
+		return c.not("%s was live at the onset, and Render does not say of which commit", suspect.ID)
+	}
 	// The same commit may have been deployed several times in a row.
 	since := at
 	for since > 0 && lived[since-1].Commit == suspect.Commit {
@@ -76,13 +86,13 @@ func Choose(service *Service, deploys []Deploy, r Regression) Choice {
 		return c.not("commit %s is suspected, and %s went back to commit %s already", suspect.Commit, now.ID, now.Commit)
 	}
 
-	out := map[string]bool{suspect.Commit: true}
+	out := map[string]bool{"": true}
 	for _, onset := range append([]time.Time{r.Onset}, r.Onsets...) {
 		if i := liveAt(lived, onset); i >= 0 && !onset.Before(r.Onset.Add(-r.Window)) {
 			out[lived[i].Commit] = true
 		}
 	}
-	for _, d := range deploys {
+	for _, d := range lived {
 		if slices.Contains(r.Tried, d.ID) {
 			out[d.Commit] = true
 		}
@@ -125,7 +135,7 @@ func newer(lived []Deploy, commit, than string) bool {
 // bad. A deploy of that commit after the rollback says that they no longer do.
 func leftByRollback(lived []Deploy, i int) bool {
 	for j := i + 1; j < len(lived); j++ {
-		if left := lived[j-1].Commit; lived[j].Trigger == TriggerRollback && left == lived[i].Commit && lived[j].Commit != left {
+		if lived[j].Trigger == TriggerRollback && lived[j-1].Commit == lived[i].Commit {
 			return true
 		}
 	}

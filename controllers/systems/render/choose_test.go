@@ -22,7 +22,7 @@ var (
 const window = time.Hour
 
 // history writes deploys down as "id commit status trigger minutes", minutes being when it became live, from the onset on. One that
-// was never live was created then.
+// was never live was created then. The commit - is none.
 func history(t interface{ Fatalf(string, ...any) }, lines ...string) []render.Deploy {
 	var all []render.Deploy
 	for _, line := range lines {
@@ -31,6 +31,7 @@ func history(t interface{ Fatalf(string, ...any) }, lines ...string) []render.De
 		if _, err := fmt.Sscan(line, &d.ID, &d.Commit, &d.Status, &d.Trigger, &minutes); err != nil {
 			t.Fatalf("%q: %v", line, err)
 		}
+		d.Commit = strings.TrimPrefix(d.Commit, "-")
 		d.CreatedAt = onset.Add(time.Duration(minutes * float64(time.Minute)))
 		if d.Status == render.StatusLive || d.Status == render.StatusDeactivated {
 			d.FinishedAt = d.CreatedAt
@@ -135,6 +136,19 @@ func TestWhatIsSuspectedAndWhereToGoBackTo(t *testing.T) {
 		"somebody put an earlier commit back already": {
 			deploys: []string{"z Z deactivated new_commit -990", "a A deactivated new_commit -900", "b B deactivated new_commit -10", "z2 Z live manual 2"}, want: "b -", because: "z2 went back to commit Z already",
 		},
+		"somebody rolled back already, to what is not listed any more": {
+			deploys: []string{"b B deactivated new_commit -10", "r A live rollback 2"}, want: "b -", because: "r went back to commit A already",
+		},
+		"what a rollback left was deployed twice": {
+			deploys: []string{"a A deactivated new_commit -900", "b B deactivated new_commit -300", "b2 B deactivated manual -295", "r A deactivated rollback -290", "c C live new_commit -5"},
+			tried:   []string{"a"}, want: "c -", because: "fit to go back to",
+		},
+		"the commit live at the onset is not known": {
+			deploys: []string{"a A deactivated new_commit -20", "b - live new_commit -10"}, want: "- -", because: "b was live at the onset, and Render does not say of which commit",
+		},
+		"an earlier commit is not known": {
+			deploys: []string{"a A deactivated new_commit -900", "x - deactivated new_commit -100", "b B live new_commit -10"}, want: "b a",
+		},
 		"live at another incident's onset": {
 			deploys: []string{"a A deactivated new_commit -900", "b B deactivated new_commit -50", "c C live new_commit -10"}, onsets: []float64{-40}, want: "c a",
 		},
@@ -178,6 +192,20 @@ func TestWhatIsSuspectedAndWhereToGoBackTo(t *testing.T) {
 				t.Errorf("in progress: %s, want %s", id(got.InProgress), c.progress)
 			}
 		})
+	}
+}
+
+func TestADeployThatIsLiveSinceNobodyKnowsWhenSuspectsNothing(t *testing.T) {
+	t.Parallel()
+	deploys := history(t, "a A deactivated new_commit -900", "b B deactivated new_commit -10", "c C live new_commit -5", "d D deactivated new_commit -4")
+	deploys[3].FinishedAt = time.Time{}
+	regression := render.Regression{Onset: onset, Window: window}
+	if got := render.Choose(running, deploys, regression); id(got.Suspect) != "c" || id(got.Target) != "b" {
+		t.Errorf("a deactivated one: %+v", got)
+	}
+	deploys[2].FinishedAt = time.Time{}
+	if got := render.Choose(running, deploys, regression); got.Suspect != nil || got.NotNeeded != "Render does not say since when c is live" {
+		t.Errorf("a live one: %+v", got)
 	}
 }
 
