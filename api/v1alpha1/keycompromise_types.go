@@ -194,7 +194,7 @@ type CommandRun struct {
 	// +kubebuilder:validation:MaxLength=64
 	JobID string `json:"jobID,omitempty"`
 
-	// outcome is how it ended. While absent, it may run.
+	// outcome is how it ended; absent until that was seen.
 	// +optional
 	Outcome CommandOutcome `json:"outcome,omitempty"`
 

@@ -42,19 +42,18 @@ func (s *compromise) runCommand(ctx context.Context) (playbook.Outcome, bool, er
 	if commands == nil {
 		return playbook.Stall(v1alpha1.ReasonSpecInvalid, "Platform %q has no spec.commands, which say how its rake is run: add them, then: %s", s.platform.Name, s.resumeCommand()), false, nil
 	}
-	command, err := s.command(commands)
+	text, err := s.commandText(commands)
 	if err != nil {
 		return playbook.Stall(v1alpha1.ReasonSpecInvalid, "%v. Nothing was sent. Run the platform's own tools by hand", err), false, nil
 	}
-	connection, target, err := s.connectSSH(ctx)
-	if err != nil {
-		return s.notConnected(err)
+	command := platformdb.Command{Kid: s.obj.Spec.Kid, Text: text}
+	if commands.Type == v1alpha1.CommandTypeRenderJob {
+		return s.runJob(ctx, command)
 	}
-	defer connection.Close()
-	return s.runSSH(ctx, connection, platformdb.Command{Kid: s.obj.Spec.Kid, Target: target, Text: command})
+	return s.runSSH(ctx, command)
 }
 
-func (s *compromise) command(commands *v1alpha1.PlatformCommands) (string, error) {
+func (s *compromise) commandText(commands *v1alpha1.PlatformCommands) (string, error) {
 	rails := ssh.Rails{Directory: commands.Directory, Bundle: commands.Bundle, Environment: commands.Environment}
 	return rails.Compromise(s.id.ApplicationID, s.obj.Spec.Kid)
 }
@@ -72,37 +71,6 @@ func (s *compromise) adopt(ctx context.Context) (playbook.Outcome, bool, error) 
 func isUnfinished(err error) bool {
 	unfinished := (*platformdb.Unfinished)(nil)
 	return errors.As(err, &unfinished)
-}
-
-// connectSSH logs in, and runs nothing: what goes wrong until then needs no intent.
-func (s *compromise) connectSSH(ctx context.Context) (*ssh.Connection, string, error) {
-	target, err := s.Connections.SSHTarget(ctx, s.platform)
-	if err != nil {
-		return nil, "", err
-	}
-	connection, err := ssh.Connect(ctx, target, s.Connections.DialSSH)
-	return connection, fmt.Sprintf("ssh %s@%s, port %d", target.User, target.Host, target.Port), err
-}
-
-func (s *compromise) notConnected(err error) (playbook.Outcome, bool, error) {
-	var refused *ssh.HostKeyRefused
-	var auth *ssh.AuthRefused
-	var unusable *ssh.Unusable
-	host := s.platform.Spec.Commands.SSH
-	switch {
-	case errors.As(err, &refused) && refused.Revoked:
-		return playbook.Stall(v1alpha1.ReasonHostKeyRefused, "%v in knownHosts of Secret %q. Nothing was sent. Find out what answers as %s; with another key there: %s",
-			refused, host.SecretRef.Name, host.Host, s.resumeCommand()), false, nil
-	case errors.As(err, &refused):
-		return playbook.Stall(v1alpha1.ReasonHostKeyRefused, "%v, in knownHosts of Secret %q: %s has a new key, or something else answers in its place. Nothing was sent. "+
-			"Only if its operator confirms that fingerprint by another way, put this line there: %s. Then: %s", refused, host.SecretRef.Name, host.Host, refused.Line, s.resumeCommand()), false, nil
-	case errors.As(err, &auth):
-		return playbook.Outcome{}, false, &playbook.Waiting{Reason: v1alpha1.ReasonSecretUnusable,
-			Err: fmt.Errorf("%w; nothing was sent: put a key into privateKey of Secret %q that may log in to %s", auth, host.SecretRef.Name, host.Host)}
-	case errors.As(err, &unusable):
-		return playbook.Outcome{}, false, &playbook.Waiting{Reason: v1alpha1.ReasonSecretUnusable, Err: fmt.Errorf("Secret %q: its key %w", host.SecretRef.Name, unusable)}
-	}
-	return playbook.Outcome{}, false, fmt.Errorf("connecting to the host of the platform's commands: %w", err)
 }
 
 // intend writes the intent to the status and then to the ledger. Only where it returns true may the command be sent, and then once.
@@ -153,48 +121,29 @@ func (s *compromise) record(ctx context.Context, end platformdb.CommandEnd, outp
 	return s.db.EndCommand(ctx, s.id.UID, s.obj.Status.Command.StartedAt.Time, end, output)
 }
 
-func (s *compromise) runSSH(ctx context.Context, connection *ssh.Connection, command platformdb.Command) (playbook.Outcome, bool, error) {
-	if outcome, ok, err := s.intend(ctx, &command); err != nil || !ok {
-		return outcome, false, err
-	}
-	running, cancel := context.WithTimeout(ctx, s.timeout())
-	result, err := connection.Run(running, command.Text)
-	cancel()
-	run := s.obj.Status.Command
-	if unsent := (*ssh.NotSent)(nil); errors.As(err, &unsent) {
-		if s.record(ctx, platformdb.CommandEnd{Outcome: platformdb.CommandNotSent}, "") == nil {
-			s.obj.Status.Command = nil
-		}
-		return playbook.Outcome{}, false, fmt.Errorf("running the platform's rake: %w", err)
-	}
-	end := platformdb.CommandEnd{Outcome: platformdb.CommandLost}
-	run.Outcome = v1alpha1.CommandLost
-	if err == nil {
-		end = platformdb.CommandEnd{Outcome: platformdb.CommandSucceeded, ExitStatus: new(int32(result.ExitStatus))}
-		run.Outcome, run.ExitStatus = v1alpha1.CommandSucceeded, end.ExitStatus
-		if result.ExitStatus != 0 {
-			end.Outcome, run.Outcome = platformdb.CommandFailed, v1alpha1.CommandFailed
-		}
-	}
-	// Without it the row says that the command was begun, which is as safe, and the evidence is missing.
-	if err := s.record(ctx, end, result.Output); err != nil {
-		return playbook.Outcome{}, false, platform.DatabaseError(err)
-	}
-	return s.observeCommand(ctx)
-}
-
 // observeCommand reads from the key's row whether the command did its work. It never sends one.
 func (s *compromise) observeCommand(ctx context.Context) (playbook.Outcome, bool, error) {
 	outcome, ok, notEnded := s.adopt(ctx)
+	run := s.obj.Status.Command
+	if ok && run.JobID != "" && run.Outcome == "" {
+		// For the record only.
+		if end, err := s.observeJob(ctx); err == nil && end.Outcome == platformdb.CommandSucceeded {
+			run.Outcome = v1alpha1.CommandSucceeded
+		}
+	}
 	if !errors.Is(notEnded, platformdb.ErrNotRevoked) && !isUnfinished(notEnded) {
 		return outcome, ok, notEnded
 	}
-	run := s.obj.Status.Command
 	if run.Outcome == "" {
 		// Another manager wrote the intent, or this one before it ended.
 		end, err := s.db.AbandonCommand(ctx, s.id.UID, platformdb.Command{StartedAt: run.StartedAt.Time, Kid: s.obj.Spec.Kid, Target: run.Target})
 		if err != nil {
 			return playbook.Outcome{}, false, platform.DatabaseError(err)
+		}
+		if end.Outcome == "" {
+			if end, err = s.observeJob(ctx); err != nil && !s.late() {
+				return playbook.Outcome{}, false, err
+			}
 		}
 		switch end.Outcome {
 		case platformdb.CommandNotSent:
@@ -208,12 +157,16 @@ func (s *compromise) observeCommand(ctx context.Context) (playbook.Outcome, bool
 			run.Outcome = v1alpha1.CommandLost
 		}
 		run.ExitStatus = end.ExitStatus
+		if run.Outcome != "" {
+			// It may have done its work between the two looks.
+			return playbook.Wait(time.Millisecond, v1alpha1.ReasonRevoking, "the platform's rake %s on %s: reading the key's row to see what it did", did(run), run.Target), false, nil
+		}
 	}
 	if run.Outcome == v1alpha1.CommandFailed && errors.Is(notEnded, platformdb.ErrNotRevoked) {
 		return playbook.Stall(v1alpha1.ReasonCommandFailed, "the platform's rake ended with%s on %s, and did not revoke the key. %s. When the cause is mended, this runs it again: %s",
 			exitStatus(run), run.Target, s.evidence(), s.resumeCommand()), false, nil
 	}
-	if time.Since(run.StartedAt.Time) < s.timeout()+settleTime {
+	if !s.late() {
 		return playbook.Wait(observeInterval, v1alpha1.ReasonRevoking, "the platform's rake %s on %s: reading the key's row to see what it did", did(run), run.Target), false, nil
 	}
 	what := fmt.Sprintf("the platform's rake %s on %s, begun at %s, and %v", did(run), run.Target, run.StartedAt.UTC().Format(time.RFC3339), root(notEnded))
@@ -228,7 +181,15 @@ func (s *compromise) unknown(what string) playbook.Outcome {
 
 // evidence says where to read what the command printed.
 func (s *compromise) evidence() string {
+	if commands := s.platform.Spec.Commands; commands != nil && commands.Type == v1alpha1.CommandTypeRenderJob {
+		return "What it printed is in Render's logs"
+	}
 	return fmt.Sprintf("What it printed is in the ledger: SELECT output FROM playbook.command_runs JOIN playbook.operations o ON o.id = operation_id WHERE uid = '%s'", s.id.UID)
+}
+
+// late says that whatever the command did would show by now.
+func (s *compromise) late() bool {
+	return time.Since(s.obj.Status.Command.StartedAt.Time) > s.timeout()+settleTime
 }
 
 func (s *compromise) timeout() time.Duration {

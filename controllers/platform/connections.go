@@ -18,6 +18,7 @@ import (
 	"github.com/1pass-dev/playbook-operator/controllers/playbook"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/platformapi"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/platformdb"
+	"github.com/1pass-dev/playbook-operator/controllers/systems/render"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/ssh"
 )
 
@@ -36,9 +37,13 @@ type Connections struct {
 	// DialSSH connects to hosts that commands run on; nil uses the network.
 	DialSSH ssh.Dial
 
-	mu    sync.Mutex
-	pools map[poolKey]*pool
+	mu      sync.Mutex
+	pools   map[poolKey]*pool
+	renders map[renderKey]*render.Client
 }
+
+// renderKey tells accounts at Render apart.
+type renderKey struct{ url, apiKey string }
 
 type poolKey struct {
 	platform types.NamespacedName
@@ -120,12 +125,30 @@ func (c *Connections) AdminAPI(ctx context.Context, p *v1alpha1.Platform) (*plat
 	return platformapi.NewAdmin(p.Spec.URL, token, c.Transport), nil
 }
 
+// Render is the Platform's account at Render. Those who share its key share the client, since they share Render's limits.
+func (c *Connections) Render(ctx context.Context, p *v1alpha1.Platform) (*render.Client, error) {
+	apiKey, err := c.value(ctx, p, p.Spec.Render.SecretRef.Name, "apiKey")
+	if err != nil {
+		return nil, err
+	}
+	key := renderKey{p.Spec.Render.URL, apiKey}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.renders == nil {
+		c.renders = map[renderKey]*render.Client{}
+	}
+	if c.renders[key] == nil {
+		c.renders[key] = render.New(key.url, apiKey, c.Transport)
+	}
+	return c.renders[key], nil
+}
+
 // SSHTarget is the host that the Platform's commands run on, for commands of type SSH.
 func (c *Connections) SSHTarget(ctx context.Context, p *v1alpha1.Platform) (ssh.Target, error) {
 	host := p.Spec.Commands.SSH
 	target := ssh.Target{Host: host.Host, Port: int(host.Port), User: host.User}
 	if target.User == "" {
-		target.User = serviceID(p, p.Spec.Commands.Service)
+		target.User = RenderServiceID(p, p.Spec.Commands.Service)
 	}
 	key, err := c.value(ctx, p, host.SecretRef.Name, "privateKey")
 	if err != nil {
@@ -136,8 +159,8 @@ func (c *Connections) SSHTarget(ctx context.Context, p *v1alpha1.Platform) (ssh.
 	return target, err
 }
 
-// serviceID is Render's id of a service in render.services; the API lets no other be named.
-func serviceID(p *v1alpha1.Platform, name string) string {
+// RenderServiceID is Render's id of a service in render.services; the API lets no other be named.
+func RenderServiceID(p *v1alpha1.Platform, name string) string {
 	for _, service := range p.Spec.Render.Services {
 		if service.Name == name {
 			return service.ServiceID

@@ -72,7 +72,7 @@ for argument; do
     set -- "$@" --data-urlencode "argument=$argument"
     shift
 done
-exec curl --silent --show-error --fail-with-body --data-urlencode "directory=$PWD" --data-urlencode "pid=$$" "$@" %s/_control/rake
+curl --silent --show-error --fail-with-body --data-urlencode "directory=$PWD" --data-urlencode "pid=$$" "$@" %s/_control/rake || exit 1
 `, s.url)
 	path := filepath.Join(dir, "bundle")
 	if err := os.WriteFile(path, []byte(script), 0o755); err != nil {
