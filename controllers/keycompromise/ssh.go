@@ -70,7 +70,7 @@ func (s *compromise) notConnected(err error) (playbook.Outcome, bool, error) {
 		return playbook.Outcome{}, false, &playbook.Waiting{Reason: v1alpha1.ReasonSecretUnusable,
 			Err: fmt.Errorf("%w; nothing was sent: put a key into privateKey of Secret %q that may log in to %s", auth, host.SecretRef.Name, host.Host)}
 	case errors.As(err, &unusable):
-		return playbook.Outcome{}, false, &playbook.Waiting{Reason: v1alpha1.ReasonSecretUnusable, Err: fmt.Errorf("Secret %q: its key %w", host.SecretRef.Name, unusable)}
+		return playbook.Outcome{}, false, &playbook.Waiting{Reason: v1alpha1.ReasonSecretUnusable, Err: fmt.Errorf("in Secret %q, %w", host.SecretRef.Name, unusable)}
 	}
 	return playbook.Outcome{}, false, fmt.Errorf("connecting to the host of the platform's commands: %w", err)
 }

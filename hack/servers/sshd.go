@@ -139,10 +139,10 @@ func (s *SSHD) Stop(ctx context.Context) error { return s.process.Stop(ctx) }
 // Log is what the server has logged.
 func (s *SSHD) Log() string { return s.process.Log() }
 
-// Host, Port and User are where to connect to, and as whom.
+// Host that it listens on.
 func (s *SSHD) Host() string { return "127.0.0.1" }
 
-// Port is the server's.
+// Port that it listens on.
 func (s *SSHD) Port() int { return s.port }
 
 // User who may log in.
