@@ -43,11 +43,13 @@ type leak struct {
 	Replays int
 	// Outcome of the operation in the ledger.
 	Outcome string
+	// Rakes is how often the platform's own rake was started.
+	Rakes int
 }
 
 // newKeySlot makes a platform with five dead webhooks and two that wait, and remembers it for the runs to come.
 func (s *stage) newKeySlot(ctx context.Context, name string) (_ *slot, err error) {
-	o := &slot{stage: s, name: name}
+	o := &slot{stage: s, name: name, deadline: runDeadline}
 	// No answer may be kept, or each run would wait for caches.
 	if o.site, err = s.NewSite(ctx, name, logi.Config{ManualDispatch: true, Workers: 1, JWKSMaxAge: time.Nanosecond}); err != nil {
 		return nil, err
@@ -92,15 +94,16 @@ func (s *slot) putBack(ctx context.Context, object client.ObjectKey) error {
 	s.site.Forget()
 	// The relying party does not know the successor at first.
 	s.site.SetFault(application, logi.Fault{Status: http.StatusUnauthorized})
+	s.rakes = len(s.site.RakeRuns())
 	if _, err := s.db.Exec(ctx, `DELETE FROM webhook_outbox_entries; DELETE FROM webhook_signing_keys; DELETE FROM playbook.event_requeues;
-		DELETE FROM playbook.key_revocations; DELETE FROM playbook.operations; DELETE FROM logi_test.requeues;
+		DELETE FROM playbook.command_runs; DELETE FROM playbook.key_revocations; DELETE FROM playbook.operations; DELETE FROM logi_test.requeues;
 		INSERT INTO webhook_signing_keys TABLE logi_test.keys; INSERT INTO webhook_outbox_entries TABLE logi_test.seed`); err != nil {
 		return fmt.Errorf("putting the platform back: %w", err)
 	}
 	return s.admin.Create(ctx, &v1alpha1.KeyCompromise{
 		ObjectMeta: metav1.ObjectMeta{Namespace: object.Namespace, Name: object.Name},
 		Spec: v1alpha1.KeyCompromiseSpec{
-			PlatformRef: v1alpha1.PlatformReference{Name: s.name}, ApplicationID: strconv.Itoa(application), Kid: "whk_leaked", Reason: "found in a log",
+			PlatformRef: v1alpha1.PlatformReference{Name: s.name}, ApplicationID: strconv.Itoa(application), Kid: "whk_leaked", Reason: "found in a log", Via: s.via,
 		},
 	})
 }
@@ -122,14 +125,14 @@ func (s *slot) keyManager(wire *crashmatrix.Wire, v variant, stale bool) (*keyco
 	transport := wire.Transport(&http.Transport{DisableKeepAlives: true}, func(request *http.Request) string { return request.Method + " " + request.URL.Path })
 	return &keycompromise.Reconciler{
 		Client: s.cached(c, stale), APIReader: c, Recorder: &events.FakeRecorder{},
-		Connections: &platform.Connections{Secrets: c, Dial: wire.Dial, Transport: transport},
+		Connections: &platform.Connections{Secrets: c, Dial: wire.Dial, DialSSH: wire.DialSSH, Transport: transport},
 	}, nil
 }
 
 // endKey plays the end of a key once, under a plan or none: the relying party refuses the event and two webhooks, and later
 // accepts the event.
 func (s *slot) endKey(ctx context.Context, plan *crashmatrix.Plan, v variant, stale bool) (got *leak, effects []crashmatrix.Recorded, fired bool, err error) {
-	ctx, cancel := context.WithTimeout(ctx, runDeadline)
+	ctx, cancel := context.WithTimeout(ctx, s.deadline)
 	defer cancel()
 	object := client.ObjectKey{Namespace: world.Namespace, Name: fmt.Sprintf("run-%d", s.runs.Add(1))}
 	if err := s.putBack(ctx, object); err != nil {
@@ -184,10 +187,15 @@ func (s *slot) endKey(ctx context.Context, plan *crashmatrix.Plan, v variant, st
 			got, err := s.left(ctx, obj, ready.Reason)
 			return got, wire.Effects(), wire.Fired(), err
 		}
-		if ready != nil && ready.Reason == v1alpha1.ReasonWaitingForCaches {
+		if ready != nil && (ready.Reason == v1alpha1.ReasonWaitingForCaches || ready.Reason == v1alpha1.ReasonRevoking) {
+			// What a manager waits for, or much less where that is the far side.
+			after := 50 * time.Millisecond
+			if until := obj.Status.ExposedUntil; until != nil {
+				after = time.Until(until.Time)
+			}
 			select {
 			case <-ctx.Done():
-			case <-time.After(time.Until(obj.Status.ExposedUntil.Time)):
+			case <-time.After(after):
 			}
 		}
 		// Not under the run's deadline, which would break the connection for the runs to come.
@@ -195,7 +203,7 @@ func (s *slot) endKey(ctx context.Context, plan *crashmatrix.Plan, v variant, st
 			return nil, nil, false, err
 		}
 		if ctx.Err() != nil {
-			return nil, nil, wire.Fired(), fmt.Errorf("the run did not end within %s: %v", runDeadline, ready)
+			return nil, nil, wire.Fired(), fmt.Errorf("the run did not end within %s: %v", s.deadline, ready)
 		}
 	}
 }
@@ -220,7 +228,10 @@ func (s *slot) platformMoves(ctx context.Context) error {
 
 // left reads what a run left behind.
 func (s *slot) left(ctx context.Context, obj *v1alpha1.KeyCompromise, reason string) (*leak, error) {
-	got := &leak{Reason: reason, Keys: map[string]int{}, Undelivered: map[bool]int{}, Received: s.site.ReceivedKeys(application)}
+	got := &leak{
+		Reason: reason, Keys: map[string]int{}, Undelivered: map[bool]int{}, Received: s.site.ReceivedKeys(application),
+		Rakes: len(s.site.RakeRuns()) - s.rakes,
+	}
 	if obj.Status.ResignedEntries != nil {
 		got.Resigned = *obj.Status.ResignedEntries
 	}
@@ -260,11 +271,14 @@ func (s *slot) left(ctx context.Context, obj *v1alpha1.KeyCompromise, reason str
 	return got, nil
 }
 
-// keyVariants are managers that are broken on purpose, and the fault that shows it.
-var keyVariants = []struct {
+// keyVariant is a manager that is broken on purpose, and the fault that shows it.
+type keyVariant struct {
 	variant
 	fault crashmatrix.Fault
-}{
+}
+
+// keyVariants are managers that are broken on purpose, and the fault that shows it.
+var keyVariants = []keyVariant{
 	{variant{name: "a revocation that asks neither the ledger nor the key's row", rewrite: func(sql string) string {
 		sql = rewrite(`(FROM playbook\.key_revocations WHERE application_id = \$1 AND kid = \$2) FOR UPDATE`, "$1 AND false FOR UPDATE")(sql)
 		sql = rewrite(`SELECT status, algorithm FROM`, "SELECT 'active', algorithm FROM")(sql)
@@ -279,12 +293,21 @@ var keyVariants = []struct {
 }
 
 func TestCrashMatrixKeyCompromise(t *testing.T) {
-	ctx := context.Background()
 	s := newStage(t)
+	playKeyMatrix(t, "KeyCompromise", s.newKeySlots(t), keyVariants, func(clean, got *leak) error {
+		if !reflect.DeepEqual(clean, got) {
+			return fmt.Errorf("differs from the clean run:\n%+v\n%+v", clean, got)
+		}
+		return nil
+	})
+}
+
+func (s *stage) newKeySlots(t *testing.T) []*slot {
+	t.Helper()
 	slots := make([]*slot, parallel)
 	for i := range slots {
 		var err error
-		if slots[i], err = s.newKeySlot(ctx, fmt.Sprintf("key-slot-%d", i)); err != nil {
+		if slots[i], err = s.newKeySlot(t.Context(), fmt.Sprintf("key-slot-%d", i)); err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() {
@@ -293,17 +316,19 @@ func TestCrashMatrixKeyCompromise(t *testing.T) {
 			}
 		})
 	}
+	return slots
+}
+
+// playKeyMatrix plays the end of a key with each fault at each effect of a clean run, and compares.
+func playKeyMatrix(t *testing.T, name string, slots []*slot, variants []keyVariant, check func(clean, got *leak) error) {
+	t.Helper()
+	ctx := context.Background()
 	clean, recorded, _, err := slots[0].endKey(ctx, nil, never, false)
 	if err != nil {
 		t.Fatalf("the clean run: %v", err)
 	}
 	t.Logf("%d effects; %+v", len(recorded), clean)
-	compare := func(got *leak) error {
-		if !reflect.DeepEqual(clean, got) {
-			return fmt.Errorf("differs from the clean run:\n%+v\n%+v", clean, got)
-		}
-		return nil
-	}
+	compare := func(got *leak) error { return check(clean, got) }
 	stale, _, _, err := slots[0].endKey(ctx, nil, never, true)
 	if err == nil {
 		err = compare(stale)
@@ -345,7 +370,7 @@ func TestCrashMatrixKeyCompromise(t *testing.T) {
 		t.Errorf("%d of %d planned faults found no effect", absent.Load(), len(plans))
 	}
 	caught := 0
-	for _, v := range keyVariants {
+	for _, v := range variants {
 		var found atomic.Bool
 		each(slots, plans, func(s *slot, plan crashmatrix.Plan) bool {
 			if !found.Load() && plan.Fault == v.fault {
@@ -361,5 +386,5 @@ func TestCrashMatrixKeyCompromise(t *testing.T) {
 			t.Errorf("a manager with %s passes", v.name)
 		}
 	}
-	fmt.Printf("crash matrix KeyCompromise: %d effects, %d plans, %d/%d variants caught\n", len(recorded), len(plans)+1-int(absent.Load()), caught, len(keyVariants))
+	fmt.Printf("crash matrix %s: %d effects, %d plans, %d/%d variants caught\n", name, len(recorded), len(plans)+1-int(absent.Load()), caught, len(variants))
 }

@@ -233,7 +233,8 @@ func enqueueCompromised(ctx context.Context, tx pgx.Tx, application int64, kid s
 		return err
 	}
 	if _, err := tx.Exec(ctx, `INSERT INTO webhook_outbox_entries (oauth_application_id, event_type, payload, idempotency_key, kid, signature, enqueued_at)
-		VALUES ($1, 'webhook_key.compromised', $2::jsonb, $3, $4, $5, clock_timestamp())`, application, body, rand.Text(), successor.kid, signature); err != nil {
+		SELECT $1, 'webhook_key.compromised', $2::jsonb, 'compromised-' || $3::text || '-' || count(*), $4, $5, clock_timestamp()
+		FROM webhook_outbox_entries WHERE idempotency_key LIKE 'compromised-%'`, application, body, kid, successor.kid, signature); err != nil {
 		return fmt.Errorf("enqueueing the event: %w", err)
 	}
 	return nil
