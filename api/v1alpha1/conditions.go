@@ -179,6 +179,10 @@ const (
 	ReasonNotNotified = "NotNotified"
 	// ReasonRollbackFailed says that the deploy of a rollback did not become live.
 	ReasonRollbackFailed = "RollbackFailed"
+	// ReasonHostKeyRefused says that the host of spec.commands showed a key that is not pinned; the message has its fingerprint.
+	ReasonHostKeyRefused = "HostKeyRefused"
+	// ReasonCommandFailed says that the platform's own command ended with a failure, and did nothing.
+	ReasonCommandFailed = "CommandFailed"
 	// ReasonSpecInvalid says that the spec can't be carried out on this Platform.
 	ReasonSpecInvalid = "SpecInvalid"
 )

@@ -19,6 +19,7 @@ const (
 //
 // +kubebuilder:validation:XValidation:rule="!has(self.rollback) || has(self.render) && self.render.services.exists(s, s.name == self.rollback.service)",message="rollback.service must be a name in render.services",fieldPath=".rollback"
 // +kubebuilder:validation:XValidation:rule="!has(self.autoOpen) || has(self.probes)",message="autoOpen needs probes: their signals open Incidents. Write probes: {}",fieldPath=".autoOpen"
+// +kubebuilder:validation:XValidation:rule="!has(self.commands) || !has(self.commands.service) || has(self.render) && self.render.services.exists(s, s.name == self.commands.service)",message="commands.service is not in render.services: add it there with its serviceID, or name one that is",fieldPath=".commands.service"
 type PlatformSpec struct {
 	// url of the platform's public API, without a path.
 	// +required
@@ -76,6 +77,10 @@ type PlatformSpec struct {
 	// +optional
 	StatusPage *PlatformStatusPage `json:"statusPage,omitempty"`
 
+	// commands says how commands are run on the platform's host: the rake of a KeyCompromise with via: Command.
+	// +optional
+	Commands *PlatformCommands `json:"commands,omitempty"`
+
 	// relyingParties names the applications that receive webhooks.
 	// +optional
 	// +listType=map
@@ -131,6 +136,138 @@ type PlatformAdminAPI struct {
 	SecretRef SecretReference `json:"secretRef,omitzero"`
 }
 
+// PlatformRender is the platform's account at Render.
+type PlatformRender struct {
+	// secretRef names the Secret whose key "apiKey" is an API key of the account.
+	// +required
+	SecretRef SecretReference `json:"secretRef,omitzero"`
+
+	// url of Render's API.
+	// +optional
+	// +default="https://api.render.com/v1"
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=2048
+	// +kubebuilder:validation:XValidation:rule="isURL(self) && url(self).getScheme() in ['http', 'https'] && url(self).getHost() != '' && url(self).getQuery().size() == 0 && !self.contains('@')",message="url must be http(s)://host[:port]/path, without query or credentials, such as https://api.render.com/v1"
+	URL string `json:"url,omitempty"`
+
+	// services of the platform.
+	// +required
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=32
+	Services []RenderService `json:"services,omitempty"`
+}
+
+// RenderService is a service at Render.
+type RenderService struct {
+	// name by which the rest of the spec knows it.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	Name string `json:"name,omitempty"`
+
+	// serviceID is Render's, such as srv-abc.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=64
+	// +kubebuilder:validation:Pattern=`^[a-z]+-[A-Za-z0-9-]+$`
+	ServiceID string `json:"serviceID,omitempty"`
+}
+
+// CommandType says how commands are run.
+// +kubebuilder:validation:Enum=RenderJob;SSH
+type CommandType string
+
+const (
+	// CommandTypeRenderJob runs each as a one-off job at Render.
+	CommandTypeRenderJob CommandType = "RenderJob"
+	// CommandTypeSSH runs each in a shell on the host.
+	CommandTypeSSH CommandType = "SSH"
+)
+
+// PlatformCommands says how commands are run on the platform's host, and where its Rails application is there.
+//
+// +kubebuilder:validation:XValidation:rule="self.type != 'RenderJob' || has(self.service)",message="a Render job runs beside a service: write service, the name of one of render.services",fieldPath=".service"
+// +kubebuilder:validation:XValidation:rule="self.type != 'RenderJob' || !has(self.ssh)",message="ssh is for type SSH: write that type, or leave ssh out",fieldPath=".ssh"
+// +kubebuilder:validation:XValidation:rule="self.type != 'SSH' || has(self.ssh)",message="type SSH needs ssh: write its host and secretRef",fieldPath=".ssh"
+// +kubebuilder:validation:XValidation:rule="!has(self.ssh) || has(self.ssh.user) || has(self.service)",message="whom to log in as is not known: write ssh.user, or service, whose ID is then the user",fieldPath=".ssh"
+type PlatformCommands struct {
+	// type says how they are run.
+	// +required
+	Type CommandType `json:"type,omitempty"`
+
+	// service of render.services: a Render job runs beside it, and with SSH its ID is the user, as Render has it.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	Service string `json:"service,omitempty"`
+
+	// directory of the Rails application.
+	// +optional
+	// +default="/opt/render/project/src/server"
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=1024
+	// +kubebuilder:validation:Pattern=`^/[^[:cntrl:]]*$`
+	Directory string `json:"directory,omitempty"`
+
+	// bundle is the program bundle, by its path.
+	// +optional
+	// +default="/opt/render/project/.gems/bin/bundle"
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=1024
+	// +kubebuilder:validation:Pattern=`^/[^[:cntrl:]]*$`
+	Bundle string `json:"bundle,omitempty"`
+
+	// environment is RAILS_ENV.
+	// +optional
+	// +default="production"
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	// +kubebuilder:validation:Pattern=`^[a-z][a-z0-9_]*$`
+	Environment string `json:"environment,omitempty"`
+
+	// timeoutSeconds is how long a command may take: Rails has to start, and to sign what is undelivered anew.
+	// +optional
+	// +default=600
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=3600
+	TimeoutSeconds int32 `json:"timeoutSeconds,omitempty"`
+
+	// ssh is the host, for type SSH.
+	// +optional
+	SSH *PlatformSSH `json:"ssh,omitempty"`
+}
+
+// PlatformSSH is a host that commands are run on.
+type PlatformSSH struct {
+	// host by its name or address.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:Pattern=`^[A-Za-z0-9:][A-Za-z0-9.:-]*$`
+	Host string `json:"host,omitempty"`
+
+	// port of its sshd.
+	// +optional
+	// +default=22
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=65535
+	Port int32 `json:"port,omitempty"`
+
+	// user to log in as. Default: the ID of commands.service.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=64
+	// +kubebuilder:validation:Pattern=`^[A-Za-z0-9_][A-Za-z0-9_.-]*$`
+	User string `json:"user,omitempty"`
+
+	// secretRef names the Secret whose key "privateKey" lets the user in, without a passphrase, and whose key "knownHosts" has the
+	// host's keys, as lines of known_hosts. A host that shows another key is not trusted.
+	// +required
+	SecretRef SecretReference `json:"secretRef,omitzero"`
+}
+
 // RelyingParty is an application that receives webhooks.
 type RelyingParty struct {
 	// applicationID is the id of its row in oauth_applications.
@@ -157,44 +294,6 @@ type RelyingParty struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=256
 	Oncall string `json:"oncall,omitempty"`
-}
-
-// PlatformRender is where the platform runs.
-type PlatformRender struct {
-	// secretRef names the Secret whose key "apiKey" is an API key of Render.
-	// +required
-	SecretRef SecretReference `json:"secretRef,omitzero"`
-
-	// url of Render's API. Default https://api.render.com/v1.
-	// +optional
-	// +kubebuilder:validation:MinLength=1
-	// +kubebuilder:validation:MaxLength=2048
-	// +kubebuilder:validation:XValidation:rule="isURL(self) && url(self).getScheme() in ['http', 'https'] && url(self).getHost() != '' && url(self).getQuery().size() == 0 && !self.contains('@')",message="url must be http(s)://host[:port]/path, without query or credentials, such as https://api.render.com/v1"
-	URL string `json:"url,omitempty"`
-
-	// services that the platform consists of.
-	// +required
-	// +listType=map
-	// +listMapKey=name
-	// +kubebuilder:validation:MinItems=1
-	// +kubebuilder:validation:MaxItems=16
-	Services []RenderService `json:"services,omitempty"`
-}
-
-// RenderService is a service at Render.
-type RenderService struct {
-	// name by which this Platform refers to it.
-	// +required
-	// +kubebuilder:validation:MinLength=1
-	// +kubebuilder:validation:MaxLength=63
-	Name string `json:"name,omitempty"`
-
-	// serviceID is its id at Render, such as srv-abc.
-	// +required
-	// +kubebuilder:validation:MinLength=1
-	// +kubebuilder:validation:MaxLength=128
-	// +kubebuilder:validation:Pattern=`^[A-Za-z0-9_-]+$`
-	ServiceID string `json:"serviceID,omitempty"`
 }
 
 // PlatformRollback says what an Incident rolls back.

@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
+	"github.com/1pass-dev/playbook-operator/controllers/platform"
 	"github.com/1pass-dev/playbook-operator/controllers/playbook"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/paging"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/render"
@@ -70,7 +71,7 @@ func triage(ctx context.Context, s *response) (playbook.Outcome, error) {
 		}
 		found.Services = append(found.Services, v1alpha1.TriagedService{Name: service.Name, State: fmt.Sprintf("%.500s", state)})
 	}
-	deploys, _, err := api.Deploys(ctx, s.serviceID(s.mainService()), 20, "")
+	deploys, _, err := api.Deploys(ctx, platform.RenderServiceID(s.platform, s.mainService()), 20, "")
 	switch {
 	case err != nil && patience && ctx.Err() == nil && !refused(err):
 		return patient(err)
@@ -120,19 +121,6 @@ func (s *response) mainService() string {
 		return s.platform.Spec.Rollback.Service
 	}
 	return s.platform.Spec.Render.Services[0].Name
-}
-
-// serviceID is a service's id at Render; empty where the Platform no longer names it.
-func (s *response) serviceID(name string) string {
-	if s.platform.Spec.Render == nil {
-		return ""
-	}
-	for _, service := range s.platform.Spec.Render.Services {
-		if service.Name == name {
-			return service.ServiceID
-		}
-	}
-	return ""
 }
 
 // awaitMitigation waits until all signals were good for long enough.

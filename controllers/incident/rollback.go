@@ -9,6 +9,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
+	"github.com/1pass-dev/playbook-operator/controllers/platform"
 	"github.com/1pass-dev/playbook-operator/controllers/playbook"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/render"
 )
@@ -82,7 +83,7 @@ func rollBack(ctx context.Context, s *response) (playbook.Outcome, error) {
 	if err != nil {
 		return playbook.Outcome{}, err
 	}
-	id := s.serviceID(rule.Service)
+	id := platform.RenderServiceID(s.platform, rule.Service)
 	service, err := api.Service(ctx, id)
 	if err != nil {
 		return patient(err)
@@ -248,7 +249,7 @@ func (s *response) follow(ctx context.Context, r *v1alpha1.ServiceRollback) (pla
 	if err != nil {
 		return playbook.Outcome{}, err
 	}
-	id := s.serviceID(r.Service)
+	id := platform.RenderServiceID(s.platform, r.Service)
 	if r.State == v1alpha1.RollbackRequested {
 		deploys, err := api.History(ctx, id)
 		if err != nil {
@@ -306,7 +307,7 @@ func (s *response) follow(ctx context.Context, r *v1alpha1.ServiceRollback) (pla
 }
 
 func (s *response) digestOf(r *v1alpha1.ServiceRollback) string {
-	digest, err := playbook.Digest([]string{s.serviceID(r.Service), r.From, r.To})
+	digest, err := playbook.Digest([]string{platform.RenderServiceID(s.platform, r.Service), r.From, r.To})
 	if err != nil {
 		panic(err) // strings always marshal
 	}
@@ -347,7 +348,7 @@ func restoreAutoDeploy(ctx context.Context, s *response) (playbook.Outcome, erro
 	if err != nil {
 		return playbook.Outcome{}, err
 	}
-	id := s.serviceID(r.Service)
+	id := platform.RenderServiceID(s.platform, r.Service)
 	why := "resolved by hand"
 	switch {
 	case r.State == v1alpha1.RollbackPreparing:

@@ -20,6 +20,7 @@ import (
 	"github.com/1pass-dev/playbook-operator/controllers/systems/platformapi"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/platformdb"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/render"
+	"github.com/1pass-dev/playbook-operator/controllers/systems/ssh"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/statuspage"
 )
 
@@ -35,18 +36,16 @@ type Connections struct {
 	Dial pgconn.DialFunc
 	// Transport carries HTTP requests; nil is net/http's.
 	Transport http.RoundTripper
+	// DialSSH connects to hosts that commands run on; nil uses the network.
+	DialSSH ssh.Dial
 
 	mu      sync.Mutex
 	pools   map[poolKey]*pool
-	renders map[types.NamespacedName]*renderClient
+	renders map[renderKey]*render.Client
 }
 
-// renderClient is kept, since the limits that it heeds are the key's.
-type renderClient struct {
-	url, key string
-	readAt   time.Time
-	*render.Client
-}
+// renderKey tells accounts at Render apart.
+type renderKey struct{ url, apiKey string }
 
 type poolKey struct {
 	platform types.NamespacedName
@@ -128,36 +127,54 @@ func (c *Connections) AdminAPI(ctx context.Context, p *v1alpha1.Platform) (*plat
 	return platformapi.NewAdmin(p.Spec.URL, token, c.Transport), nil
 }
 
-// Render is the Platform's account at Render.
+// Render is the Platform's account at Render. Those who share its key share the client, since they share Render's limits.
 func (c *Connections) Render(ctx context.Context, p *v1alpha1.Platform) (*render.Client, error) {
 	if p.Spec.Render == nil {
 		return nil, unusable("Platform %q has no spec.render: name a Secret there whose key \"apiKey\" is an API key of Render", p.Name)
 	}
-	name := client.ObjectKeyFromObject(p)
-	c.mu.Lock()
-	known := c.renders[name]
-	fresh := known != nil && known.url == p.Spec.Render.URL && time.Since(known.readAt) < secretInterval
-	c.mu.Unlock()
-	if fresh {
-		return known.Client, nil
-	}
-	key, err := c.value(ctx, p, p.Spec.Render.SecretRef.Name, "apiKey")
+	apiKey, err := c.value(ctx, p, p.Spec.Render.SecretRef.Name, "apiKey")
 	if err != nil {
 		return nil, err
 	}
+	key := renderKey{p.Spec.Render.URL, apiKey}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	known = c.renders[name]
-	if known != nil && known.url == p.Spec.Render.URL && known.key == key {
-		known.readAt = time.Now()
-		return known.Client, nil
-	}
 	if c.renders == nil {
-		c.renders = map[types.NamespacedName]*renderClient{}
+		c.renders = map[renderKey]*render.Client{}
 	}
-	made := &renderClient{url: p.Spec.Render.URL, key: key, readAt: time.Now(), Client: render.New(p.Spec.Render.URL, key, c.Transport)}
-	c.renders[name] = made
-	return made.Client, nil
+	if c.renders[key] == nil {
+		c.renders[key] = render.New(key.url, apiKey, c.Transport)
+	}
+	return c.renders[key], nil
+}
+
+// SSHTarget is the host that the Platform's commands run on, for commands of type SSH.
+func (c *Connections) SSHTarget(ctx context.Context, p *v1alpha1.Platform) (ssh.Target, error) {
+	host := p.Spec.Commands.SSH
+	target := ssh.Target{Host: host.Host, Port: int(host.Port), User: host.User}
+	if target.User == "" {
+		target.User = RenderServiceID(p, p.Spec.Commands.Service)
+	}
+	key, err := c.value(ctx, p, host.SecretRef.Name, "privateKey")
+	if err != nil {
+		return target, err
+	}
+	known, err := c.value(ctx, p, host.SecretRef.Name, "knownHosts")
+	target.PrivateKey, target.KnownHosts = []byte(key), []byte(known)
+	return target, err
+}
+
+// RenderServiceID is Render's id of a service in render.services; empty where it is no longer there.
+func RenderServiceID(p *v1alpha1.Platform, name string) string {
+	if p.Spec.Render == nil {
+		return ""
+	}
+	for _, service := range p.Spec.Render.Services {
+		if service.Name == name {
+			return service.ServiceID
+		}
+	}
+	return ""
 }
 
 // Channel is a way to reach people.
@@ -227,7 +244,6 @@ func unusable(format string, args ...any) error {
 func (c *Connections) Forget(name types.NamespacedName) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	delete(c.renders, name)
 	for key, pool := range c.pools {
 		if key.platform == name {
 			go pool.db.Close()

@@ -43,6 +43,7 @@ func (s *Server) routes() http.Handler {
 	}) (any, error) {
 		return map[string]string{"action_request_nonce": s.IssueNonce(in.EntryID)}, nil
 	}))
+	mux.HandleFunc("POST /_control/rake", s.serveRake)
 	mux.HandleFunc("POST /_control/seed", control(func(ctx context.Context, in struct {
 		ApplicationID int64  `json:"applicationID,string"`
 		Dead          int    `json:"dead"`

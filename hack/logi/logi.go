@@ -58,10 +58,12 @@ type Server struct {
 	render     *Render
 	server     *http.Server
 	client     *http.Client
+	stopping   context.Context // ends with Close
 	cancel     context.CancelFunc
 	running    sync.WaitGroup
 
 	mu       sync.Mutex
+	rakes    rakes
 	faults   map[int64]Fault
 	arrivals map[int64]int // attempts that reached the relying party
 	counts   map[int64]*ApplicationCounts
@@ -145,7 +147,7 @@ func Start(ctx context.Context, config Config) (*Server, error) {
 	}
 	s.server = &http.Server{Handler: s.routes(), ReadHeaderTimeout: 10 * time.Second}
 	workers, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	s.cancel = cancel
+	s.stopping, s.cancel = workers, cancel
 	s.running.Go(func() { _ = s.server.Serve(listener) }) // ErrServerClosed, after Close
 	if !config.ManualDispatch {
 		for range config.Workers {

@@ -107,6 +107,8 @@ func useDatabase(t *testing.T, site *world.Site, owner *pgx.Conn, application in
 	}
 	bySQL, byAdminAPI := identity(), identity()
 	leak, heir := identity(), identity()
+	byRake, rakeHeir := identity(), identity()
+	run := platformdb.Command{StartedAt: time.Now().Truncate(time.Microsecond), Target: "ssh", Text: "rake"}
 	var kid string
 	var revoked *platformdb.Revocation
 	var op *platformdb.Operation
@@ -204,6 +206,58 @@ func useDatabase(t *testing.T, site *world.Site, owner *pgx.Conn, application in
 		{"DiedUnderSuccessor", func() error { _, err := operator.DiedUnderSuccessor(ctx, revoked); return err }},
 		{"DeliveredUnderSuccessor", func() error {
 			if _, _, err := operator.DeliveredUnderSuccessor(ctx, revoked); !errors.Is(err, platformdb.ErrNoEntry) {
+				return err
+			}
+			return nil
+		}},
+		{"AdoptRevocation of a key that may still sign", func() error {
+			if err := owner.QueryRow(ctx, `SELECT kid FROM webhook_signing_keys WHERE oauth_application_id = $1 AND status = 'active'`, application).Scan(&run.Kid); err != nil {
+				return err
+			}
+			if _, err := operator.OpenOperation(ctx, byRake); err != nil {
+				return err
+			}
+			if _, err := operator.AdoptRevocation(ctx, byRake.UID, run.Kid, "leaked"); !errors.Is(err, platformdb.ErrNotRevoked) {
+				return err
+			}
+			return nil
+		}},
+		{"AbandonCommand", func() error {
+			other := run
+			other.StartedAt = run.StartedAt.Add(-time.Second)
+			_, err := operator.AbandonCommand(ctx, byRake.UID, other)
+			return err
+		}},
+		{"BeginCommand", func() error { return operator.BeginCommand(ctx, byRake.UID, run) }},
+		{"EndCommand", func() error {
+			return operator.EndCommand(ctx, byRake.UID, run.StartedAt, platformdb.CommandEnd{Outcome: platformdb.CommandSucceeded, ExitStatus: new(int32)}, "revoked")
+		}},
+		{"AdoptRevocation", func() (err error) {
+			if _, ok := site.Rake(ctx, "/", []string{"exec", "rails", fmt.Sprintf("webhooks:compromise[%d,%s]", application, run.Kid), "RAILS_ENV=production"}, 0); !ok {
+				return errors.New("the rake failed")
+			}
+			revoked, err = operator.AdoptRevocation(ctx, byRake.UID, run.Kid, "leaked")
+			return err
+		}},
+		{"AwaitReSigned", func() error {
+			progress, err := operator.AwaitReSigned(ctx, byRake.UID)
+			if err == nil && progress.ReSignedAt == nil {
+				t.Errorf("%d entries left, %q open", progress.Left, progress.Open)
+			}
+			return err
+		}},
+		{"AdoptRevocation of what an operation that was deleted adopted", func() error {
+			if err := operator.CloseOperation(ctx, byRake, platformdb.OutcomeDeleted); err != nil {
+				return err
+			}
+			if _, err := operator.OpenOperation(ctx, rakeHeir); err != nil {
+				return err
+			}
+			_, err := operator.AdoptRevocation(ctx, rakeHeir.UID, run.Kid, "leaked")
+			return err
+		}},
+		{"AdoptRevocation of an unknown kid", func() error {
+			if _, err := operator.AdoptRevocation(ctx, rakeHeir.UID, "nobody", "leaked"); !errors.As(err, new(*platformdb.UnknownKid)) {
 				return err
 			}
 			return nil
@@ -322,6 +376,7 @@ func TestTheDatabaseRolesAreNobody(t *testing.T) {
 			`DELETE FROM playbook.replay_entries`,
 			`TRUNCATE playbook.replay_pages`,
 			`DELETE FROM playbook.key_revocations`,
+			`DELETE FROM playbook.command_runs`,
 			`INSERT INTO playbook.schema_migrations VALUES (99, 'mine')`,
 			`CREATE TABLE mine (id bigint)`,
 			`CREATE TABLE playbook.mine (id bigint)`,
