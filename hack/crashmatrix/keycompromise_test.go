@@ -49,7 +49,8 @@ type leak struct {
 	// Before the operation was opened, or after it was closed, by the database's clock: effects that nobody ordered.
 	Before, After int
 	// Rakes is how often the platform's own rake was started.
-	Rakes int}
+	Rakes int
+}
 
 // heldSQL is where a manager that is broken on purpose keeps what it writes in a later transaction than it should.
 const heldSQL = `CREATE TABLE logi_test.held (LIKE webhook_outbox_entries INCLUDING ALL);
