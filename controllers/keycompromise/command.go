@@ -103,6 +103,10 @@ func (s *compromise) intend(ctx context.Context, command *platformdb.Command) (p
 		s.obj.Status.Command = nil
 		outcome, err := s.awaitTwin(ctx, taken.Operation)
 		return outcome, false, err
+	case errors.Is(err, platformdb.ErrGivenUp):
+		// Another manager came in between, and has withdrawn the intent or is about to.
+		s.obj.Status.Command = nil
+		return playbook.Wait(time.Millisecond, v1alpha1.ReasonRevoking, "the platform's rake was about to be run, and certainly was not"), false, nil
 	case errors.Is(err, platformdb.ErrCommandRan):
 		s.obj.Status.Command = nil
 		return s.unknown("the ledger knows of a run that this object does not remember"), false, nil
@@ -166,10 +170,14 @@ func (s *compromise) observeCommand(ctx context.Context) (playbook.Outcome, bool
 		return playbook.Stall(v1alpha1.ReasonCommandFailed, "the platform's rake ended with%s on %s, and did not revoke the key. %s. When the cause is mended, this runs it again: %s",
 			exitStatus(run), run.Target, s.evidence(), s.resumeCommand()), false, nil
 	}
-	if !s.late() {
+	// One that reported success had done its work by then, if it did it here.
+	if run.Outcome != v1alpha1.CommandSucceeded && !s.late() {
 		return playbook.Wait(observeInterval, v1alpha1.ReasonRevoking, "the platform's rake %s on %s: reading the key's row to see what it did", did(run), run.Target), false, nil
 	}
 	what := fmt.Sprintf("the platform's rake %s on %s, begun at %s, and %v", did(run), run.Target, run.StartedAt.UTC().Format(time.RFC3339), root(notEnded))
+	if run.Outcome == v1alpha1.CommandSucceeded {
+		what += ": spec.commands and spec.database may be of two platforms"
+	}
 	return s.unknown(what), false, nil
 }
 

@@ -439,3 +439,35 @@ func TestCommandsThatCantBeRunAreRefusedAtApply(t *testing.T) {
 		t.Errorf("%v\n%s", err, out)
 	}
 }
+
+func TestARakeThatSucceededElsewhereIsTold(t *testing.T) {
+	s := newShell(t, "rake-elsewhere", idle)
+	kid := s.kid()
+	other, err := w.NewSite(s.ctx, "rake-other", idle)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := other.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := other.CreateApplication(s.ctx, acme, "acme"); err != nil {
+		t.Fatal(err)
+	}
+	db, err := pgx.Connect(s.ctx, other.URLAs(""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close(context.Background())
+	if _, err := db.Exec(s.ctx, `UPDATE webhook_signing_keys SET kid = $1`, kid); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := other.InstallBundle(s.dir); err != nil {
+		t.Fatal(err)
+	}
+	k := s.awaitStalled(s.apply("key", kid, viaCommand), v1alpha1.ReasonOutcomeUnknown)
+	if message := condition(k, v1alpha1.StepRevoked).Message; !strings.Contains(message, "exit status 0") || !strings.Contains(message, "two platforms") || s.kid() != kid {
+		t.Error(message)
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
@@ -17,6 +18,9 @@ import (
 // is missed so stalls, where an earlier one that was taken for it would let it run unseen.
 const clockSlack = time.Second
 
+// jobMemory is how far back a job is looked for that still runs: longer than any may take.
+const jobMemory = 2 * time.Hour
+
 // runJob starts the command as a one-off job at Render. Later passes follow it.
 func (s *compromise) runJob(ctx context.Context, command platformdb.Command) (playbook.Outcome, bool, error) {
 	account, err := s.Connections.Render(ctx, s.platform)
@@ -26,6 +30,16 @@ func (s *compromise) runJob(ctx context.Context, command platformdb.Command) (pl
 	service := s.platform.Spec.Commands.Service
 	id := platform.RenderServiceID(s.platform, service)
 	command.Target = fmt.Sprintf("Render's service %s, %s", service, id)
+	// Of an object that was deleted while its job ran.
+	jobs, err := account.Jobs(ctx, id, time.Now().Add(-jobMemory))
+	if err != nil {
+		return s.notStarted(err)
+	}
+	for _, job := range jobs {
+		if job.StartCommand == command.Text && slices.Contains([]string{render.JobPending, render.JobRunning}, job.Status) {
+			return playbook.Wait(observeInterval, v1alpha1.ReasonRevoking, "the job %s runs the platform's rake for this key already: waiting for its end", job.ID), false, nil
+		}
+	}
 	if outcome, ok, err := s.intend(ctx, &command); err != nil || !ok {
 		return outcome, false, err
 	}
@@ -49,8 +63,8 @@ func (s *compromise) notStarted(err error) (playbook.Outcome, bool, error) {
 	var limited *render.Limited
 	switch {
 	case errors.As(err, &refused):
-		return playbook.Stall(v1alpha1.ReasonRefused, "%v. Nothing was started. Mend spec.render of Platform %q, or its Secret %q. Then: %s",
-			err, s.platform.Name, s.platform.Spec.Render.SecretRef.Name, s.resumeCommand()), false, nil
+		return playbook.Stall(v1alpha1.ReasonRefused, "%v. Nothing was started. Mend spec.render of Platform %q, or the Secret that it names. Then: %s",
+			err, s.platform.Name, s.resumeCommand()), false, nil
 	case errors.As(err, &limited):
 		return playbook.Wait(limited.RetryAfter, v1alpha1.ReasonRetrying, "%v; nothing was started", err), false, nil
 	}

@@ -99,3 +99,16 @@ func TestAJobThatMayHaveBeenStartedIsNotStartedAgain(t *testing.T) {
 	s.awaitStalled(name, v1alpha1.ReasonOutcomeUnknown)
 	s.runs(0)
 }
+
+func TestAJobOfAnObjectThatWasDeletedIsWaitedFor(t *testing.T) {
+	s := newJobs(t, "job-deleted")
+	kid := s.kid()
+	s.SetRakeFault(logi.RakeFault{Hang: 6 * time.Second})
+	first := s.apply("first", kid, viaCommand)
+	s.await(first, "its job runs", func(k *v1alpha1.KeyCompromise) bool { return k.Status.Command != nil && k.Status.Command.JobID != "" })
+	if err := kube.Delete(s.ctx, s.get(first)); err != nil {
+		t.Fatal(err)
+	}
+	s.awaitReady(s.apply("second", kid, viaCommand))
+	s.runs(1)
+}

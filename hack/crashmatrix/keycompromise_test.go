@@ -231,6 +231,9 @@ func (s *slot) endKey(ctx context.Context, plan *crashmatrix.Plan, v variant, st
 			case <-time.After(after):
 			}
 		}
+		if err := s.age(ctx, obj); err != nil {
+			return nil, nil, false, err
+		}
 		// Not under the run's deadline, which would break the connection for the runs to come.
 		if err := s.platformMoves(context.WithoutCancel(ctx)); err != nil {
 			return nil, nil, false, err

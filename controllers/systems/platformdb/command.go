@@ -31,12 +31,15 @@ type CommandEnd struct {
 	ExitStatus *int32
 }
 
-// ErrCommandRan says that the operation has run its command before, or that this run was given up.
+// ErrCommandRan says that the operation has run its command before.
 var ErrCommandRan = errors.New("the ledger knows of an earlier run of this command")
 
+// ErrGivenUp says that AbandonCommand gave the run up.
+var ErrGivenUp = errors.New("the run was given up")
+
 // BeginCommand enters a run into the ledger before the command is sent. It is the last door: it stays shut for an operation that is
-// closed, for one that has run its command before (unless that did nothing), for a run that AbandonCommand gave up, and, as Taken,
-// while another operation that is open runs its own for the same key.
+// closed, for one that has run its command before (ErrCommandRan, unless that did nothing), for a run that AbandonCommand gave up
+// (ErrGivenUp), and, as Taken, while another operation that is open runs its own for the same key.
 func (db *DB) BeginCommand(ctx context.Context, uid string, command Command) error {
 	return db.transact(ctx, "entering the command into the ledger", pgx.TxOptions{}, func(tx pgx.Tx) error {
 		op, err := lockAlone(ctx, tx, uid)
@@ -49,7 +52,7 @@ func (db *DB) BeginCommand(ctx context.Context, uid string, command Command) err
 		tag, err := tx.Exec(ctx, `INSERT INTO playbook.command_runs (operation_id, started_at, kid, target, command) VALUES ($1, $2, $3, $4, $5)
 			ON CONFLICT DO NOTHING`, op.ID, command.StartedAt, command.Kid, command.Target, command.Text)
 		if err == nil && tag.RowsAffected() == 0 {
-			return ErrCommandRan
+			return ErrGivenUp
 		}
 		return err
 	})

@@ -50,7 +50,9 @@ func TestACommandIsBegunAtMostOnce(t *testing.T) {
 	if got := abandon(first, 1); got.Outcome != platformdb.CommandNotSent {
 		t.Errorf("%+v", got)
 	}
-	ran(begin(first, 1))
+	if err := begin(first, 1); !errors.Is(err, platformdb.ErrGivenUp) {
+		t.Errorf("%v", err)
+	}
 	if err := begin(first, 2); err != nil {
 		t.Fatal(err)
 	}
