@@ -4,12 +4,24 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
+// CompromiseVia says what ends the key.
+// +kubebuilder:validation:Enum=Database;Command
+type CompromiseVia string
+
+const (
+	// CompromiseViaDatabase ends it by SQL, in one transaction of the operator's.
+	CompromiseViaDatabase CompromiseVia = "Database"
+	// CompromiseViaCommand runs the platform's own rake, at most once.
+	CompromiseViaCommand CompromiseVia = "Command"
+)
+
 // KeyCompromiseSpec names the webhook signing key that leaked. Only the timeouts and approvals can be changed.
 //
 // +kubebuilder:validation:XValidation:rule="self.platformRef == oldSelf.platformRef",message="platformRef is fixed once the key compromise exists: delete it and apply one with a new name",fieldPath=".platformRef"
 // +kubebuilder:validation:XValidation:rule="self.applicationID == oldSelf.applicationID",message="applicationID is fixed once the key compromise exists: delete it and apply one with a new name",fieldPath=".applicationID"
 // +kubebuilder:validation:XValidation:rule="self.kid == oldSelf.kid",message="kid is fixed once the key compromise exists: delete it and apply one with a new name",fieldPath=".kid"
 // +kubebuilder:validation:XValidation:rule="self.reason == oldSelf.reason",message="reason is fixed once the key compromise exists: delete it and apply one with a new name",fieldPath=".reason"
+// +kubebuilder:validation:XValidation:rule="self.via == oldSelf.via",message="via is fixed once the key compromise exists: delete it and apply one with a new name",fieldPath=".via"
 type KeyCompromiseSpec struct {
 	// platformRef names the Platform.
 	// +required
@@ -34,6 +46,13 @@ type KeyCompromiseSpec struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=1024
 	Reason string `json:"reason,omitempty"`
+
+	// via is what ends the key. Database is one transaction by the operator, which reads and writes signing keys. Command runs the
+	// platform's own rake, webhooks:compromise, at most once, by the Platform's spec.commands: the way for a platform that encrypts
+	// its keys. What follows is proven in the same way.
+	// +optional
+	// +default="Database"
+	Via CompromiseVia `json:"via,omitempty"`
 
 	// reSignTimeoutSeconds is how long after the revocation undelivered entries may still be under the old kid, and transactions
 	// that began before it still be open.
@@ -122,6 +141,10 @@ type KeyCompromiseStatus struct {
 	// +kubebuilder:validation:MinLength=1
 	EventEntryID string `json:"eventEntryID,omitempty"`
 
+	// command is the run of the platform's rake, with via: Command. It is written before the command is sent.
+	// +optional
+	Command *CommandRun `json:"command,omitempty"`
+
 	// replayRef names the DLQReplay of the webhooks that died because the relying party did not know the successor yet.
 	// +optional
 	ReplayRef *ReplayReference `json:"replayRef,omitempty"`
@@ -137,6 +160,47 @@ type KeyCompromiseStatus struct {
 	// +kubebuilder:validation:MaxItems=8
 	// +kubebuilder:validation:MinItems=1
 	StepsBegun []StepBegun `json:"stepsBegun,omitempty"`
+}
+
+// CommandOutcome is what is known of how a command ended.
+// +kubebuilder:validation:Enum=Succeeded;Failed;Lost
+type CommandOutcome string
+
+const (
+	// CommandSucceeded says that it reported success.
+	CommandSucceeded CommandOutcome = "Succeeded"
+	// CommandFailed says that it ended, and reported a failure.
+	CommandFailed CommandOutcome = "Failed"
+	// CommandLost says that the connection ended before it did.
+	CommandLost CommandOutcome = "Lost"
+)
+
+// CommandRun is a command that was run on the platform, once. A pass that finds one that it did not just write only observes:
+// whether it did its work is read from the key's row. What it printed is in the ledger, in playbook.command_runs.
+type CommandRun struct {
+	// startedAt is when it was about to be sent.
+	// +required
+	StartedAt *metav1.MicroTime `json:"startedAt,omitempty"`
+
+	// target is where it runs.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=512
+	Target string `json:"target,omitempty"`
+
+	// jobID of the Render job.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=64
+	JobID string `json:"jobID,omitempty"`
+
+	// outcome is how it ended; absent until that was seen.
+	// +optional
+	Outcome CommandOutcome `json:"outcome,omitempty"`
+
+	// exitStatus that it ended with, where there is one.
+	// +optional
+	ExitStatus *int32 `json:"exitStatus,omitempty"`
 }
 
 // ReplayReference names a DLQReplay of the same namespace.

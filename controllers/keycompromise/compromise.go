@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
@@ -22,6 +23,7 @@ import (
 type compromise struct {
 	*Reconciler
 	obj      *v1alpha1.KeyCompromise
+	written  *v1alpha1.KeyCompromise // as the API server has it
 	platform *v1alpha1.Platform
 	db       *platformdb.DB
 	id       platformdb.Identity
@@ -29,7 +31,7 @@ type compromise struct {
 	revoked  *platformdb.Revocation // nil until the key is revoked
 }
 
-func (r *Reconciler) connect(ctx context.Context, obj *v1alpha1.KeyCompromise) (*compromise, error) {
+func (r *Reconciler) connect(ctx context.Context, written, obj *v1alpha1.KeyCompromise) (*compromise, error) {
 	id, err := identity(obj)
 	if err != nil {
 		return nil, err
@@ -38,7 +40,7 @@ func (r *Reconciler) connect(ctx context.Context, obj *v1alpha1.KeyCompromise) (
 	if err := playbook.PatchFinalizer(ctx, r.Client, obj, controllerutil.AddFinalizer); err != nil {
 		return nil, err
 	}
-	s := &compromise{Reconciler: r, obj: obj, id: id}
+	s := &compromise{Reconciler: r, obj: obj, written: written, id: id}
 	if s.platform, err = platform.Find(ctx, r.Client, obj.Namespace, obj.Spec.PlatformRef.Name); err != nil {
 		return nil, err
 	}
@@ -79,6 +81,9 @@ func identity(obj *v1alpha1.KeyCompromise) (platformdb.Identity, error) {
 	immutable := v1alpha1.KeyCompromiseSpec{
 		PlatformRef: obj.Spec.PlatformRef, ApplicationID: obj.Spec.ApplicationID, Kid: obj.Spec.Kid, Reason: obj.Spec.Reason,
 	}
+	if obj.Spec.Via != v1alpha1.CompromiseViaDatabase {
+		immutable.Via = obj.Spec.Via
+	}
 	digest, err := playbook.Digest(immutable)
 	return platformdb.Identity{
 		UID: string(obj.UID), Kind: "KeyCompromise", Namespace: obj.Namespace, Name: obj.Name,
@@ -93,6 +98,10 @@ func (s *compromise) resume() {
 			return c.Type == b.Step && c.Status == metav1.ConditionFalse
 		})
 	})
+	// The command did nothing, and whoever asks has mended what kept it from that.
+	if c := meta.FindStatusCondition(s.obj.Status.Conditions, v1alpha1.StepRevoked); c.Reason == v1alpha1.ReasonCommandFailed {
+		s.obj.Status.Command = nil
+	}
 	playbook.Resume(s.obj)
 }
 
@@ -110,6 +119,9 @@ func (s *compromise) overdue(step string, timeoutSeconds int32) bool {
 // behind says that the ledger knows less than the object: what the object saw happen is then nowhere recorded, and doing it
 // again could repeat it.
 func (s *compromise) behind() bool {
+	if s.obj.Status.Command != nil && s.op == nil {
+		return true
+	}
 	return s.obj.Status.RevokedAt != nil && (s.revoked == nil || !s.revoked.RevokedAt.Truncate(time.Second).Equal(s.obj.Status.RevokedAt.Time))
 }
 

@@ -95,7 +95,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		return playbook.Finalize(ctx, r.Client, r.Recorder, obj, func(ctx context.Context) error { return r.closeDeleted(ctx, obj) })
 	}
 	written := obj.DeepCopy()
-	after, err := r.pass(ctx, obj)
+	after, err := r.pass(ctx, written, obj)
 	if writeErr := client.IgnoreNotFound(r.writeStatus(ctx, written, obj)); writeErr != nil {
 		after, err = 0, fmt.Errorf("writing the status: %w", writeErr)
 	}
@@ -106,8 +106,8 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	return ctrl.Result{RequeueAfter: after}, err
 }
 
-// pass brings the object's playbook as far as it goes now.
-func (r *Reconciler) pass(ctx context.Context, obj *v1alpha1.KeyCompromise) (time.Duration, error) {
+// pass brings the object's playbook as far as it goes now. written is the object as the API server has it.
+func (r *Reconciler) pass(ctx context.Context, written, obj *v1alpha1.KeyCompromise) (time.Duration, error) {
 	obj.Status.ObservedGeneration = obj.Generation
 	if playbook.Finished(obj) {
 		return 0, nil
@@ -117,7 +117,7 @@ func (r *Reconciler) pass(ctx context.Context, obj *v1alpha1.KeyCompromise) (tim
 	if playbook.Stalled(obj) && !resume {
 		return 0, nil
 	}
-	s, err := r.connect(ctx, obj)
+	s, err := r.connect(ctx, written, obj)
 	if err != nil {
 		if !playbook.Stalled(obj) {
 			playbook.Fail(obj, err)

@@ -51,6 +51,11 @@ func reSign(ctx context.Context, s *compromise) (playbook.Outcome, error) {
 }
 
 func (s *compromise) reSignSome(ctx context.Context) (*platformdb.ReSigning, error) {
+	// The rake signed anew what there was; the operator can't where keys are encrypted, and waits for the rest.
+	if s.obj.Spec.Via == v1alpha1.CompromiseViaCommand {
+		progress, err := s.db.AwaitReSigned(ctx, s.id.UID)
+		return progress, platform.DatabaseError(err)
+	}
 	signing, err := s.Connections.Signing(ctx, s.platform)
 	if err != nil {
 		return nil, err
@@ -62,7 +67,11 @@ func (s *compromise) reSignSome(ctx context.Context) (*platformdb.ReSigning, err
 func (s *compromise) stillSigning(progress *platformdb.ReSigning) playbook.Outcome {
 	var why []string
 	if progress.Left > 0 {
-		why = append(why, fmt.Sprintf("%s undelivered entries are under the old kid: the platform still signs with it, or their rows stay locked. Restart the processes that keep the key in memory", bounded(progress.Left)))
+		text := fmt.Sprintf("%s undelivered entries are under the old kid: the platform still signs with it, or their rows stay locked. Restart the processes that keep the key in memory", bounded(progress.Left))
+		if s.obj.Spec.Via == v1alpha1.CompromiseViaCommand {
+			text += ", and let the platform sign them anew: the operator can't"
+		}
+		why = append(why, text)
 	}
 	if n := len(progress.Open); n > 0 {
 		why = append(why, fmt.Sprintf("%d transactions from before the revocation are still open (%s) and may insert under the old kid. End their sessions, found in pg_locks by virtualtransaction, or commit or roll back the prepared ones",

@@ -22,10 +22,11 @@ const (
 // revoke ends the key, issues its successor, signs what is undelivered anew and tells the relying party, in one transaction.
 func revoke(ctx context.Context, s *compromise) (playbook.Outcome, error) {
 	if s.revoked == nil {
-		if outcome, ok, err := s.begin(ctx); err != nil || !ok {
-			return outcome, err
+		end := s.revokeNow
+		if s.obj.Spec.Via == v1alpha1.CompromiseViaCommand {
+			end = s.runCommand
 		}
-		if outcome, ok, err := s.revokeNow(ctx); err != nil || !ok {
+		if outcome, ok, err := end(ctx); err != nil || !ok {
 			return outcome, err
 		}
 		s.project()
@@ -79,6 +80,9 @@ func alreadyDone(twin *platformdb.Operation) playbook.Outcome {
 }
 
 func (s *compromise) revokeNow(ctx context.Context) (playbook.Outcome, bool, error) {
+	if outcome, ok, err := s.begin(ctx); err != nil || !ok {
+		return outcome, false, err
+	}
 	signing, err := s.Connections.Signing(ctx, s.platform)
 	if err != nil {
 		return playbook.Outcome{}, false, err
@@ -111,7 +115,7 @@ func (s *compromise) notRevoked(ctx context.Context, err error) (playbook.Outcom
 		outcome, err := s.awaitTwin(ctx, taken.Operation)
 		return outcome, false, err
 	case errors.As(err, &unsignable):
-		return playbook.Stall(v1alpha1.ReasonSpecInvalid, "%v. Nothing was changed. Where the platform encrypts its key column, end the key with the platform's own rake, webhooks:compromise", unsignable), false, nil
+		return playbook.Stall(v1alpha1.ReasonSpecInvalid, "%v. Nothing was changed. Where the platform encrypts its key column, delete this object and apply one with a new name and via: Command, which runs the platform's own rake", unsignable), false, nil
 	}
 	return playbook.Outcome{}, false, platform.DatabaseError(err)
 }

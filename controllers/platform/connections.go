@@ -16,8 +16,12 @@ import (
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
 	"github.com/1pass-dev/playbook-operator/controllers/playbook"
+	"github.com/1pass-dev/playbook-operator/controllers/systems/paging"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/platformapi"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/platformdb"
+	"github.com/1pass-dev/playbook-operator/controllers/systems/render"
+	"github.com/1pass-dev/playbook-operator/controllers/systems/ssh"
+	"github.com/1pass-dev/playbook-operator/controllers/systems/statuspage"
 )
 
 // secretInterval is how often a Secret is read at most, and so how soon a changed one takes effect.
@@ -32,10 +36,16 @@ type Connections struct {
 	Dial pgconn.DialFunc
 	// Transport carries HTTP requests; nil is net/http's.
 	Transport http.RoundTripper
+	// DialSSH connects to hosts that commands run on; nil uses the network.
+	DialSSH ssh.Dial
 
-	mu    sync.Mutex
-	pools map[poolKey]*pool
+	mu      sync.Mutex
+	pools   map[poolKey]*pool
+	renders map[renderKey]*render.Client
 }
+
+// renderKey tells accounts at Render apart.
+type renderKey struct{ url, apiKey string }
 
 type poolKey struct {
 	platform types.NamespacedName
@@ -115,6 +125,86 @@ func (c *Connections) AdminAPI(ctx context.Context, p *v1alpha1.Platform) (*plat
 		return nil, err
 	}
 	return platformapi.NewAdmin(p.Spec.URL, token, c.Transport), nil
+}
+
+// Render is the Platform's account at Render. Those who share its key share the client, since they share Render's limits.
+func (c *Connections) Render(ctx context.Context, p *v1alpha1.Platform) (*render.Client, error) {
+	if p.Spec.Render == nil {
+		return nil, unusable("Platform %q has no spec.render: name a Secret there whose key \"apiKey\" is an API key of Render", p.Name)
+	}
+	apiKey, err := c.value(ctx, p, p.Spec.Render.SecretRef.Name, "apiKey")
+	if err != nil {
+		return nil, err
+	}
+	key := renderKey{p.Spec.Render.URL, apiKey}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.renders == nil {
+		c.renders = map[renderKey]*render.Client{}
+	}
+	if c.renders[key] == nil {
+		c.renders[key] = render.New(key.url, apiKey, c.Transport)
+	}
+	return c.renders[key], nil
+}
+
+// SSHTarget is the host that the Platform's commands run on, for commands of type SSH.
+func (c *Connections) SSHTarget(ctx context.Context, p *v1alpha1.Platform) (ssh.Target, error) {
+	host := p.Spec.Commands.SSH
+	target := ssh.Target{Host: host.Host, Port: int(host.Port), User: host.User}
+	if target.User == "" {
+		target.User = RenderServiceID(p, p.Spec.Commands.Service)
+	}
+	key, err := c.value(ctx, p, host.SecretRef.Name, "privateKey")
+	if err != nil {
+		return target, err
+	}
+	known, err := c.value(ctx, p, host.SecretRef.Name, "knownHosts")
+	target.PrivateKey, target.KnownHosts = []byte(key), []byte(known)
+	return target, err
+}
+
+// RenderServiceID is Render's id of a service in render.services; empty where it is no longer there.
+func RenderServiceID(p *v1alpha1.Platform, name string) string {
+	if p.Spec.Render == nil {
+		return ""
+	}
+	for _, service := range p.Spec.Render.Services {
+		if service.Name == name {
+			return service.ServiceID
+		}
+	}
+	return ""
+}
+
+// Channel is a way to reach people.
+func (c *Connections) Channel(ctx context.Context, p *v1alpha1.Platform, channel v1alpha1.Channel) (paging.Channel, error) {
+	data, err := c.Secret(ctx, p, channel.SecretRef.Name)
+	if err != nil {
+		return nil, err
+	}
+	opened, err := paging.Open(channel.Type, data)
+	if err != nil {
+		return nil, unusable("Secret %q: %w", channel.SecretRef.Name, err)
+	}
+	return opened, nil
+}
+
+// StatusPage is the Platform's page at Statuspage.io; nil where it has none there.
+func (c *Connections) StatusPage(ctx context.Context, p *v1alpha1.Platform) (*statuspage.Page, error) {
+	if p.Spec.StatusPage == nil || p.Spec.StatusPage.SecretRef == nil {
+		return nil, nil
+	}
+	name := p.Spec.StatusPage.SecretRef.Name
+	key, err := c.value(ctx, p, name, "apiKey")
+	if err != nil {
+		return nil, err
+	}
+	data, err := c.Secret(ctx, p, name)
+	if err != nil {
+		return nil, err
+	}
+	return &statuspage.Page{URL: strings.TrimSpace(string(data["url"])), ID: p.Spec.StatusPage.PageID, Key: key, Transport: c.Transport}, nil
 }
 
 // Secret reads a Secret of the Platform's namespace, if its label says that it is for this Platform: whoever may write a Platform

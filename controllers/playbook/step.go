@@ -166,6 +166,12 @@ func Stop(obj Object, reason, message string) {
 	set(obj, v1alpha1.ConditionReady, metav1.ConditionFalse, reason, message)
 }
 
+// Announce reports what a step is about to do, for a status that is written before the effect.
+func Announce(obj Object, step, reason, message string) {
+	set(obj, step, metav1.ConditionUnknown, reason, message)
+	proceed(obj, reason, message)
+}
+
 // Begin writes the set of steps on the first visit: it is the object's playbook for life.
 func Begin[S any](obj Object, steps []Step[S]) {
 	if meta.FindStatusCondition(*obj.GetConditions(), v1alpha1.ConditionReady) != nil {

@@ -139,6 +139,11 @@ type slot struct {
 	name string
 	site *world.Site
 	db   *pgx.Conn
+
+	// Of the end of a key: what ends it, how long a run may take, and how often the rake had been started before it.
+	via      v1alpha1.CompromiseVia
+	deadline time.Duration
+	rakes    int
 }
 
 // run is one run of a scenario.

@@ -48,6 +48,8 @@ type leak struct {
 	Broken string
 	// Before the operation was opened, or after it was closed, by the database's clock: effects that nobody ordered.
 	Before, After int
+	// Rakes is how often the platform's own rake was started.
+	Rakes int
 }
 
 // heldSQL is where a manager that is broken on purpose keeps what it writes in a later transaction than it should.
@@ -58,7 +60,7 @@ const heldSQL = `CREATE TABLE logi_test.held (LIKE webhook_outbox_entries INCLUD
 
 // newKeySlot makes a platform with five dead webhooks and two that wait, and remembers it for the runs to come.
 func (s *stage) newKeySlot(ctx context.Context, name string) (_ *slot, err error) {
-	o := &slot{stage: s, name: name}
+	o := &slot{stage: s, name: name, deadline: runDeadline}
 	// No answer may be kept, or each run would wait for caches.
 	if o.site, err = s.NewSite(ctx, name, logi.Config{ManualDispatch: true, Workers: 1, JWKSMaxAge: time.Nanosecond}); err != nil {
 		return nil, err
@@ -104,15 +106,16 @@ func (s *slot) putBack(ctx context.Context, object client.ObjectKey) error {
 	s.site.Forget()
 	// The relying party does not know the successor at first.
 	s.site.SetFault(application, logi.Fault{Status: http.StatusUnauthorized})
+	s.rakes = len(s.site.RakeRuns())
 	if _, err := s.db.Exec(ctx, `DELETE FROM webhook_outbox_entries; DELETE FROM webhook_signing_keys; DELETE FROM playbook.event_requeues;
-		DELETE FROM playbook.key_revocations; DELETE FROM playbook.operations; DELETE FROM logi_test.requeues; DELETE FROM logi_test.held;
+		DELETE FROM playbook.command_runs; DELETE FROM playbook.key_revocations; DELETE FROM playbook.operations; DELETE FROM logi_test.requeues; DELETE FROM logi_test.held;
 		INSERT INTO webhook_signing_keys TABLE logi_test.keys; INSERT INTO webhook_outbox_entries TABLE logi_test.seed`); err != nil {
 		return fmt.Errorf("putting the platform back: %w", err)
 	}
 	return s.admin.Create(ctx, &v1alpha1.KeyCompromise{
 		ObjectMeta: metav1.ObjectMeta{Namespace: object.Namespace, Name: object.Name},
 		Spec: v1alpha1.KeyCompromiseSpec{
-			PlatformRef: v1alpha1.PlatformReference{Name: s.name}, ApplicationID: strconv.Itoa(application), Kid: "whk_leaked", Reason: "found in a log",
+			PlatformRef: v1alpha1.PlatformReference{Name: s.name}, ApplicationID: strconv.Itoa(application), Kid: "whk_leaked", Reason: "found in a log", Via: s.via,
 		},
 	})
 }
@@ -134,14 +137,14 @@ func (s *slot) keyManager(wire *crashmatrix.Wire, v variant, stale bool) (*keyco
 	transport := wire.Transport(&http.Transport{DisableKeepAlives: true}, func(request *http.Request) string { return request.Method + " " + request.URL.Path })
 	return &keycompromise.Reconciler{
 		Client: s.cached(c, stale), APIReader: c, Recorder: &events.FakeRecorder{},
-		Connections: &platform.Connections{Secrets: c, Dial: wire.Dial, Transport: transport},
+		Connections: &platform.Connections{Secrets: c, Dial: wire.Dial, DialSSH: wire.DialSSH, Transport: transport},
 	}, nil
 }
 
 // endKey plays the end of a key once, under a plan or none: the relying party refuses the event and two webhooks, and later
 // accepts the event. Where deleted is set, a manager is overtaken by the object's deletion.
 func (s *slot) endKey(ctx context.Context, plan *crashmatrix.Plan, v variant, stale, deleted bool) (got *leak, effects []crashmatrix.Recorded, fired bool, err error) {
-	ctx, cancel := context.WithTimeout(ctx, runDeadline)
+	ctx, cancel := context.WithTimeout(ctx, s.deadline)
 	defer cancel()
 	object := client.ObjectKey{Namespace: world.Namespace, Name: fmt.Sprintf("run-%d", s.runs.Add(1))}
 	if err := s.putBack(ctx, object); err != nil {
@@ -217,18 +220,26 @@ func (s *slot) endKey(ctx context.Context, plan *crashmatrix.Plan, v variant, st
 			got, err := s.left(ctx, obj, ready.Reason)
 			return got, wire.Effects(), wire.Fired(), err
 		}
-		if ready != nil && ready.Reason == v1alpha1.ReasonWaitingForCaches {
+		if ready != nil && (ready.Reason == v1alpha1.ReasonWaitingForCaches || ready.Reason == v1alpha1.ReasonRevoking) {
+			// What a manager waits for, or much less where that is the far side.
+			after := 50 * time.Millisecond
+			if until := obj.Status.ExposedUntil; until != nil {
+				after = time.Until(until.Time)
+			}
 			select {
 			case <-ctx.Done():
-			case <-time.After(time.Until(obj.Status.ExposedUntil.Time)):
+			case <-time.After(after):
 			}
+		}
+		if err := s.age(ctx, obj); err != nil {
+			return nil, nil, false, err
 		}
 		// Not under the run's deadline, which would break the connection for the runs to come.
 		if err := s.platformMoves(context.WithoutCancel(ctx)); err != nil {
 			return nil, nil, false, err
 		}
 		if ctx.Err() != nil {
-			return nil, nil, wire.Fired(), fmt.Errorf("the run did not end within %s: %v", runDeadline, ready)
+			return nil, nil, wire.Fired(), fmt.Errorf("the run did not end within %s: %v", s.deadline, ready)
 		}
 	}
 }
@@ -270,7 +281,10 @@ func (s *slot) platformMoves(ctx context.Context) error {
 
 // left reads what a run left behind; obj is empty where the object is gone.
 func (s *slot) left(ctx context.Context, obj *v1alpha1.KeyCompromise, reason string) (*leak, error) {
-	got := &leak{Reason: reason, Keys: map[string]int{}, Undelivered: map[bool]int{}, Received: s.site.ReceivedKeys(application)}
+	got := &leak{
+		Reason: reason, Keys: map[string]int{}, Undelivered: map[bool]int{}, Received: s.site.ReceivedKeys(application),
+		Rakes: len(s.site.RakeRuns()) - s.rakes,
+	}
 	if obj.Status.ResignedEntries != nil {
 		got.Resigned = *obj.Status.ResignedEntries
 	}
@@ -316,14 +330,16 @@ func (s *slot) left(ctx context.Context, obj *v1alpha1.KeyCompromise, reason str
 // errNotEnded says that a run did not come to its end.
 var errNotEnded = errors.New("not ended")
 
-// keyVariants are managers that are broken on purpose, and the fault that shows it, at the effects whose name begins so: a hint that
-// saves time.
-var keyVariants = []struct {
+// keyVariant is a manager that is broken on purpose, and the fault that shows it, at the effects whose name begins so: a hint that saves
+// time.
+type keyVariant struct {
 	variant
 	fault   crashmatrix.Fault
 	at      string
 	deleted bool
-}{
+}
+
+var keyVariants = []keyVariant{
 	{variant: variant{name: "a revocation that asks neither the ledger nor the key's row", rewrite: func(sql string) string {
 		sql = rewrite(`(FROM playbook\.key_revocations WHERE application_id = \$1 AND kid = \$2) FOR UPDATE`, "$1 AND false FOR UPDATE")(sql)
 		sql = rewrite(`SELECT status, algorithm FROM`, "SELECT 'active', algorithm FROM")(sql)
@@ -381,12 +397,22 @@ func afterDeletion(got *leak) error {
 }
 
 func TestCrashMatrixKeyCompromise(t *testing.T) {
-	ctx := context.Background()
 	s := newStage(t)
-	slots := make([]*slot, parallel)
+	playKeyMatrix(t, "KeyCompromise", s.newKeySlots(t), keyVariants, afterDeletion, func(clean, got *leak) error {
+		if !reflect.DeepEqual(clean, got) {
+			return fmt.Errorf("differs from the clean run:\n%+v\n%+v", clean, got)
+		}
+		return nil
+	})
+}
+
+func (s *stage) newKeySlots(t *testing.T) []*slot {
+	t.Helper()
+	// These runs wait more than those of a replay: the exposure ends with a second.
+	slots := make([]*slot, 2*parallel)
 	for i := range slots {
 		var err error
-		if slots[i], err = s.newKeySlot(ctx, fmt.Sprintf("key-slot-%d", i)); err != nil {
+		if slots[i], err = s.newKeySlot(t.Context(), fmt.Sprintf("key-slot-%d", i)); err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() {
@@ -395,17 +421,21 @@ func TestCrashMatrixKeyCompromise(t *testing.T) {
 			}
 		})
 	}
+	return slots
+}
+
+// playKeyMatrix plays the end of a key with each fault at each effect of a clean run, and compares. Where afterDeletion is not nil, it
+// also plays it with the object deleted in the middle.
+func playKeyMatrix(t *testing.T, name string, slots []*slot, variants []keyVariant, afterDeletion func(*leak) error, check func(clean, got *leak) error) {
+	t.Helper()
+	ctx := context.Background()
+	began := time.Now()
 	clean, recorded, _, err := slots[0].endKey(ctx, nil, never, false, false)
 	if err != nil {
 		t.Fatalf("the clean run: %v", err)
 	}
 	t.Logf("%d effects; %+v", len(recorded), clean)
-	compare := func(got *leak) error {
-		if !reflect.DeepEqual(clean, got) {
-			return fmt.Errorf("differs from the clean run:\n%+v\n%+v", clean, got)
-		}
-		return nil
-	}
+	compare := func(got *leak) error { return check(clean, got) }
 	stale, _, _, err := slots[0].endKey(ctx, nil, never, true, false)
 	if err == nil {
 		err = compare(stale)
@@ -422,7 +452,7 @@ func TestCrashMatrixKeyCompromise(t *testing.T) {
 	var deletions []crashmatrix.Plan
 	for _, plan := range plans {
 		// Once at each kind of effect, and at each transaction.
-		if plan.Fault == crashmatrix.Overtaken && (plan.Nth == 1 || plan.What == "SQL begin" || plan.What == "SQL commit") {
+		if afterDeletion != nil && plan.Fault == crashmatrix.Overtaken && (plan.Nth == 1 || plan.What == "SQL begin" || plan.What == "SQL commit") {
 			deletions = append(deletions, plan)
 		}
 	}
@@ -455,13 +485,14 @@ func TestCrashMatrixKeyCompromise(t *testing.T) {
 	}
 	each(slots, plans, func(s *slot, plan crashmatrix.Plan) bool { return judge(s, plan, false) })
 	each(slots, deletions, func(s *slot, plan crashmatrix.Plan) bool { return judge(s, plan, true) })
+	t.Logf("%s for %d plans and %d deletions", time.Since(began), len(plans), len(deletions))
 	// A slow clean run makes a pass more than a fast one: those effects are further ones of a kind that has its plans, and few.
 	played := len(plans) + len(deletions) + 1
 	if absent.Load()*20 > int64(played) {
 		t.Errorf("%d of %d planned faults found no effect", absent.Load(), played)
 	}
 	caught := 0
-	for _, v := range keyVariants {
+	for _, v := range variants {
 		var found atomic.Bool
 		each(slots, plans, func(s *slot, plan crashmatrix.Plan) bool {
 			if !found.Load() && plan.Fault == v.fault && strings.HasPrefix(plan.What, v.at) {
@@ -479,5 +510,5 @@ func TestCrashMatrixKeyCompromise(t *testing.T) {
 			t.Errorf("a manager with %s passes", v.name)
 		}
 	}
-	fmt.Printf("crash matrix KeyCompromise: %d effects, %d plans, %d/%d variants caught\n", len(recorded), played-int(absent.Load()), caught, len(keyVariants))
+	fmt.Printf("crash matrix %s: %d effects, %d plans, %d/%d variants caught\n", name, len(recorded), played-int(absent.Load()), caught, len(variants))
 }

@@ -176,6 +176,53 @@ func (w *Wire) Dial(ctx context.Context, network, address string) (net.Conn, err
 	return &conn{Conn: c, wire: w, statements: map[string]string{}}, nil
 }
 
+// DialSSH connects to a host that commands run on. What SSH says is sealed: each packet of the manager's is an effect.
+func (w *Wire) DialSSH(ctx context.Context, network, address string) (net.Conn, error) {
+	if w.Dead() {
+		return nil, ErrCut
+	}
+	c, err := (&net.Dialer{}).DialContext(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	return &sshConn{Conn: c, wire: w}, nil
+}
+
+type sshConn struct {
+	net.Conn
+	wire *Wire
+
+	mu   sync.Mutex
+	lost Fault // the reply to the last packet is lost
+}
+
+func (c *sshConn) Write(p []byte) (int, error) {
+	fault, err := c.wire.leave("SSH packet", false)
+	if err != nil {
+		return 0, errors.Join(err, c.Close())
+	}
+	c.mu.Lock()
+	c.lost = fault
+	c.mu.Unlock()
+	n, err := c.Conn.Write(p)
+	if fault == KilledAfter {
+		c.wire.cut(fault)
+		return n, errors.Join(ErrCut, err, c.Close())
+	}
+	return n, err
+}
+
+// Read returns what the host says, until it answered the packet whose reply is lost.
+func (c *sshConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.lost == "" && !c.wire.Dead() {
+		return n, err
+	}
+	return 0, errors.Join(io.ErrUnexpectedEOF, c.Close())
+}
+
 // conn understands as much of Postgres' protocol as it takes to tell statements apart: after the startup message, each message is
 // a type, a length and a body (https://www.postgresql.org/docs/current/protocol-message-formats.html).
 type conn struct {

@@ -17,15 +17,13 @@ import (
 
 func (s *Server) routes() http.Handler {
 	mux := http.NewServeMux()
-	// As Rails' health controller: it looks at neither the database nor Redis.
-	mux.HandleFunc("GET /up", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "text/html")
-		_, _ = io.WriteString(w, `<!DOCTYPE html><html><body style="background-color: green"></body></html>`)
-	})
-	mux.HandleFunc("POST /oauth/token", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("WWW-Authenticate", `Bearer realm="Doorkeeper", error="invalid_client"`)
-		respond(w, http.StatusUnauthorized, map[string]string{"error": "invalid_client", "error_description": "Client authentication failed."})
-	})
+	mux.HandleFunc("GET /up", serveUp)
+	mux.HandleFunc("POST /oauth/token", s.serveToken)
+	mux.Handle(RenderPath+"/", http.StripPrefix(RenderPath, s.render))
+	s.renderControls(mux)
+	for _, prefix := range []string{"/pagerduty/", "/slack/", "/hooks/", "/statuspage/", "/_control/services"} {
+		mux.Handle(prefix, s.Services)
+	}
 	mux.HandleFunc("GET /.well-known/jwks.json", s.serveJWKS)
 	mux.HandleFunc("POST /rp/{application}/webhooks", s.serveWebhook)
 	mux.Handle("GET /api/v1/admin/webhook_outbox", s.admin(s.listOutbox))
@@ -45,6 +43,7 @@ func (s *Server) routes() http.Handler {
 	}) (any, error) {
 		return map[string]string{"action_request_nonce": s.IssueNonce(in.EntryID)}, nil
 	}))
+	mux.HandleFunc("POST /_control/rake", s.serveRake)
 	mux.HandleFunc("POST /_control/seed", control(func(ctx context.Context, in struct {
 		ApplicationID int64  `json:"applicationID,string"`
 		Dead          int    `json:"dead"`
@@ -58,7 +57,7 @@ func (s *Server) routes() http.Handler {
 		n, err := s.DispatchOnce(ctx)
 		return map[string]int{"attempted": n}, err
 	}))
-	return mux
+	return s.deployed(mux)
 }
 
 // control decodes the request and encodes what do returns.

@@ -81,7 +81,7 @@ func (s *Server) signer(ctx context.Context, application int64) (signer, error) 
 		ORDER BY activated_at DESC LIMIT 1`, application).Scan(&kid, &algorithm, &private); err != nil {
 		return signer{}, fmt.Errorf("reading the signing key of application %d: %w", application, err)
 	}
-	block, _ := pem.Decode([]byte(private))
+	block, _ := pem.Decode([]byte(s.opened(private)))
 	if block == nil {
 		return signer{}, fmt.Errorf("the private key of %s is no PEM", kid)
 	}

@@ -48,22 +48,29 @@ type Config struct {
 
 // Server is a running platform.
 type Server struct {
+	// Services by whom people are told, at URL().
+	Services *Services
+
 	config     Config
 	pool       *pgxpool.Pool
 	url        string
 	adminToken string
+	render     *Render
 	server     *http.Server
 	client     *http.Client
+	stopping   context.Context // ends with Close
 	cancel     context.CancelFunc
 	running    sync.WaitGroup
 
 	mu       sync.Mutex
+	rakes    rakes
 	faults   map[int64]Fault
 	arrivals map[int64]int // attempts that reached the relying party
 	counts   map[int64]*ApplicationCounts
 	seen     map[int64]map[string]int // deliveries accepted, by idempotency key
 	jwks     map[int64]cachedKeys
 	nonces   map[string]nonce
+	clients  map[string]string         // secrets of OAuth clients, by id
 	leaked   map[int64]map[string]bool // kids that an application was told are compromised
 	jwksTTL  map[int64]time.Duration   // of applications that keep JWKS for a time of their own
 	jwksTurn int                       // replica that serves JWKS next
@@ -131,15 +138,16 @@ func Start(ctx context.Context, config Config) (*Server, error) {
 	}
 	transport := &http.Transport{MaxIdleConnsPerHost: config.Workers}
 	s := &Server{
-		config: config, pool: pool, url: "http://" + listener.Addr().String(), adminToken: rand.Text(),
+		Services: NewServices(),
+		config:   config, pool: pool, url: "http://" + listener.Addr().String(), adminToken: rand.Text(), render: NewRender(),
 		client: &http.Client{Timeout: config.DeliveryTimeout, Transport: transport},
 		faults: map[int64]Fault{}, arrivals: map[int64]int{}, counts: map[int64]*ApplicationCounts{}, seen: map[int64]map[string]int{},
-		jwks: map[int64]cachedKeys{}, nonces: map[string]nonce{}, leaked: map[int64]map[string]bool{},
+		jwks: map[int64]cachedKeys{}, nonces: map[string]nonce{}, clients: map[string]string{}, leaked: map[int64]map[string]bool{},
 		jwksTTL: map[int64]time.Duration{}, replicas: make([]replica, len(config.JWKSReplicas)),
 	}
 	s.server = &http.Server{Handler: s.routes(), ReadHeaderTimeout: 10 * time.Second}
 	workers, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	s.cancel = cancel
+	s.stopping, s.cancel = workers, cancel
 	s.running.Go(func() { _ = s.server.Serve(listener) }) // ErrServerClosed, after Close
 	if !config.ManualDispatch {
 		for range config.Workers {
@@ -160,6 +168,7 @@ func (s *Server) Close() error {
 	s.cancel()
 	err := s.server.Close()
 	s.running.Wait()
+	s.render.Wait()
 	s.client.CloseIdleConnections()
 	s.pool.Close()
 	if err != nil && !errors.Is(err, http.ErrServerClosed) {

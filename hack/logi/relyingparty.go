@@ -43,14 +43,18 @@ func (s *Server) SetFault(application int64, fault Fault) {
 	s.faults[application] = fault
 }
 
-// Forget forgets faults, counts, what was received, keys, nonces, and how long keys are kept, as if the platform had just started.
+// Forget forgets faults, counts, what was received, keys and for how long they are kept, nonces, clients and deploys, as if the platform
+// had just started.
 func (s *Server) Forget() {
+	s.render.Forget()
+	s.Services.Forget()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	clear(s.faults)
 	clear(s.counts)
 	clear(s.seen)
 	clear(s.nonces)
+	clear(s.clients)
 	clear(s.jwks)
 	clear(s.leaked)
 	clear(s.jwksTTL)

@@ -107,6 +107,8 @@ func useDatabase(t *testing.T, site *world.Site, owner *pgx.Conn, application in
 	}
 	bySQL, byAdminAPI := identity(), identity()
 	leak, heir := identity(), identity()
+	byRake, rakeHeir := identity(), identity()
+	run := platformdb.Command{StartedAt: time.Now().Truncate(time.Microsecond), Target: "ssh", Text: "rake"}
 	var kid string
 	var revoked *platformdb.Revocation
 	var op *platformdb.Operation
@@ -208,6 +210,58 @@ func useDatabase(t *testing.T, site *world.Site, owner *pgx.Conn, application in
 			}
 			return nil
 		}},
+		{"AdoptRevocation of a key that may still sign", func() error {
+			if err := owner.QueryRow(ctx, `SELECT kid FROM webhook_signing_keys WHERE oauth_application_id = $1 AND status = 'active'`, application).Scan(&run.Kid); err != nil {
+				return err
+			}
+			if _, err := operator.OpenOperation(ctx, byRake); err != nil {
+				return err
+			}
+			if _, err := operator.AdoptRevocation(ctx, byRake.UID, run.Kid, "leaked"); !errors.Is(err, platformdb.ErrNotRevoked) {
+				return err
+			}
+			return nil
+		}},
+		{"AbandonCommand", func() error {
+			other := run
+			other.StartedAt = run.StartedAt.Add(-time.Second)
+			_, err := operator.AbandonCommand(ctx, byRake.UID, other)
+			return err
+		}},
+		{"BeginCommand", func() error { return operator.BeginCommand(ctx, byRake.UID, run) }},
+		{"EndCommand", func() error {
+			return operator.EndCommand(ctx, byRake.UID, run.StartedAt, platformdb.CommandEnd{Outcome: platformdb.CommandSucceeded, ExitStatus: new(int32)}, "revoked")
+		}},
+		{"AdoptRevocation", func() (err error) {
+			if _, ok := site.Rake(ctx, "/", []string{"exec", "rails", fmt.Sprintf("webhooks:compromise[%d,%s]", application, run.Kid), "RAILS_ENV=production"}, 0); !ok {
+				return errors.New("the rake failed")
+			}
+			revoked, err = operator.AdoptRevocation(ctx, byRake.UID, run.Kid, "leaked")
+			return err
+		}},
+		{"AwaitReSigned", func() error {
+			progress, err := operator.AwaitReSigned(ctx, byRake.UID)
+			if err == nil && progress.ReSignedAt == nil {
+				t.Errorf("%d entries left, %q open", progress.Left, progress.Open)
+			}
+			return err
+		}},
+		{"AdoptRevocation of what an operation that was deleted adopted", func() error {
+			if err := operator.CloseOperation(ctx, byRake, platformdb.OutcomeDeleted); err != nil {
+				return err
+			}
+			if _, err := operator.OpenOperation(ctx, rakeHeir); err != nil {
+				return err
+			}
+			_, err := operator.AdoptRevocation(ctx, rakeHeir.UID, run.Kid, "leaked")
+			return err
+		}},
+		{"AdoptRevocation of an unknown kid", func() error {
+			if _, err := operator.AdoptRevocation(ctx, rakeHeir.UID, "nobody", "leaked"); !errors.As(err, new(*platformdb.UnknownKid)) {
+				return err
+			}
+			return nil
+		}},
 		{"CloseOperation of a key compromise", func() error { return operator.CloseOperation(ctx, heir, platformdb.OutcomeComplete) }},
 		{"Purge", func() error { _, err := operator.Purge(ctx, time.Now().Add(time.Hour)); return err }},
 
@@ -229,6 +283,43 @@ func useDatabase(t *testing.T, site *world.Site, owner *pgx.Conn, application in
 				return err
 			}
 			_, err = operator.RecordRetry(ctx, byAdminAPI.UID, selection.EntryIDs[0], before, after)
+			return err
+		}},
+		{"Requeue of what is signed anew", func() error {
+			ids := dead(3, "HTTP 503: Service Unavailable")
+			if err := byOwner(`UPDATE webhook_outbox_entries SET kid = 'whk_nobody_knows' WHERE id = ANY ($1)`, ids); err != nil {
+				return err
+			}
+			dead(2, "HTTP 409: Conflict")
+			unpublished, all := identity(), platformdb.Selection{ApplicationID: application, Conflicts: "Settle", MaxReplays: 3, Unpublished: platformdb.HandUnpublishedOver}
+			if _, err := operator.OpenOperation(ctx, unpublished); err != nil {
+				return err
+			}
+			if op, err = operator.Plan(ctx, unpublished.UID, all, 100); err != nil {
+				return err
+			}
+			if _, err := operator.Requeue(ctx, unpublished.UID, all, platformdb.Pace{}); !errors.Is(err, platformdb.ErrUnpublished) {
+				return fmt.Errorf("requeueing by the everyday role: %w", err)
+			}
+			all.Unpublished = platformdb.ReSignUnpublished
+			if _, err := signer.Requeue(ctx, unpublished.UID, all, platformdb.Pace{MaxInFlight: 1}); err != nil {
+				return err
+			}
+			holder, err := owner.Begin(ctx)
+			if err != nil {
+				return err
+			}
+			if _, err := holder.Exec(ctx, `SELECT FROM webhook_outbox_entries WHERE id = $1 FOR UPDATE`, ids[2]); err != nil {
+				return err
+			}
+			_, err = signer.Requeue(ctx, unpublished.UID, all, platformdb.Pace{})
+			if err := errors.Join(err, holder.Rollback(ctx)); err != nil {
+				return err
+			}
+			batch, err := signer.Requeue(ctx, unpublished.UID, all, platformdb.Pace{})
+			if err == nil && batch.Resigned != 3 {
+				t.Errorf("%d of 3 were signed anew", batch.Resigned)
+			}
 			return err
 		}},
 		{"CloseOperation of one that was never opened", func() error { return operator.CloseOperation(ctx, identity(), platformdb.OutcomeDeleted) }},
@@ -260,6 +351,7 @@ func TestTheDatabaseRolesAreNobody(t *testing.T) {
 		`SELECT payload FROM webhook_outbox_entries`,
 		`SELECT idempotency_key FROM webhook_outbox_entries`,
 		`SELECT private_key FROM webhook_signing_keys`,
+		`UPDATE webhook_outbox_entries SET dlq_at = NULL RETURNING payload`,
 		`UPDATE webhook_signing_keys SET status = 'active'`,
 		`INSERT INTO webhook_outbox_entries DEFAULT VALUES`,
 	}
@@ -284,6 +376,7 @@ func TestTheDatabaseRolesAreNobody(t *testing.T) {
 			`DELETE FROM playbook.replay_entries`,
 			`TRUNCATE playbook.replay_pages`,
 			`DELETE FROM playbook.key_revocations`,
+			`DELETE FROM playbook.command_runs`,
 			`INSERT INTO playbook.schema_migrations VALUES (99, 'mine')`,
 			`CREATE TABLE mine (id bigint)`,
 			`CREATE TABLE playbook.mine (id bigint)`,

@@ -28,6 +28,7 @@ CREATE TABLE playbook.operations (
     unpublished      bigint NOT NULL DEFAULT 0,
     gone             bigint NOT NULL DEFAULT 0,
     changed          bigint NOT NULL DEFAULT 0,
+    resigned         bigint NOT NULL DEFAULT 0, -- of those requeued
     CHECK (total = requeued + settled + left_alone + parked + unpublished + gone + changed + remaining),
 
     waiting          bigint NOT NULL DEFAULT 0,
@@ -76,6 +77,7 @@ CREATE TABLE playbook.replay_entries (
     outcome      playbook.entry_outcome,
     answer       text,                         -- of the last failed attempt after the requeue: a status code or a cause
     last_error   text,
+    former_kid   text,                         -- of an entry that was signed anew
     PRIMARY KEY (entry_id, operation_id),
     CHECK ((action = 'requeued') = (outcome IS NOT NULL))
 );
@@ -114,3 +116,19 @@ CREATE TABLE playbook.event_requeues (
     last_error   text,
     PRIMARY KEY (entry_id, attempt)
 );
+
+-- Commands that were run on the platform for an operation, each at most once, with what they printed. A row without an outcome was
+-- begun, and nobody knows how it ended.
+CREATE TABLE playbook.command_runs (
+    operation_id bigint NOT NULL REFERENCES playbook.operations,
+    started_at   timestamptz(6) NOT NULL,      -- as the object's status has it
+    kid          text NOT NULL,                -- that it was to end
+    target       text NOT NULL,
+    command      text NOT NULL,
+    ended_at     timestamptz(6),
+    outcome      text CHECK (outcome IN ('succeeded', 'failed', 'lost', 'not sent')),
+    exit_status  integer,
+    output       text,
+    PRIMARY KEY (operation_id, started_at)
+);
+CREATE INDEX command_runs_by_kid ON playbook.command_runs (kid);

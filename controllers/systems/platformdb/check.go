@@ -44,6 +44,7 @@ var columns = []struct{ table, column, types string }{
 	{"webhook_outbox_entries", "last_error", "text|character varying"},
 	{"webhook_outbox_entries", "created_at", "timestamp without time zone"},
 	{"webhook_outbox_entries", "updated_at", "timestamp without time zone"},
+	{"webhook_signing_keys", "id", "bigint"},
 	{"webhook_signing_keys", "oauth_application_id", "bigint"},
 	{"webhook_signing_keys", "kid", "character varying|text"},
 	{"webhook_signing_keys", "algorithm", "character varying|text"},

@@ -35,15 +35,15 @@ func (db *DB) UndoSettlement(ctx context.Context, uid string, ids []int64) (int6
 	return undone, err
 }
 
-// Purge clears the relying parties' error texts from evidence of operations that were closed before a time. What was done to which
+// Purge clears the relying parties' error texts, and what commands printed, from evidence of operations that were closed before a time. What was done to which
 // entry and key stays: it is what keeps a re-created object from doing it again. It returns how many texts it cleared.
 func (db *DB) Purge(ctx context.Context, closedBefore time.Time) (int64, error) {
 	var cleared int64
-	for _, table := range []string{"replay_entries", "event_requeues"} {
-		tag, err := db.pool.Exec(ctx, `UPDATE playbook.`+table+` r SET last_error = NULL
-			FROM playbook.operations o WHERE o.id = r.operation_id AND o.closed_at < $1 AND r.last_error IS NOT NULL`, closedBefore)
+	for _, text := range []struct{ table, column string }{{"replay_entries", "last_error"}, {"event_requeues", "last_error"}, {"command_runs", "output"}} {
+		tag, err := db.pool.Exec(ctx, `UPDATE playbook.`+text.table+` r SET `+text.column+` = NULL
+			FROM playbook.operations o WHERE o.id = r.operation_id AND o.closed_at < $1 AND r.`+text.column+` IS NOT NULL`, closedBefore)
 		if err != nil {
-			return cleared, fmt.Errorf("clearing error texts of %s: %w", table, describe(err))
+			return cleared, fmt.Errorf("clearing texts of %s: %w", text.table, describe(err))
 		}
 		cleared += tag.RowsAffected()
 	}

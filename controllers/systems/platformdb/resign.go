@@ -32,6 +32,16 @@ type ReSigning struct {
 // It is done when every transaction that was open when the revocation committed has ended, and no entry is left. It needs the
 // role playbook_signer.
 func (db *DB) ReSign(ctx context.Context, uid string) (*ReSigning, error) {
+	return db.watchEntries(ctx, uid, db.reSignPage)
+}
+
+// AwaitReSigned is ReSign without signing: the platform signed anew what was undelivered, and what its dispatcher held is delivered
+// or dies. It is done under the same condition, and needs the everyday role only.
+func (db *DB) AwaitReSigned(ctx context.Context, uid string) (*ReSigning, error) {
+	return db.watchEntries(ctx, uid, func(context.Context, string, *ReSigning) (more bool, err error) { return false, nil })
+}
+
+func (db *DB) watchEntries(ctx context.Context, uid string, page func(context.Context, string, *ReSigning) (more bool, err error)) (*ReSigning, error) {
 	fail := func(doing string, err error) (*ReSigning, error) {
 		return nil, fmt.Errorf("%s: %w", doing, describe(err))
 	}
@@ -55,11 +65,11 @@ func (db *DB) ReSign(ctx context.Context, uid string) (*ReSigning, error) {
 		WHERE t = ANY ($1) OR t LIKE 'prepared %'`, r.OpenTransactions).Scan(&progress.Open); err != nil {
 		return fail("looking for transactions from before the revocation", err)
 	}
-	for page := 0; !progress.Swept; page++ {
-		if page == reSignPages {
+	for pages := 0; !progress.Swept; pages++ {
+		if pages == reSignPages {
 			return progress, nil
 		}
-		more, err := db.reSignPage(ctx, uid, progress)
+		more, err := page(ctx, uid, progress)
 		if err != nil {
 			return nil, err
 		}

@@ -1,0 +1,126 @@
+package render
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"time"
+)
+
+// The statuses that mean something to a caller. The others are on the way (InProgress), or ended without having been live.
+const (
+	StatusLive = "live"
+	// StatusDeactivated was live once.
+	StatusDeactivated = "deactivated"
+)
+
+// TriggerRollback is the trigger of a deploy that a rollback made.
+const TriggerRollback = "rollback"
+
+// Deploy of a service.
+type Deploy struct {
+	ID string
+	// Commit is the commit's id; where an image is deployed, the image's digest.
+	Commit string
+	// Status and Trigger are Render's words, which may be ones that this code does not know.
+	Status  string
+	Trigger string
+	// CreatedAt and FinishedAt are zero where Render does not say. FinishedAt is when it became live.
+	CreatedAt  time.Time
+	FinishedAt time.Time
+}
+
+// InProgress says whether it may still become live.
+func (d *Deploy) InProgress() bool {
+	switch d.Status {
+	case "created", "queued", "build_in_progress", "pre_deploy_in_progress", "update_in_progress":
+		return true
+	}
+	return false
+}
+
+// UnmarshalJSON reads Render's deploy.
+func (d *Deploy) UnmarshalJSON(text []byte) error {
+	var in struct {
+		ID     string `json:"id"`
+		Commit struct {
+			ID string `json:"id"`
+		} `json:"commit"`
+		Image struct {
+			SHA string `json:"sha"`
+		} `json:"image"`
+		Status     string    `json:"status"`
+		Trigger    string    `json:"trigger"`
+		CreatedAt  time.Time `json:"createdAt"`
+		FinishedAt time.Time `json:"finishedAt"`
+	}
+	if err := json.Unmarshal(text, &in); err != nil {
+		return err
+	}
+	if in.ID == "" {
+		return errors.New("no deploy")
+	}
+	*d = Deploy{
+		ID: in.ID, Commit: cmp.Or(in.Commit.ID, in.Image.SHA), Status: in.Status, Trigger: in.Trigger,
+		CreatedAt: in.CreatedAt, FinishedAt: in.FinishedAt,
+	}
+	return nil
+}
+
+// Deploys reads one page of GET /services/{id}/deploys: up to limit, 1 to 100, in no promised order. next is the cursor of the
+// page that follows, empty after the last.
+func (c *Client) Deploys(ctx context.Context, serviceID string, limit int, cursor string) (deploys []Deploy, next string, err error) {
+	deploys, next, err = list[Deploy](ctx, c, "/services/"+url.PathEscape(serviceID)+"/deploys", "deploy", url.Values{}, limit, cursor)
+	if err != nil {
+		return nil, "", fmt.Errorf("listing deploys of the service %s: %w", serviceID, err)
+	}
+	return deploys, next, nil
+}
+
+// History reads the deploys that Choose looks at: all of them, or the newest 500. An error on any page is the whole history's:
+// the deploy that matters could be on it.
+func (c *Client) History(ctx context.Context, serviceID string) ([]Deploy, error) {
+	var all []Deploy
+	cursor := ""
+	for range maxPages {
+		deploys, next, err := c.Deploys(ctx, serviceID, pageSize, cursor)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, deploys...)
+		if next == "" {
+			return all, nil
+		}
+		cursor = next
+	}
+	// Render lists the newest first, and promises nothing. What was not read is older, if what was read is in order.
+	if !slices.IsSortedFunc(all, func(a, b Deploy) int { return b.CreatedAt.Compare(a.CreatedAt) }) {
+		return nil, fmt.Errorf("listing deploys of the service %s: they are too many to be read, and not the newest first", serviceID)
+	}
+	return all, nil
+}
+
+// Deploy reads GET /services/{id}/deploys/{id}.
+func (c *Client) Deploy(ctx context.Context, serviceID, id string) (*Deploy, error) {
+	var d Deploy
+	if err := c.get(ctx, "/services/"+url.PathEscape(serviceID)+"/deploys/"+url.PathEscape(id), nil, &d); err != nil {
+		return nil, fmt.Errorf("reading the deploy %s: %w", id, err)
+	}
+	return &d, nil
+}
+
+// Rollback deploys again what an earlier deploy built: POST /services/{id}/rollback. It returns the new deploy, which is not
+// live yet. Auto-deploy stays as it is. Each call is another deploy: after an error for which NoEffect is false, look for a
+// deploy with TriggerRollback instead.
+func (c *Client) Rollback(ctx context.Context, serviceID, deployID string) (*Deploy, error) {
+	var d Deploy
+	if err := c.write(ctx, http.MethodPost, "/services/"+url.PathEscape(serviceID)+"/rollback", map[string]string{"deployId": deployID}, &d); err != nil {
+		return nil, fmt.Errorf("rolling the service %s back to %s: %w", serviceID, deployID, err)
+	}
+	return &d, nil
+}

@@ -1,0 +1,588 @@
+package logi
+
+import (
+	"bytes"
+	"cmp"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+const (
+	// RenderPath is where the platform's server has Render's API.
+	RenderPath = "/render/v1"
+	// WebService is the service that serves the platform: the commit that is live there decides how it is.
+	WebService = "srv-web"
+)
+
+// Render plays Render's API v1, and deploys commits. It is an http.Handler, whose paths begin at /services.
+type Render struct {
+	key     string
+	mux     *http.ServeMux
+	running sync.WaitGroup
+
+	mu            sync.Mutex
+	services      map[string]*renderService
+	broken        map[string]Breakage // by commit
+	rollbackDelay time.Duration
+	runJob        func(serviceID, startCommand string) error
+	faults        []*RenderFault
+	limits        map[bool]int // of writes, and of reads, a minute; 0 is none
+	used          map[bool]int // in the minute that began at minute
+	minute        time.Time
+	counts        RenderCounts
+}
+
+type renderService struct {
+	id, name   string
+	autoDeploy bool
+	suspenders []string
+	deploys    []*renderDeploy // the oldest first
+	jobs       []*renderJob
+	since      time.Time
+}
+
+type renderDeploy struct {
+	ID         string            `json:"id"`
+	Commit     map[string]string `json:"commit"`
+	Status     string            `json:"status"`
+	Trigger    string            `json:"trigger"`
+	CreatedAt  time.Time         `json:"createdAt"`
+	StartedAt  time.Time         `json:"startedAt,omitzero"`
+	FinishedAt time.Time         `json:"finishedAt,omitzero"`
+	UpdatedAt  time.Time         `json:"updatedAt"`
+	due        time.Time         // when a rollback becomes live
+}
+
+type renderJob struct {
+	ID           string    `json:"id"`
+	ServiceID    string    `json:"serviceId"`
+	PlanID       string    `json:"planId"`
+	StartCommand string    `json:"startCommand"`
+	Status       string    `json:"status"`
+	CreatedAt    time.Time `json:"createdAt"`
+	StartedAt    time.Time `json:"startedAt,omitzero"`
+	FinishedAt   time.Time `json:"finishedAt,omitzero"`
+}
+
+// Breakage is what a bad commit breaks beside /up, which answers 502 while one is live.
+type Breakage struct {
+	// Tokens are not issued.
+	Tokens bool `json:"tokens,omitempty"`
+	// JWKS is not served.
+	JWKS bool `json:"jwks,omitempty"`
+}
+
+// RenderFault is how Render's API fails. Of the faults, the first that matches a request hits it.
+type RenderFault struct {
+	// Method and Path select requests: all where they are empty, else those of this method whose path contains Path.
+	Method string `json:"method,omitempty"`
+	Path   string `json:"path,omitempty"`
+	// Skip lets so many of them through first; Times ends the fault after so many, 0 never.
+	Skip  int `json:"skip,omitempty"`
+	Times int `json:"times,omitempty"`
+	// AfterEffect does what was asked first, so that only the answer is lost.
+	AfterEffect bool `json:"afterEffect,omitempty"`
+	// DelayMilliseconds before the answer; with SlowBody, within its body.
+	DelayMilliseconds int  `json:"delayMilliseconds,omitempty"`
+	SlowBody          bool `json:"slowBody,omitempty"`
+	// Refuse closes the connection without an answer.
+	Refuse bool `json:"refuse,omitempty"`
+	// Status, Body and Header answer instead; without a Status, the request is done as usual after the delay.
+	Status int               `json:"status,omitempty"`
+	Body   string            `json:"body,omitempty"`
+	Header map[string]string `json:"header,omitempty"`
+	// Megabytes of JSON are the body.
+	Megabytes int `json:"megabytes,omitempty"`
+}
+
+// RenderCounts is what Render was told to do, and did.
+type RenderCounts struct {
+	Rollbacks         int `json:"rollbacks"`
+	AutoDeployPatches int `json:"autoDeployPatches"`
+	Jobs              int `json:"jobs"`
+	// Limited requests exceeded what LimitRates allows.
+	Limited int `json:"limited"`
+	// Reads by path, whatever was answered.
+	Reads map[string]int `json:"reads"`
+}
+
+// NewRender has WebService, with auto-deploy on and nothing deployed.
+func NewRender() *Render {
+	r := &Render{key: "rnd_" + rand.Text(), mux: http.NewServeMux()}
+	r.mux.HandleFunc("GET /services/{service}", r.handle(func(_ *http.Request, s *renderService) (int, any) { return http.StatusOK, s.shown() }))
+	r.mux.HandleFunc("PATCH /services/{service}", r.handle(r.patch))
+	r.mux.HandleFunc("GET /services/{service}/deploys", r.handle(listDeploys))
+	r.mux.HandleFunc("GET /services/{service}/deploys/{id}", r.handle(getDeploy))
+	r.mux.HandleFunc("POST /services/{service}/rollback", r.handle(r.rollback))
+	r.mux.HandleFunc("GET /services/{service}/jobs", r.handle(listJobs))
+	r.mux.HandleFunc("GET /services/{service}/jobs/{id}", r.handle(getJob))
+	r.mux.HandleFunc("POST /services/{service}/jobs", r.handle(r.startJob))
+	r.mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { respond(w, http.StatusNotFound, refusal("not found")) })
+	r.Forget()
+	return r
+}
+
+// Forget forgets services, deploys, jobs, faults and counts, as if it had just been made.
+func (r *Render) Forget() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.services, r.broken, r.rollbackDelay, r.runJob, r.faults, r.limits = map[string]*renderService{}, map[string]Breakage{}, 0, nil, nil, nil
+	r.counts = RenderCounts{Reads: map[string]int{}}
+	r.services[WebService] = &renderService{id: WebService, name: "web", autoDeploy: true, since: now()}
+}
+
+// Wait until no job runs.
+func (r *Render) Wait() { r.running.Wait() }
+
+// Key is the API key.
+func (r *Render) Key() string { return r.key }
+
+// AddService adds another service, with auto-deploy on.
+func (r *Render) AddService(id, name string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.services[id] = &renderService{id: id, name: name, autoDeploy: true, since: now()}
+}
+
+// Suspend a service, by user, billing or others; without suspenders it is resumed.
+func (r *Render) Suspend(service string, suspenders ...string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.services[service].suspenders = suspenders
+}
+
+// AutoDeploy says whether a push to the service is deployed.
+func (r *Render) AutoDeploy(service string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.services[service].autoDeploy
+}
+
+// Push brings a commit to the branch's head, which is deployed while auto-deploy is on. It returns the deploy's id, empty where
+// there is none.
+func (r *Render) Push(service, commit string) (id string) {
+	if !r.AutoDeploy(service) {
+		return ""
+	}
+	return r.AddDeploy(service, commit, "live", "new_commit", now())
+}
+
+// DeployCommit makes a commit live, as a person does by hand, and returns the deploy's id.
+func (r *Render) DeployCommit(service, commit string) (id string) {
+	return r.AddDeploy(service, commit, "live", "manual", now())
+}
+
+// AddDeploy enters a deploy of any status and trigger, created and where it was live, live, at an instant, and returns its id.
+// One that is live deactivates the one before.
+func (r *Render) AddDeploy(service, commit, status, trigger string, at time.Time) (id string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := r.services[service]
+	d := s.add(commit, trigger, at)
+	s.turn(d, status, at)
+	return d.ID
+}
+
+// SetDeployStatus moves a deploy on.
+func (r *Render) SetDeployStatus(service, id, status string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := r.services[service]
+	d := s.find(id)
+	d.due = time.Time{}
+	s.turn(d, status, now())
+}
+
+// BreakCommit says that a commit is bad: while it is live on WebService, /up answers 502.
+func (r *Render) BreakCommit(commit string, b Breakage) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.broken[commit] = b
+}
+
+// SetRollbackDelay is how long a rollback takes to become live; at first it takes none.
+func (r *Render) SetRollbackDelay(d time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.rollbackDelay = d
+}
+
+// HandleJobs runs each job by calling run; one that it returns an error for fails. Without it, all do. Close waits for run to return.
+func (r *Render) HandleJobs(run func(serviceID, startCommand string) error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.runJob = run
+}
+
+// SetFaults replaces the faults.
+func (r *Render) SetFaults(faults ...RenderFault) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.faults = nil
+	for _, f := range faults {
+		r.faults = append(r.faults, &f)
+	}
+}
+
+// LimitRates answers 429 to more reads and writes than these within a minute; Render itself takes 400 and 30. 0 is no limit, as at
+// first.
+func (r *Render) LimitRates(reads, writes int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.limits, r.minute = map[bool]int{false: reads, true: writes}, time.Time{}
+}
+
+// limited counts a request against its limit, and says where that stands in Render's headers.
+func (r *Render) limited(request *http.Request, header http.Header) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	write := request.Method != http.MethodGet
+	limit := r.limits[write]
+	if limit == 0 {
+		return false
+	}
+	if time.Since(r.minute) >= time.Minute {
+		r.minute, r.used = time.Now(), map[bool]int{}
+	}
+	r.used[write]++
+	reset := strconv.Itoa(int(time.Until(r.minute.Add(time.Minute)).Seconds()) + 1)
+	header.Set("Ratelimit-Limit", strconv.Itoa(limit))
+	header.Set("Ratelimit-Remaining", strconv.Itoa(max(0, limit-r.used[write])))
+	header.Set("Ratelimit-Reset", reset)
+	if r.used[write] <= limit {
+		return false
+	}
+	header.Set("Retry-After", reset)
+	r.counts.Limited++
+	return true
+}
+
+// Counts of what was done.
+func (r *Render) Counts() RenderCounts {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	copied := r.counts
+	copied.Reads = maps.Clone(r.counts.Reads)
+	return copied
+}
+
+// state of the platform: whether it is down, and what else is broken.
+func (r *Render) state() (suspended, down bool, b Breakage) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := r.services[WebService]
+	s.settle()
+	if live := s.live(); live != nil {
+		b, down = r.broken[live.Commit["id"]]
+	}
+	return len(s.suspenders) > 0, down, b
+}
+
+func now() time.Time { return time.Now().UTC().Truncate(time.Microsecond) }
+
+func renderID(kind string) string { return kind + "-" + strings.ToLower(rand.Text()[:20]) }
+
+func (s *renderService) add(commit, trigger string, at time.Time) *renderDeploy {
+	d := &renderDeploy{
+		ID: renderID("dep"), Commit: map[string]string{"id": commit, "message": "Change " + commit}, Status: "created", Trigger: trigger,
+		CreatedAt: at, UpdatedAt: at,
+	}
+	s.deploys = append(s.deploys, d)
+	return d
+}
+
+// turn a deploy to a status. Only one is live.
+func (s *renderService) turn(d *renderDeploy, status string, at time.Time) {
+	if status == "live" {
+		if former := s.live(); former != nil {
+			former.Status, former.UpdatedAt = "deactivated", at
+		}
+	}
+	d.Status, d.UpdatedAt = status, at
+	switch status {
+	case "created", "queued":
+	case "build_in_progress", "pre_deploy_in_progress", "update_in_progress":
+		d.StartedAt = at
+	default:
+		d.FinishedAt = at
+	}
+}
+
+// settle makes live the rollbacks that are due.
+func (s *renderService) settle() {
+	for _, d := range s.deploys {
+		if !d.due.IsZero() && !time.Now().Before(d.due) {
+			s.turn(d, "live", d.due)
+			d.due = time.Time{}
+		}
+	}
+}
+
+func (s *renderService) live() *renderDeploy {
+	i := slices.IndexFunc(s.deploys, func(d *renderDeploy) bool { return d.Status == "live" })
+	if i < 0 {
+		return nil
+	}
+	return s.deploys[i]
+}
+
+func (s *renderService) find(id string) *renderDeploy {
+	i := slices.IndexFunc(s.deploys, func(d *renderDeploy) bool { return d.ID == id })
+	if i < 0 {
+		return nil
+	}
+	return s.deploys[i]
+}
+
+func (s *renderService) shown() map[string]any {
+	autoDeploy, trigger, suspended := "no", "off", "not_suspended"
+	if s.autoDeploy {
+		autoDeploy, trigger = "yes", "commit"
+	}
+	if len(s.suspenders) > 0 {
+		suspended = "suspended"
+	}
+	return map[string]any{
+		"id": s.id, "name": s.name, "type": "web_service", "slug": s.name, "ownerId": "tea-1pass", "autoDeploy": autoDeploy, "autoDeployTrigger": trigger,
+		"suspended": suspended, "suspenders": append([]string{}, s.suspenders...), "serviceDetails": map[string]any{}, "createdAt": s.since, "updatedAt": s.since,
+	}
+}
+
+// ServeHTTP counts, fails as it is told, checks the key, and does what is asked.
+func (r *Render) ServeHTTP(w http.ResponseWriter, request *http.Request) {
+	// net/http notices that a client has gone only once the body was read; and it is not read under the lock.
+	text, err := io.ReadAll(request.Body)
+	if err != nil {
+		panic(http.ErrAbortHandler)
+	}
+	request.Body = io.NopCloser(bytes.NewReader(text))
+	fault := r.arrive(request)
+	do := func(w http.ResponseWriter) {
+		if subtle.ConstantTimeCompare([]byte(request.Header.Get("Authorization")), []byte("Bearer "+r.key)) != 1 {
+			respond(w, http.StatusUnauthorized, refusal("Unauthorized"))
+			return
+		}
+		if r.limited(request, w.Header()) {
+			respond(w, http.StatusTooManyRequests, refusal("rate limit exceeded"))
+			return
+		}
+		r.mux.ServeHTTP(w, request)
+	}
+	delay := func() {
+		select {
+		case <-request.Context().Done():
+		case <-time.After(time.Duration(fault.DelayMilliseconds) * time.Millisecond):
+		}
+	}
+	if fault.AfterEffect {
+		do(&unheard{header: http.Header{}})
+	}
+	if !fault.SlowBody {
+		delay()
+	}
+	switch {
+	case fault.Refuse:
+		panic(http.ErrAbortHandler)
+	case fault.Status == 0 && !fault.AfterEffect:
+		do(w)
+		return
+	}
+	for name, value := range fault.Header {
+		w.Header().Set(name, value)
+	}
+	if w.Header().Get("Content-Type") == "" {
+		w.Header().Set("Content-Type", "application/json")
+	}
+	w.WriteHeader(cmp.Or(fault.Status, http.StatusInternalServerError))
+	if fault.SlowBody {
+		_, _ = io.WriteString(w, " ")
+		_ = http.NewResponseController(w).Flush()
+		delay()
+	}
+	_, _ = io.WriteString(w, fault.Body) // a client may have had enough
+	if fault.Megabytes > 0 {
+		_, _ = io.WriteString(w, `["`+strings.Repeat("x", fault.Megabytes<<20)+`"]`)
+	}
+}
+
+// arrive counts a request, and picks the fault that hits it.
+func (r *Render) arrive(request *http.Request) RenderFault {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if request.Method == http.MethodGet {
+		r.counts.Reads[request.URL.Path]++
+	}
+	for i, f := range r.faults {
+		if f.Method != "" && f.Method != request.Method || !strings.Contains(request.URL.Path, f.Path) {
+			continue
+		}
+		if f.Skip > 0 {
+			f.Skip--
+			continue
+		}
+		if f.Times == 1 {
+			r.faults = slices.Delete(r.faults, i, i+1)
+		} else if f.Times > 0 {
+			f.Times--
+		}
+		return *f
+	}
+	return RenderFault{}
+}
+
+// unheard takes an answer that nobody gets.
+type unheard struct{ header http.Header }
+
+func (u *unheard) Header() http.Header       { return u.header }
+func (*unheard) WriteHeader(int)             {}
+func (*unheard) Write(b []byte) (int, error) { return len(b), nil }
+
+// handle finds the service that a request is about, under the lock. A nil body is left out.
+func (r *Render) handle(do func(*http.Request, *renderService) (int, any)) http.HandlerFunc {
+	return func(w http.ResponseWriter, request *http.Request) {
+		r.mu.Lock()
+		status, body := http.StatusNotFound, refusal("not found: "+request.PathValue("service"))
+		if s := r.services[request.PathValue("service")]; s != nil {
+			s.settle()
+			status, body = do(request, s)
+		}
+		encoded, err := json.Marshal(body) // before another request changes it
+		r.mu.Unlock()
+		if err != nil {
+			status, encoded = http.StatusInternalServerError, nil
+		}
+		respond(w, status, json.RawMessage(encoded))
+	}
+}
+
+// refusal is the body of Render's errors.
+func refusal(message string) any { return map[string]string{"id": renderID("req"), "message": message} }
+
+func (r *Render) patch(request *http.Request, s *renderService) (int, any) {
+	var in struct {
+		AutoDeploy string `json:"autoDeploy"`
+	}
+	if json.NewDecoder(request.Body).Decode(&in) != nil || in.AutoDeploy != "yes" && in.AutoDeploy != "no" {
+		return http.StatusBadRequest, refusal("autoDeploy must be yes or no")
+	}
+	s.autoDeploy = in.AutoDeploy == "yes"
+	r.counts.AutoDeployPatches++
+	return http.StatusOK, s.shown()
+}
+
+func (r *Render) rollback(request *http.Request, s *renderService) (int, any) {
+	var in struct {
+		DeployID string `json:"deployId"`
+	}
+	if json.NewDecoder(request.Body).Decode(&in) != nil || in.DeployID == "" {
+		return http.StatusBadRequest, refusal("deployId is required")
+	}
+	target := s.find(in.DeployID)
+	if target == nil {
+		return http.StatusNotFound, refusal("not found: " + in.DeployID)
+	}
+	if target.Status != "live" && target.Status != "deactivated" {
+		return http.StatusBadRequest, refusal("cannot roll back to a deploy that was not live")
+	}
+	d := s.add(target.Commit["id"], "rollback", now())
+	s.turn(d, "update_in_progress", d.CreatedAt)
+	d.due = d.CreatedAt.Add(r.rollbackDelay)
+	r.counts.Rollbacks++
+	return http.StatusCreated, d
+}
+
+func getDeploy(request *http.Request, s *renderService) (int, any) {
+	if d := s.find(request.PathValue("id")); d != nil {
+		return http.StatusOK, d
+	}
+	return http.StatusNotFound, refusal("not found: " + request.PathValue("id"))
+}
+
+func listDeploys(request *http.Request, s *renderService) (int, any) {
+	return paged(request, "deploy", s.deploys, func(d *renderDeploy) (string, time.Time) { return d.ID, d.CreatedAt })
+}
+
+func listJobs(request *http.Request, s *renderService) (int, any) {
+	return paged(request, "job", s.jobs, func(j *renderJob) (string, time.Time) { return j.ID, j.CreatedAt })
+}
+
+// paged answers a page of a list as [{cursor, <what>}], by the hashes of the ids: Render promises no order, and a list that grows
+// keeps its place. createdAfter is the one filter.
+func paged[T any](request *http.Request, what string, all []T, of func(T) (string, time.Time)) (int, any) {
+	query := request.URL.Query()
+	limit := 20
+	if text := query.Get("limit"); text != "" {
+		var err error
+		if limit, err = strconv.Atoi(text); err != nil || limit < 1 || limit > 100 {
+			return http.StatusBadRequest, refusal("limit must be between 1 and 100")
+		}
+	}
+	var after time.Time
+	if text := query.Get("createdAfter"); text != "" {
+		var err error
+		if after, err = time.Parse(time.RFC3339, text); err != nil {
+			return http.StatusBadRequest, refusal("createdAfter must be a time")
+		}
+	}
+	cursor := func(item T) string {
+		id, _ := of(item)
+		return fmt.Sprintf("%x", sha256.Sum256([]byte(id)))[:16]
+	}
+	sorted := slices.SortedFunc(slices.Values(all), func(a, b T) int { return strings.Compare(cursor(a), cursor(b)) })
+	page := []map[string]any{}
+	for _, item := range sorted {
+		if _, created := of(item); len(page) < limit && cursor(item) > query.Get("cursor") && created.After(after) {
+			page = append(page, map[string]any{"cursor": cursor(item), what: item})
+		}
+	}
+	return http.StatusOK, page
+}
+
+func getJob(request *http.Request, s *renderService) (int, any) {
+	for _, j := range s.jobs {
+		if j.ID == request.PathValue("id") {
+			return http.StatusOK, j
+		}
+	}
+	return http.StatusNotFound, refusal("not found: " + request.PathValue("id"))
+}
+
+func (r *Render) startJob(request *http.Request, s *renderService) (int, any) {
+	var in struct {
+		StartCommand string `json:"startCommand"`
+		PlanID       string `json:"planId"`
+	}
+	if json.NewDecoder(request.Body).Decode(&in) != nil || in.StartCommand == "" {
+		return http.StatusBadRequest, refusal("startCommand is required")
+	}
+	j := &renderJob{
+		ID: renderID("job"), ServiceID: s.id, PlanID: cmp.Or(in.PlanID, "plan-srv-006"), StartCommand: in.StartCommand, Status: "pending", CreatedAt: now(),
+	}
+	s.jobs = append(s.jobs, j)
+	r.counts.Jobs++
+	run := r.runJob
+	r.running.Go(func() {
+		r.mu.Lock()
+		j.Status, j.StartedAt = "running", now()
+		r.mu.Unlock()
+		status := "failed"
+		if run != nil && run(j.ServiceID, j.StartCommand) == nil {
+			status = "succeeded"
+		}
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		j.Status, j.FinishedAt = status, now()
+	})
+	return http.StatusCreated, j
+}
