@@ -87,7 +87,7 @@ func TestTheKindsAreServedAsTheyAreWritten(t *testing.T) {
 	if err := json.Unmarshal([]byte(kubectl(t, "get", "crds", "-o", "json")), &crds); err != nil {
 		t.Fatal(err)
 	}
-	if len(crds.Items) != 3 {
+	if len(crds.Items) != 4 {
 		t.Errorf("%d kinds are installed", len(crds.Items))
 	}
 	for _, crd := range crds.Items {
@@ -111,6 +111,8 @@ func TestKubectlExplainsEachField(t *testing.T) {
 		"dlqreplay.status":           {"conditions"},
 		"keyc.spec":                  {"platformRef", "applicationID", "kid", "reason", "approvals", "-required-"},
 		"keycompromise.status":       {"conditions", "exposedUntil", "successorKid"},
+		"inc.spec":                   {"platformRef", "category", "severity", "acknowledgement", "resolution", "-required-", "enum: "},
+		"incident.status":            {"conditions", "respondBy", "timeline", "notice"},
 		"platform.status.conditions": {"lastTransitionTime"},
 	} {
 		out := explain(t, field)
@@ -154,7 +156,7 @@ func TestEachSampleAppliesAsItIs(t *testing.T) {
 		misspelt := strings.Replace(string(text), "\n  platformRef:", "\n  platfromRef:", 1)
 		misspelt = strings.Replace(misspelt, "\n  database:", "\n  databsae:", 1)
 		if misspelt == string(text) {
-			t.Errorf("%s has neither a Platform nor a DLQReplay", sample)
+			t.Errorf("%s has no Platform and refers to none", sample)
 		}
 		if out, err := w.KubectlInput(t.Context(), misspelt, "apply", "--dry-run=server", "-f", "-"); err == nil {
 			t.Errorf("%s also applies with a field misspelt:\n%s", sample, out)

@@ -1,6 +1,7 @@
 package incident_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -24,9 +25,8 @@ func TestABadDeployIsPagedRolledBackAndResolved(t *testing.T) {
 	if r.AutoDeploy(logi.WebService) {
 		t.Error("auto-deploy is on")
 	}
-	r.Wait()
-	s.pass(name)
-	s.expect(name, "RolledBack True Succeeded", "Mitigated Unknown AwaitingMitigation")
+	s.until(name, "RolledBack True Succeeded")
+	s.expect(name, "Mitigated Unknown AwaitingMitigation")
 	obj := s.get(name)
 	if got := obj.Status.Rollback; got == nil || got.From != bad || got.FromCommit != "bad" || got.ToCommit != "good" {
 		t.Errorf("status.rollback is %+v", got)
@@ -198,4 +198,183 @@ func TestThePublicIsToldAfterThirtyMinutesOfBeingDown(t *testing.T) {
 	s.expect(name, "Announced True Succeeded", "Ready True Succeeded")
 	s.pass(second)
 	s.expect(second, "Announced False NotNeeded", "Ready True Succeeded")
+}
+
+// regression makes a bad deploy, and opens an Incident of it.
+func (s *scene) regression(name, spec string) string {
+	s.Helper()
+	s.Server.Render().BreakCommit("bad", logi.Breakage{})
+	s.Server.Render().Push(logi.WebService, "bad")
+	s.bad(v1alpha1.Sev1, "/up answers HTTP 502")
+	return s.open(name, spec)
+}
+
+func (s *scene) rollbacks(want int) {
+	s.Helper()
+	if got := s.Server.Render().Counts().Rollbacks; got != want {
+		s.Errorf("Render was told to roll back %d times, want %d", got, want)
+	}
+}
+
+func TestTwoIncidentsAtOnceRollBackOnce(t *testing.T) {
+	s := newScene(t, "two")
+	first := s.regression("first", "{category: Outage}")
+	second := s.open("second", "{category: Outage}")
+	s.pass(first)
+	s.pass(second)
+	s.until(first, "RolledBack True Succeeded")
+	s.expect(second, "RolledBack False NotNeeded")
+	s.rollbacks(1)
+	s.good()
+	s.after(301*time.Second, first)
+	s.pass(second)
+	s.expect(second, "Ready True Succeeded")
+	// Within the window of a new onset, and an hour after the first: the rollback itself is no suspect.
+	s.offset += time.Hour
+	s.bad(v1alpha1.Sev1, "/up answers HTTP 502")
+	third := s.open("third", "{category: Outage}")
+	s.pass(third)
+	s.expect(third, "RolledBack False NotNeeded")
+	s.rollbacks(1)
+}
+
+func TestARollbackWhoseAnswerWasLostIsReadFromTheDeploys(t *testing.T) {
+	s := newScene(t, "lost-rollback")
+	s.Server.Render().SetFaults(logi.RenderFault{Method: "POST", Path: "rollback", AfterEffect: true, Refuse: true, Times: 1})
+	name := s.regression("inc", "{category: Outage}")
+	s.pass(name)
+	s.expect(name, "RolledBack Unknown RollingBack")
+	s.pass(name)
+	s.until(name, "RolledBack True Succeeded")
+	s.rollbacks(1)
+}
+
+func TestARollbackThatMayNotHaveArrivedIsNotAskedForAgain(t *testing.T) {
+	s := newScene(t, "unknown-rollback")
+	s.Server.Render().SetFaults(logi.RenderFault{Method: "POST", Path: "rollback", Status: 500, Times: 1})
+	name := s.regression("inc", "{category: Outage}")
+	s.pass(name)
+	s.after(31*time.Second, name)
+	s.expect(name, "RolledBack False OutcomeUnknown", "Stalled True OutcomeUnknown", "Escalated Unknown Paging")
+	s.rollbacks(0)
+	// People are paged on, and the public is told, all the same.
+	s.after(16*time.Minute, name)
+	s.expectPages("oncall 1 triggered", "owner 1 triggered")
+	s.after(16*time.Minute, name)
+	s.expect(name, "Announced Unknown Published")
+	s.patch(name, `{"spec":{"resolution":{"by":"dana"}}}`)
+	s.after(time.Second, name)
+	s.until(name, "Ready True Succeeded")
+	s.rollbacks(0)
+	if !s.Server.Render().AutoDeploy(logi.WebService) {
+		t.Error("auto-deploy is off")
+	}
+}
+
+func TestARollbackThatRenderRefusesStalls(t *testing.T) {
+	s := newScene(t, "refused-rollback")
+	s.Server.Render().SetFaults(logi.RenderFault{Method: "POST", Path: "rollback", Status: 400, Body: `{"message":"this deploy can't be rolled back to"}`, Times: 1})
+	name := s.regression("inc", "{category: Outage}")
+	s.pass(name)
+	s.expect(name, "RolledBack False Refused", "Stalled True Refused")
+	s.patch(name, `{"metadata":{"annotations":{"playbook.1pass.dev/requestedAt":"again"}}}`)
+	s.until(name, "RolledBack True Succeeded")
+	s.rollbacks(1)
+}
+
+func TestARollbackThatDoesNotHelpSaysSoAndIsNotRepeated(t *testing.T) {
+	s := newScene(t, "unhelpful")
+	name := s.regression("inc", "{category: Outage}")
+	s.until(name, "RolledBack True Succeeded")
+	s.after(2*time.Minute, name)
+	s.expect(name, "Mitigated Unknown AwaitingMitigation")
+	if got := s.message(name, "Mitigated"); !strings.Contains(got, "did not help") {
+		t.Errorf("it says %q", got)
+	}
+	s.after(15*time.Minute, name)
+	s.expectPages("oncall 1 triggered", "owner 1 triggered")
+	s.rollbacks(1)
+}
+
+func TestAnApprovalIsForTheExactPair(t *testing.T) {
+	s := newScene(t, "approval")
+	name := s.regression("inc", "{category: Outage, rollback: Approval}")
+	s.pass(name)
+	s.expect(name, "RolledBack Unknown WaitingForApproval")
+	s.rollbacks(0)
+	s.patch(name, `{"spec":{"approvals":[{"step":"RolledBack","digest":"sha256:`+strings.Repeat("0", 64)+`","by":"dana"}]}}`)
+	s.pass(name)
+	s.expect(name, "RolledBack Unknown WaitingForApproval")
+	if got := s.message(name, "RolledBack"); !strings.Contains(got, "another pair") {
+		t.Errorf("it says %q", got)
+	}
+	s.patch(name, `{"spec":{"approvals":[{"step":"RolledBack","digest":"`+s.get(name).Status.Rollback.Digest+`","by":"dana"}]}}`)
+	s.until(name, "RolledBack True Succeeded")
+	s.rollbacks(1)
+}
+
+func TestObserveOnlyReadsAndPagesAndChangesNothing(t *testing.T) {
+	s := newScene(t, "observe-only")
+	s.applyPlatform("  automation: ObserveOnly")
+	name := s.regression("inc", "{category: Outage}")
+	s.pass(name)
+	s.expectPages("oncall 1 triggered")
+	s.expect(name, "Triaged True Succeeded", "RolledBack Unknown AutomationOff")
+	s.after(31*time.Minute, name)
+	if got := len(s.Services.Notices()); got != 0 {
+		t.Errorf("%d notices", got)
+	}
+	if got := s.Server.Render().Counts(); got.Rollbacks+got.AutoDeployPatches != 0 {
+		t.Errorf("Render was told %+v", got)
+	}
+}
+
+func TestAnIncidentThatIsDeletedTakesBackItsPageAndNotice(t *testing.T) {
+	s := newScene(t, "deleted")
+	name := s.regression("inc", "{category: Outage, notice: Publish}")
+	s.until(name, "RolledBack True Succeeded")
+	s.expectPages("oncall 1 triggered")
+	s.expect(name, "Announced Unknown Published")
+	if err := admin.Delete(s.ctx, s.get(name)); err != nil {
+		t.Fatal(err)
+	}
+	s.pass(name)
+	s.expectPages("oncall 1 resolved")
+	if got := s.Services.Notices(); len(got) != 1 || got[0].Status != "resolved" {
+		t.Errorf("the status page has %+v", got)
+	}
+	if s.Server.Render().AutoDeploy(logi.WebService) {
+		t.Error("auto-deploy is on")
+	}
+	p := s.platform()
+	if len(p.Status.Rollbacks) != 1 || p.Status.Rollbacks[0].AutoDeploy != v1alpha1.AutoDeployOff || p.Status.Notice != nil {
+		t.Errorf("the Platform's status is %+v", p.Status)
+	}
+}
+
+func TestRenderThatDoesNotAnswerHoldsUpNoPage(t *testing.T) {
+	s := newScene(t, "render-down")
+	s.Server.Render().SetFaults(logi.RenderFault{Status: 503})
+	name := s.regression("inc", "{category: Outage}")
+	s.pass(name)
+	s.expectPages("oncall 1 triggered")
+	s.expect(name, "Triaged Unknown Retrying")
+	s.after(61*time.Second, name)
+	s.expect(name, "Triaged True Succeeded", "RolledBack Unknown Retrying")
+	s.after(15*time.Minute, name)
+	s.expectPages("oncall 1 triggered", "owner 1 triggered")
+	s.Server.Render().SetFaults()
+	s.until(name, "RolledBack True Succeeded")
+}
+
+func TestADeadlineThatPassedWhileNobodyLookedIsHonouredLateAndItIsSaid(t *testing.T) {
+	s := newScene(t, "late")
+	s.bad(v1alpha1.Sev1, "/up answers HTTP 502")
+	name := s.open("inc", "{category: Outage, rollback: Never}")
+	s.after(10*time.Minute, name)
+	s.expectPages("oncall 1 triggered")
+	timeline := s.get(name).Status.Timeline
+	if !slices.ContainsFunc(timeline, func(e v1alpha1.TimelineEntry) bool { return strings.Contains(e.Text, ", 10m") && strings.HasSuffix(e.Text, "s late") }) {
+		t.Errorf("the timeline does not say how late the page was: %+v", timeline)
+	}
 }

@@ -61,11 +61,12 @@ func rollBack(ctx context.Context, s *response) (playbook.Outcome, error) {
 	if err := s.claim(ctx, func(*v1alpha1.PlatformStatus) bool { return false }); err != nil {
 		return playbook.Outcome{}, err
 	}
-	if r := s.ours(); r != nil && r.State != v1alpha1.RollbackPreparing {
-		return s.follow(ctx, r)
-	}
-	if outcome, ok := s.byHand(); ok {
+	r := s.ours()
+	if outcome, ok := s.byHand(); ok && (r == nil || r.State != v1alpha1.RollbackLive) {
 		return outcome, nil
+	}
+	if r != nil && r.State != v1alpha1.RollbackPreparing {
+		return s.follow(ctx, r)
 	}
 	switch {
 	case rule == nil:

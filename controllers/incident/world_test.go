@@ -287,6 +287,18 @@ func (s *scene) after(d time.Duration, name string) time.Duration {
 	return s.pass(name)
 }
 
+// until lets the manager look until a condition is "Condition Status Reason": what happens at the far side takes its time.
+func (s *scene) until(name, want string) {
+	s.Helper()
+	condition, state, _ := strings.Cut(want, " ")
+	for end := time.Now().Add(30 * time.Second); s.condition(name, condition) != state; time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			s.Fatalf("%s is %s, and was waited for to be %s", condition, s.condition(name, condition), state)
+		}
+		s.pass(name)
+	}
+}
+
 // condition of an incident, as status and reason.
 func (s *scene) condition(name, condition string) string {
 	s.Helper()
@@ -295,6 +307,26 @@ func (s *scene) condition(name, condition string) string {
 		return "none"
 	}
 	return string(c.Status) + " " + c.Reason
+}
+
+// message of a condition.
+func (s *scene) message(name, condition string) string {
+	s.Helper()
+	c := meta.FindStatusCondition(s.get(name).Status.Conditions, condition)
+	if c == nil {
+		return ""
+	}
+	return c.Message
+}
+
+// platform as the API server has it.
+func (s *scene) platform() *v1alpha1.Platform {
+	s.Helper()
+	p := &v1alpha1.Platform{}
+	if err := admin.Get(s.ctx, types.NamespacedName{Namespace: world.Namespace, Name: s.Name}, p); err != nil {
+		s.Fatal(err)
+	}
+	return p
 }
 
 // expect compares conditions, each written as "Condition Status Reason".
