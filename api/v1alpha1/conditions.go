@@ -26,6 +26,35 @@ const (
 	StepCachesExpired        = "CachesExpired"
 )
 
+// Steps of an Incident: its classification; then people, who are paged, acknowledge and announce, each for itself; and beside them
+// the response, in its order.
+const (
+	StepClassified         = "Classified"
+	StepEscalated          = "Escalated"
+	StepAcknowledged       = "Acknowledged"
+	StepAnnounced          = "Announced"
+	StepTriaged            = "Triaged"
+	StepRolledBack         = "RolledBack"
+	StepMitigated          = "Mitigated"
+	StepResolved           = "Resolved"
+	StepAutoDeployRestored = "AutoDeployRestored"
+)
+
+// ConditionResponseOverdue is present while True: nobody has responded to an Incident by status.respondBy.
+const ConditionResponseOverdue = "ResponseOverdue"
+
+// What a Platform reports of its signals: True is good, False bad, and Unknown not known, which is not good.
+const (
+	ConditionUpAnswers         = "UpAnswers"
+	ConditionTokensIssued      = "TokensIssued"
+	ConditionJWKSServed        = "JWKSServed"
+	ConditionEndpointsAnswer   = "EndpointsAnswer"
+	ConditionLatencyGood       = "LatencyGood"
+	ConditionWebhooksDelivered = "WebhooksDelivered"
+	// ConditionAutoDeployOff is present while True: an Incident switched a service's auto-deploy off.
+	ConditionAutoDeployOff = "AutoDeployOff"
+)
+
 // What a Platform reports.
 const (
 	ConditionDatabaseReachable = "DatabaseReachable"
@@ -82,6 +111,37 @@ const (
 	ReasonWaitingForTwin = "WaitingForTwin"
 )
 
+// What an Incident is doing, and what its signals are.
+const (
+	ReasonClassifying = "Classifying"
+	// ReasonPaging says that people are paged, tier by tier, until one acknowledges.
+	ReasonPaging = "Paging"
+	// ReasonNotPaging says that nobody is paged at this severity.
+	ReasonNotPaging = "NotPaging"
+	// ReasonWaitingForAcknowledgement says that spec.acknowledgement is not set yet.
+	ReasonWaitingForAcknowledgement = "WaitingForAcknowledgement"
+	// ReasonNotAnnounced says that the public is not told, or not yet.
+	ReasonNotAnnounced = "NotAnnounced"
+	// ReasonPublished says that the public notice is out.
+	ReasonPublished   = "Published"
+	ReasonTriaging    = "Triaging"
+	ReasonRollingBack = "RollingBack"
+	// ReasonWaitingForDeploy says that a deploy is under way at Render, and what to do depends on it.
+	ReasonWaitingForDeploy = "WaitingForDeploy"
+	// ReasonAwaitingMitigation says that the signals are not clear yet, or not for long enough.
+	ReasonAwaitingMitigation = "AwaitingMitigation"
+	// ReasonAwaitingFix says that auto-deploy stays off until the bad commit was followed by another one.
+	ReasonAwaitingFix = "AwaitingFix"
+	// ReasonOverdue says that nobody has responded in time.
+	ReasonOverdue = "Overdue"
+	// ReasonSignalGood, ReasonSignalBad and ReasonSignalUnknown are what a signal is.
+	ReasonSignalGood    = "Good"
+	ReasonSignalBad     = "Bad"
+	ReasonSignalUnknown = "Unknown"
+	// ReasonSwitchedOff says that an Incident switched auto-deploy off.
+	ReasonSwitchedOff = "SwitchedOff"
+)
+
 // How an operation ended well.
 const (
 	// ReasonPlanOnly says that mode Plan is complete: nothing was changed.
@@ -117,6 +177,8 @@ const (
 	ReasonStillPublished = "StillPublished"
 	// ReasonNotNotified says that the relying party did not accept webhook_key.compromised in time.
 	ReasonNotNotified = "NotNotified"
+	// ReasonRollbackFailed says that the deploy of a rollback did not become live.
+	ReasonRollbackFailed = "RollbackFailed"
 	// ReasonHostKeyRefused says that the host of spec.commands showed a key that is not pinned; the message has its fingerprint.
 	ReasonHostKeyRefused = "HostKeyRefused"
 	// ReasonCommandFailed says that the platform's own command ended with a failure, and did nothing.

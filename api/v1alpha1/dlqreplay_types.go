@@ -371,6 +371,10 @@ type ReplayProgress struct {
 	// parked entries were already replayed maxReplaysPerEntry times.
 	// +optional
 	Parked *int64 `json:"parked,omitempty"`
+	// resigned entries are requeued ones that were under a kid that is no longer published, and were signed anew. That takes the
+	// Platform's database.signingSecretRef.
+	// +optional
+	Resigned *int64 `json:"resigned,omitempty"`
 	// unpublished entries are signed under a kid that is no longer published, and were left.
 	// +optional
 	Unpublished *int64 `json:"unpublished,omitempty"`

@@ -19,6 +19,7 @@ var SchemeBuilder = runtime.NewSchemeBuilder(func(scheme *runtime.Scheme) error 
 		&Platform{}, &PlatformList{},
 		&DLQReplay{}, &DLQReplayList{},
 		&KeyCompromise{}, &KeyCompromiseList{},
+		&Incident{}, &IncidentList{},
 	)
 	metav1.AddToGroupVersion(scheme, GroupVersion)
 	return nil

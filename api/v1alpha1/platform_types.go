@@ -17,6 +17,8 @@ const (
 
 // PlatformSpec says where an identity platform is and how to reach it.
 //
+// +kubebuilder:validation:XValidation:rule="!has(self.rollback) || has(self.render) && self.render.services.exists(s, s.name == self.rollback.service)",message="rollback.service must be a name in render.services",fieldPath=".rollback"
+// +kubebuilder:validation:XValidation:rule="!has(self.autoOpen) || has(self.probes)",message="autoOpen needs probes: their signals open Incidents. Write probes: {}",fieldPath=".autoOpen"
 // +kubebuilder:validation:XValidation:rule="!has(self.commands) || !has(self.commands.service) || has(self.render) && self.render.services.exists(s, s.name == self.commands.service)",message="commands.service is not in render.services: add it there with its serviceID, or name one that is",fieldPath=".commands.service"
 type PlatformSpec struct {
 	// url of the platform's public API, without a path.
@@ -43,9 +45,37 @@ type PlatformSpec struct {
 	// +optional
 	SigningKeys *PlatformSigningKeys `json:"signingKeys,omitempty"`
 
-	// render is the platform's account at Render.
+	// render is where the platform runs.
 	// +optional
 	Render *PlatformRender `json:"render,omitempty"`
+
+	// rollback says what an Incident rolls back. Without it none does.
+	// +optional
+	Rollback *PlatformRollback `json:"rollback,omitempty"`
+
+	// probes ask the platform how it is, from outside. Without them its signals are unknown.
+	// +optional
+	Probes *PlatformProbes `json:"probes,omitempty"`
+
+	// autoOpen lists the categories whose Incidents open by themselves, when the signals say sev1 or sev2. Default: none.
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=2
+	// +kubebuilder:validation:items:Enum=Outage;WebhookDelivery
+	AutoOpen []IncidentCategory `json:"autoOpen,omitempty"`
+
+	// oncall is who is paged for an Incident, tier by tier.
+	// +optional
+	Oncall *PlatformOncall `json:"oncall,omitempty"`
+
+	// escalation says who is paged for what is not sev1: that is the playbook's.
+	// +optional
+	Escalation *PlatformEscalation `json:"escalation,omitempty"`
+
+	// statusPage is where the public is told.
+	// +optional
+	StatusPage *PlatformStatusPage `json:"statusPage,omitempty"`
 
 	// commands says how commands are run on the platform's host: the rake of a KeyCompromise with via: Command.
 	// +optional
@@ -81,7 +111,8 @@ type PlatformDatabase struct {
 	ReadOnlySecretRef *SecretReference `json:"readOnlySecretRef,omitempty"`
 
 	// signingSecretRef names the Secret whose key "url" is the connection URL of the role playbook_signer, the only one that can
-	// read and write signing keys. Without it no KeyCompromise runs.
+	// read and write signing keys. Without it no KeyCompromise runs, and a DLQReplay leaves what is signed under a kid that is no
+	// longer published.
 	// +optional
 	SigningSecretRef *SecretReference `json:"signingSecretRef,omitempty"`
 }
@@ -265,14 +296,195 @@ type RelyingParty struct {
 	Oncall string `json:"oncall,omitempty"`
 }
 
+// PlatformRollback says what an Incident rolls back.
+type PlatformRollback struct {
+	// service by its name in render.services.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	Service string `json:"service,omitempty"`
+
+	// windowSeconds before the onset in which a new commit is suspected.
+	// +optional
+	// +default=3600
+	// +kubebuilder:validation:Minimum=60
+	// +kubebuilder:validation:Maximum=604800
+	WindowSeconds int32 `json:"windowSeconds,omitempty"`
+}
+
+// PlatformProbes ask the platform how it is. Each asks /up, /oauth/token and /.well-known/jwks.json, and the paths.
+// +kubebuilder:validation:MinProperties=1
+type PlatformProbes struct {
+	// intervalSeconds between two looks.
+	// +optional
+	// +default=10
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=300
+	IntervalSeconds int32 `json:"intervalSeconds,omitempty"`
+
+	// timeoutSeconds of each request. One that takes longer counts as a 5xx.
+	// +optional
+	// +default=5
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=60
+	TimeoutSeconds int32 `json:"timeoutSeconds,omitempty"`
+
+	// failures in a row that make a signal bad, and good answers in a row that make it good again: one blip is nothing.
+	// +optional
+	// +default=3
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=100
+	Failures int32 `json:"failures,omitempty"`
+
+	// windowSeconds over which latency and webhooks are judged: what is slow for less is not sustained.
+	// +optional
+	// +default=300
+	// +kubebuilder:validation:Minimum=10
+	// +kubebuilder:validation:Maximum=3600
+	WindowSeconds int32 `json:"windowSeconds,omitempty"`
+
+	// latencyMilliseconds is what the 95th percentile may be.
+	// +optional
+	// +default=2000
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=60000
+	LatencyMilliseconds int32 `json:"latencyMilliseconds,omitempty"`
+
+	// clearSeconds for which all signals must be good before an Incident counts as mitigated.
+	// +optional
+	// +default=300
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=86400
+	ClearSeconds int32 `json:"clearSeconds,omitempty"`
+
+	// paths of other endpoints to ask with GET. A 5xx is bad.
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=16
+	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:MaxLength=256
+	// +kubebuilder:validation:items:Pattern=`^/[A-Za-z0-9._~!$&'()*+,;=:@%/?-]*$`
+	Paths []string `json:"paths,omitempty"`
+
+	// tokenSecretRef names the Secret whose keys "clientID" and "clientSecret" are a client of its own, that gets a token in each
+	// look. Without it the error that a bad client gets is looked for, which proves that requests arrive, and not that tokens are issued.
+	// +optional
+	TokenSecretRef *SecretReference `json:"tokenSecretRef,omitempty"`
+}
+
+// PlatformOncall is who is paged.
+type PlatformOncall struct {
+	// tiers in the order in which they are paged.
+	// +required
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=4
+	Tiers []OncallTier `json:"tiers,omitempty"`
+
+	// repeatSeconds after the last tier was paged, where nobody acknowledges, the first one is paged again.
+	// +optional
+	// +default=1800
+	// +kubebuilder:validation:Minimum=60
+	// +kubebuilder:validation:Maximum=86400
+	RepeatSeconds int32 `json:"repeatSeconds,omitempty"`
+}
+
+// OncallTier is a group of people who are paged together.
+type OncallTier struct {
+	// name of the tier, such as oncall-engineer.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	Name string `json:"name,omitempty"`
+
+	// afterSeconds is how long after the first page of the first tier this one is paged, where nobody acknowledged. It is paged
+	// earlier where no channel of the tier before accepted the page. Default 900 for each but the first.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=86400
+	AfterSeconds *int32 `json:"afterSeconds,omitempty"`
+
+	// notify lists the tier's channels. The next one is used where one did not accept the page within 60 s.
+	// +required
+	// +listType=atomic
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=4
+	Notify []Channel `json:"notify,omitempty"`
+}
+
+// Channel is a way to reach people.
+type Channel struct {
+	// type of the channel.
+	// +required
+	// +kubebuilder:validation:Enum=PagerDuty;Slack;Webhook
+	Type string `json:"type,omitempty"`
+
+	// secretRef names the Secret that it needs. PagerDuty: "routingKey", and "url" where it isn't the world-wide service. Slack: "url".
+	// Webhook: "url" and "secret", as Standard Webhooks has it (whsec_…).
+	// +required
+	SecretRef SecretReference `json:"secretRef,omitzero"`
+}
+
+// EscalationPolicy says who is paged.
+// +kubebuilder:validation:Enum=AllTiers;FirstTier;None
+type EscalationPolicy string
+
+const (
+	// EscalateAllTiers pages tier after tier until somebody acknowledges, as for sev1.
+	EscalateAllTiers EscalationPolicy = "AllTiers"
+	// EscalateFirstTier pages the first tier, once.
+	EscalateFirstTier EscalationPolicy = "FirstTier"
+	// EscalateNone pages nobody.
+	EscalateNone EscalationPolicy = "None"
+)
+
+// PlatformEscalation says who is paged for what is not sev1.
+// +kubebuilder:validation:MinProperties=1
+type PlatformEscalation struct {
+	// sev2 pages so.
+	// +optional
+	// +default="FirstTier"
+	Sev2 EscalationPolicy `json:"sev2,omitempty"`
+
+	// sev3 pages so.
+	// +optional
+	// +default="None"
+	Sev3 EscalationPolicy `json:"sev3,omitempty"`
+}
+
+// PlatformStatusPage is where the public is told. An Incident's status.notice has the same, for the page that cmd/statuspage serves.
+// +kubebuilder:validation:XValidation:rule="has(self.pageID) == has(self.secretRef)",message="pageID and secretRef belong together: Statuspage.io needs both, and cmd/statuspage neither"
+// +kubebuilder:validation:MinProperties=1
+type PlatformStatusPage struct {
+	// afterSeconds for which the platform, tokens or JWKS must have been down before the public is told.
+	// +optional
+	// +default=1800
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=86400
+	AfterSeconds *int32 `json:"afterSeconds,omitempty"`
+
+	// pageID of the page at Statuspage.io.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=64
+	PageID string `json:"pageID,omitempty"`
+
+	// secretRef names the Secret whose key "apiKey" is an API key of Statuspage.io, and "url" where it is served elsewhere.
+	// +optional
+	SecretRef *SecretReference `json:"secretRef,omitempty"`
+}
+
 // ApprovalRule makes a step wait for a person.
 // +kubebuilder:validation:XValidation:rule="self.kind != 'DLQReplay' || self.step in ['CanaryDelivered', 'Requeued']",message="a DLQReplay's steps that change something are CanaryDelivered and Requeued: write one of them",fieldPath=".step"
 // +kubebuilder:validation:XValidation:rule="self.kind != 'KeyCompromise' || self.step == 'Revoked'",message="a KeyCompromise waits at the step Revoked: write that one",fieldPath=".step"
+// +kubebuilder:validation:XValidation:rule="self.kind != 'Incident' || self.step == 'RolledBack'",message="an Incident waits at the step RolledBack: write that one",fieldPath=".step"
 // +kubebuilder:validation:XValidation:rule="self.kind == 'DLQReplay' || !has(self.aboveEntries)",message="aboveEntries is for DLQReplay: leave it out",fieldPath=".aboveEntries"
 type ApprovalRule struct {
 	// kind of the object that waits.
 	// +required
-	// +kubebuilder:validation:Enum=DLQReplay;KeyCompromise
+	// +kubebuilder:validation:Enum=DLQReplay;Incident;KeyCompromise
 	Kind string `json:"kind,omitempty"`
 
 	// step that waits.
@@ -294,7 +506,8 @@ type PlatformStatus struct {
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
 
-	// conditions are Ready, DatabaseReachable, LedgerReady, and Reconciling while not Ready.
+	// conditions are Ready, DatabaseReachable, LedgerReady, and Reconciling while not Ready; where it is probed, UpAnswers,
+	// TokensIssued, JWKSServed, EndpointsAnswer, LatencyGood and WebhooksDelivered; and AutoDeployOff, while an Incident has it off.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -305,6 +518,150 @@ type PlatformStatus struct {
 	// deadLetters counts webhooks that died undelivered.
 	// +optional
 	DeadLetters *DeadLetters `json:"deadLetters,omitempty"`
+
+	// signals is what the probes say, all together.
+	// +optional
+	Signals *PlatformSignals `json:"signals,omitempty"`
+
+	// rollbacks is the last rollback of each service. It belongs to the Platform, so that two Incidents don't do it twice.
+	// +optional
+	// +listType=map
+	// +listMapKey=service
+	// +kubebuilder:validation:MaxItems=16
+	// +kubebuilder:validation:MinItems=1
+	Rollbacks []ServiceRollback `json:"rollbacks,omitempty"`
+
+	// notice is whose public notice it is. There is one at a time.
+	// +optional
+	Notice *NoticeClaim `json:"notice,omitempty"`
+}
+
+// PlatformSignals is what the probes say, all together.
+type PlatformSignals struct {
+	// summary is "ok", what is bad, or what is unknown.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=512
+	Summary string `json:"summary,omitempty"`
+
+	// severity that the signals amount to, while they are bad.
+	// +optional
+	Severity Severity `json:"severity,omitempty"`
+
+	// badSince is the first bad sample, while they are bad. An Incident that opens by itself is named after it.
+	// +optional
+	BadSince *metav1.Time `json:"badSince,omitempty"`
+}
+
+// RollbackState is how far a rollback is.
+// +kubebuilder:validation:Enum=Preparing;Requested;Deploying;Live;Failed
+type RollbackState string
+
+const (
+	// RollbackPreparing switches auto-deploy off.
+	RollbackPreparing RollbackState = "Preparing"
+	// RollbackRequested was written before Render was asked, once. What came of it is read from Render, and it is never asked again.
+	RollbackRequested RollbackState = "Requested"
+	// RollbackDeploying has a deploy that is not live yet.
+	RollbackDeploying RollbackState = "Deploying"
+	// RollbackLive has a deploy that became live.
+	RollbackLive RollbackState = "Live"
+	// RollbackFailed has a deploy that ended otherwise.
+	RollbackFailed RollbackState = "Failed"
+)
+
+// AutoDeployState is what an Incident did to a service's auto-deploy.
+// +kubebuilder:validation:Enum=WasOff;Off;Restored
+type AutoDeployState string
+
+const (
+	// AutoDeployWasOff was found off, and stays so.
+	AutoDeployWasOff AutoDeployState = "WasOff"
+	// AutoDeployOff was switched off, or is about to be.
+	AutoDeployOff AutoDeployState = "Off"
+	// AutoDeployRestored is on again.
+	AutoDeployRestored AutoDeployState = "Restored"
+)
+
+// ServiceRollback is the last rollback of a service.
+type ServiceRollback struct {
+	// service by its name in spec.render.services.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	Service string `json:"service,omitempty"`
+	// incident that rolled back, by its name.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Incident string `json:"incident,omitempty"`
+	// incidentUID is its UID.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=64
+	IncidentUID string `json:"incidentUID,omitempty"`
+	// at is when it was decided.
+	// +required
+	At *metav1.Time `json:"at,omitempty"`
+	// from is the deploy that was left, and fromCommit its commit.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=128
+	From string `json:"from,omitempty"`
+	// fromCommit is the commit that was left.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=128
+	FromCommit string `json:"fromCommit,omitempty"`
+	// to is the deploy that was gone back to, and toCommit its commit.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=128
+	To string `json:"to,omitempty"`
+	// toCommit is the commit that was gone back to.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=128
+	ToCommit string `json:"toCommit,omitempty"`
+	// state of the rollback.
+	// +required
+	State RollbackState `json:"state,omitempty"`
+	// autoDeploy of the service.
+	// +required
+	AutoDeploy AutoDeployState `json:"autoDeploy,omitempty"`
+	// sawDeploy is the newest deploy before Render was asked: a rollback that is newer is ours.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=128
+	SawDeploy string `json:"sawDeploy,omitempty"`
+	// requestedAt is when Render was asked.
+	// +optional
+	RequestedAt *metav1.Time `json:"requestedAt,omitempty"`
+	// deployID of the rollback.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=128
+	DeployID string `json:"deployID,omitempty"`
+	// liveAt is when it became live.
+	// +optional
+	LiveAt *metav1.Time `json:"liveAt,omitempty"`
+}
+
+// NoticeClaim is whose public notice it is.
+type NoticeClaim struct {
+	// incident by its name.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Incident string `json:"incident,omitempty"`
+	// incidentUID is its UID.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=64
+	IncidentUID string `json:"incidentUID,omitempty"`
+	// at is when it was published.
+	// +required
+	At *metav1.Time `json:"at,omitempty"`
 }
 
 // DeadLetters counts the entries of the outbox that died undelivered.
@@ -342,14 +699,15 @@ type ApplicationDeadLetters struct {
 	Dead *int64 `json:"dead,omitempty"`
 }
 
-// Platform says where an identity platform is and how to reach it, once per environment. DLQReplays and KeyCompromises
-// of its namespace use it by name.
+// Platform says where an identity platform is and how to reach it, once per environment. DLQReplays, KeyCompromises
+// and Incidents of its namespace use it by name.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status
 // +kubebuilder:resource:categories=playbook
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
 // +kubebuilder:printcolumn:name="Automation",type=string,JSONPath=`.spec.automation`
+// +kubebuilder:printcolumn:name="Signals",type=string,JSONPath=`.status.signals.summary`
 // +kubebuilder:printcolumn:name="Dead letters",type=integer,JSONPath=`.status.deadLetters.total`
 // +kubebuilder:printcolumn:name="Message",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].message`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`

@@ -24,6 +24,7 @@ import (
 	"github.com/1pass-dev/playbook-operator/controllers/dlqreplay"
 	"github.com/1pass-dev/playbook-operator/controllers/keycompromise"
 	"github.com/1pass-dev/playbook-operator/controllers/platform"
+	"github.com/1pass-dev/playbook-operator/controllers/systems/outbound"
 )
 
 // leaseName is the one that config/rbac/leader_election.yaml grants.
@@ -70,7 +71,7 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	connections := &platform.Connections{Secrets: mgr.GetAPIReader()}
+	connections := &platform.Connections{Secrets: mgr.GetAPIReader(), Transport: outbound.NewTransport()}
 	defer connections.Close()
 	if err := add(mgr, connections); err != nil {
 		return err

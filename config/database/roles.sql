@@ -31,8 +31,10 @@ END $$;
 
 GRANT USAGE ON SCHEMA playbook TO playbook_operator, playbook_signer;
 GRANT SELECT ON playbook.schema_migrations TO playbook_operator;
-GRANT SELECT, INSERT, UPDATE ON playbook.operations, playbook.replay_entries TO playbook_operator;
-GRANT SELECT, INSERT, UPDATE, DELETE ON playbook.replay_pages TO playbook_operator;
+GRANT SELECT, INSERT, UPDATE ON playbook.operations TO playbook_operator;
+-- The signer too runs batches: of entries that it signs anew.
+GRANT SELECT, INSERT, UPDATE ON playbook.replay_entries TO playbook_operator, playbook_signer;
+GRANT SELECT, INSERT, UPDATE, DELETE ON playbook.replay_pages TO playbook_operator, playbook_signer;
 
 GRANT SELECT (id) ON oauth_applications TO playbook_operator;
 GRANT SELECT (id, oauth_application_id, kid, status, activated_at, grace_until, revoked_at) ON webhook_signing_keys TO playbook_operator;
@@ -46,12 +48,12 @@ GRANT SELECT (oauth_application_id, delivered_at, dlq_at) ON webhook_outbox_entr
 
 GRANT SELECT, UPDATE ON playbook.operations TO playbook_signer;
 GRANT SELECT, INSERT, UPDATE ON playbook.key_revocations TO playbook_signer;
-GRANT SELECT (id, oauth_application_id, kid, algorithm, public_key, private_key, status, activated_at, revoked_at),
+GRANT SELECT (id, oauth_application_id, kid, algorithm, public_key, private_key, status, grace_until, activated_at, revoked_at),
       UPDATE (status, revoked_at, grace_until, updated_at),
       INSERT (oauth_application_id, kid, algorithm, public_key, private_key, status, activated_at, created_at, updated_at)
    ON webhook_signing_keys TO playbook_signer;
-GRANT SELECT (id, oauth_application_id, payload, idempotency_key, kid, enqueued_at, delivered_at, dlq_at),
-      UPDATE (kid, signature, updated_at),
+GRANT SELECT (id, oauth_application_id, event_type, payload, idempotency_key, kid, attempts, enqueued_at, delivered_at, dlq_at, last_error),
+      UPDATE (kid, signature, dlq_at, next_retry_at, attempts, last_error, enqueued_at, delivered_at, updated_at),
       INSERT (oauth_application_id, event_type, payload, idempotency_key, kid, signature, attempts, enqueued_at, created_at, updated_at)
    ON webhook_outbox_entries TO playbook_signer;
 -- An id that is an identity column needs no grant, one that is a serial does.

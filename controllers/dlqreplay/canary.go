@@ -39,7 +39,7 @@ func tryCanary(ctx context.Context, s *replay) (playbook.Outcome, error) {
 		if err := s.sendCanary(ctx, min(*canary.Entries, s.obj.Spec.MaxInFlight)); errors.Is(err, platformdb.ErrNothingToTry) {
 			return playbook.NotNeeded("no entry would be requeued"), nil
 		} else if err != nil {
-			return playbook.Outcome{}, platform.DatabaseError(err)
+			return s.unsignable(err)
 		}
 	}
 	return s.watchCanary(ctx, canary)
@@ -49,7 +49,9 @@ func (s *replay) sendCanary(ctx context.Context, entries int32) error {
 	if _, err := s.db.ChooseCanary(ctx, s.id.UID, s.selection, entries); err != nil {
 		return err
 	}
-	_, err := s.batch(func() (*platformdb.Batch, error) { return s.db.RequeueCanary(ctx, s.id.UID, s.selection) })
+	_, err := s.batch(ctx, func(db *platformdb.DB, selection platformdb.Selection) (*platformdb.Batch, error) {
+		return db.RequeueCanary(ctx, s.id.UID, selection)
+	})
 	return err
 }
 

@@ -71,6 +71,9 @@ func (s *replay) stillOpen() playbook.Outcome {
 func (s *replay) handled() string {
 	op := s.op
 	text := fmt.Sprintf("%d of %d requeued", op.Requeued, op.Total)
+	if op.Resigned > 0 {
+		text += fmt.Sprintf(" (%d signed anew)", op.Resigned)
+	}
 	for _, c := range []struct {
 		n    int64
 		what string

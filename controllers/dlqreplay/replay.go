@@ -49,6 +49,10 @@ func (r *Reconciler) connect(ctx context.Context, obj, written *v1alpha1.DLQRepl
 	if s.db, err = r.Connections.Database(ctx, s.platform); err != nil {
 		return nil, err
 	}
+	// The admin API's retry signs nothing.
+	if s.platform.Spec.Database.SigningSecretRef != nil && obj.Spec.Via == v1alpha1.ReplayViaDatabase {
+		s.selection.Unpublished = platformdb.HandUnpublishedOver
+	}
 	s.op, err = s.db.Operation(ctx, id.UID)
 	if errors.Is(err, platformdb.ErrNoOperation) {
 		err = nil

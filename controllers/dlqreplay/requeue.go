@@ -2,6 +2,7 @@ package dlqreplay
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
@@ -60,9 +61,11 @@ func requeue(ctx context.Context, s *replay) (playbook.Outcome, error) {
 		if rate := s.obj.Spec.RatePerSecond; rate != nil {
 			pace.RatePerSecond = *rate
 		}
-		batch, err := s.batch(func() (*platformdb.Batch, error) { return s.db.Requeue(ctx, s.id.UID, s.selection, pace) })
+		batch, err := s.batch(ctx, func(db *platformdb.DB, selection platformdb.Selection) (*platformdb.Batch, error) {
+			return db.Requeue(ctx, s.id.UID, selection, pace)
+		})
 		if err != nil {
-			return playbook.Outcome{}, platform.DatabaseError(err)
+			return s.unsignable(err)
 		}
 		switch {
 		case batch.Looked == 0:
@@ -94,10 +97,20 @@ func (s *replay) judge(ctx context.Context) (playbook.Outcome, bool, error) {
 	return playbook.Outcome{}, true, nil
 }
 
-// batch runs one batch of the plan and takes its counts over.
-func (s *replay) batch(run func() (*platformdb.Batch, error)) (*platformdb.Batch, error) {
+// batch runs one batch of the plan and takes its counts over. It is run by the everyday role, and where that finds entries that
+// need a new signature, by the one that can read keys.
+func (s *replay) batch(ctx context.Context, run func(*platformdb.DB, platformdb.Selection) (*platformdb.Batch, error)) (*platformdb.Batch, error) {
 	began := time.Now()
-	batch, err := run()
+	batch, err := run(s.db, s.selection)
+	if errors.Is(err, platformdb.ErrUnpublished) {
+		var signing *platformdb.DB
+		if signing, err = s.Connections.Signing(ctx, s.platform); err != nil {
+			return nil, err
+		}
+		selection := s.selection
+		selection.Unpublished = platformdb.ReSignUnpublished
+		batch, err = run(signing, selection)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -108,4 +121,13 @@ func (s *replay) batch(run func() (*platformdb.Batch, error)) (*platformdb.Batch
 	s.op = batch.Operation
 	s.project()
 	return batch, nil
+}
+
+// unsignable stalls where entries need a new signature, and the platform's key can't give it.
+func (s *replay) unsignable(err error) (playbook.Outcome, error) {
+	if no := (*platformdb.Unsignable)(nil); errors.As(err, &no) {
+		return playbook.Stall(v1alpha1.ReasonSpecInvalid, "entries are under a kid that is no longer published, and can't be signed anew: %s. Give application %s an active key, or, to leave such entries, take database.signingSecretRef out of Platform %q. Then: %s",
+			no, s.obj.Spec.ApplicationID, s.platform.Name, playbook.ResumeCommand(s.obj, "dlqreplay")), nil
+	}
+	return playbook.Outcome{}, platform.DatabaseError(err)
 }

@@ -273,8 +273,10 @@ func TestAnEntryThatKeepsDyingIsParked(t *testing.T) {
 	s.progress(s.awaitReady(s.apply("once-more", "{maxReplaysPerEntry: 3}")), map[string]int64{"requeued": 5, "delivered": 5})
 }
 
-func TestAnEntryUnderAKidThatIsNotPublishedIsLeft(t *testing.T) {
-	s := newScene(t, "unpublished", quick)
+// seedUnpublished puts five entries of acme into the outbox under kids that are not published, four under kids in grace, and then
+// three under the active one.
+func (s *scene) seedUnpublished() {
+	s.Helper()
 	for _, key := range []struct{ kid, status, graceUntil string }{
 		{"whk_revoked", "revoked", "NULL"}, {"whk_over", "grace", "clock_timestamp() - interval '1 second'"},
 		{"whk_grace", "grace", "clock_timestamp() + interval '1 day'"}, {"whk_open", "grace", "NULL"},
@@ -286,12 +288,64 @@ func TestAnEntryUnderAKidThatIsNotPublishedIsLeft(t *testing.T) {
 	}
 	s.exec(`UPDATE webhook_outbox_entries SET kid = 'whk_nobody_knows' WHERE id = ANY ($1)`, s.seed(1, "HTTP 401: unknown kid", 1))
 	s.seed(3, "HTTP 503: down", 7)
+}
+
+func TestAnEntryUnderAKidThatIsNotPublishedIsLeft(t *testing.T) {
+	s := newScene(t, "unpublished", quick)
+	s.patch(&v1alpha1.Platform{}, s.Name, `{"spec":{"database":{"signingSecretRef":null}}}`)
+	s.seedUnpublished()
 	r := s.awaitReady(s.apply("r", "{}"))
 	s.progress(r, map[string]int64{"requeued": 7, "delivered": 7, "unpublished": 5})
 	if got := s.count(`SELECT count(*) FROM webhook_outbox_entries WHERE kid IN ('whk_revoked', 'whk_over', 'whk_nobody_knows') AND dlq_at IS NOT NULL AND last_error = 'HTTP 401: unknown kid'`); got != 5 {
 		t.Errorf("%d entries under kids that are not published are as they were", got)
 	}
 	s.eachOnce(7)
+}
+
+func TestAnEntryUnderAKidThatIsNotPublishedIsSignedAnewInItsBatch(t *testing.T) {
+	s := newScene(t, "resigned", manual)
+	s.seedUnpublished()
+	kids := query[string](s, `SELECT string_agg(kid, ' ' ORDER BY id) FROM webhook_outbox_entries WHERE kid IN ('whk_revoked', 'whk_over', 'whk_nobody_knows')`)
+	name := s.apply("r", "{canary: {entries: 0}}")
+	s.await(name, "requeued all", func(*v1alpha1.DLQReplay) bool { return s.requeues() == 12 })
+	if got := s.count(`SELECT count(*) FROM (SELECT w.enqueued_at <= lag(w.enqueued_at) OVER (ORDER BY e.enqueued_at, e.entry_id) AS wrong
+		FROM webhook_outbox_entries w JOIN playbook.replay_entries e ON e.entry_id = w.id) o WHERE wrong`); got != 0 {
+		t.Errorf("%d entries are not in the old order", got)
+	}
+	s.dispatch()
+	r := s.awaitReady(name)
+	s.progress(r, map[string]int64{"requeued": 12, "delivered": 12})
+	if got := r.Status.Progress.Resigned; got == nil || *got != 5 {
+		t.Errorf("%d were signed anew, by status.progress.resigned", value(got))
+	}
+	if got := query[string](s, `SELECT string_agg(former_kid, ' ' ORDER BY entry_id) FROM playbook.replay_entries`); got != kids {
+		t.Errorf("the ledger has the former kids %s, and they were %s", got, kids)
+	}
+	s.eachOnce(12)
+}
+
+// The canary tries entries that are signed anew too; where there is no key to sign them by, nothing is done.
+func TestEntriesThatCanNotBeSignedAnewStallTheReplay(t *testing.T) {
+	s := newScene(t, "unsignable", quick)
+	ids := s.seed(3, "HTTP 401: unknown kid", 1)
+	s.exec(`UPDATE webhook_outbox_entries SET kid = 'whk_nobody_knows' WHERE id = ANY ($1)`, ids)
+	s.exec(`UPDATE webhook_signing_keys SET private_key = reverse(private_key)`) // as good as encrypted
+	name := s.apply("r", "{canary: {entries: 1}}")
+	r := s.awaitStalled(name, v1alpha1.ReasonSpecInvalid)
+	if got := s.requeues(); got != 0 {
+		t.Errorf("%d were requeued", got)
+	}
+	if got := message(r); !strings.Contains(got, "may be encrypted") || !strings.Contains(got, "signingSecretRef") {
+		t.Errorf("the message does not say what to do: %s", got)
+	}
+	s.exec(`UPDATE webhook_signing_keys SET private_key = reverse(private_key)`)
+	s.request(name, "again")
+	s.await(name, "going on", func(r *v1alpha1.DLQReplay) bool { return reason(r) != v1alpha1.ReasonSpecInvalid })
+	r = s.awaitReady(name)
+	if got := r.Status.Progress.Resigned; got == nil || *got != 3 {
+		t.Errorf("%d were signed anew, by status.progress.resigned", value(got))
+	}
+	s.eachOnce(3)
 }
 
 func TestConflictsAreSettledLeftOrReplayed(t *testing.T) {

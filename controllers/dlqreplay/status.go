@@ -31,7 +31,7 @@ func (s *replay) project() {
 	}
 	counts := &v1alpha1.ReplayProgress{
 		Remaining: &op.Remaining, Requeued: &op.Requeued, Settled: &op.Settled, Left: &op.Left, Parked: &op.Parked,
-		Unpublished: &op.Unpublished, Gone: &op.Gone, Changed: &op.Changed,
+		Unpublished: &op.Unpublished, Gone: &op.Gone, Changed: &op.Changed, Resigned: &op.Resigned,
 		Delivered: &op.Delivered, Failing: &op.Failing, DiedAgain: &op.Died, Waiting: &op.Waiting,
 	}
 	if status.Progress != nil {

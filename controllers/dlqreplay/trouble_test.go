@@ -5,18 +5,15 @@ import (
 	"fmt"
 	"net/url"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 
-	"github.com/jackc/pgx/v5"
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
-	"github.com/1pass-dev/playbook-operator/hack/logi"
 	"github.com/1pass-dev/playbook-operator/hack/servers"
 	"github.com/1pass-dev/playbook-operator/hack/world"
 )
@@ -293,10 +290,8 @@ func TestAStatusSetBackByHandRepeatsNothing(t *testing.T) {
 // ownPostgres is the World with another Postgres, which a test may stop.
 func ownPostgres(t *testing.T, name string) *world.World {
 	t.Helper()
-	ctx := t.Context()
-	own := &world.World{Dir: w.Dir, ControlPlane: w.ControlPlane, OperatorPassword: w.OperatorPassword, MonitorPassword: w.MonitorPassword}
-	var err error
-	if own.Postgres, err = servers.StartPostgres(ctx, filepath.Join(w.Dir, name), servers.PostgresOptions{Fast: true}); err != nil {
+	own, err := w.WithPostgres(t.Context(), name, servers.PostgresOptions{Fast: true})
+	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -304,36 +299,6 @@ func ownPostgres(t *testing.T, name string) *world.World {
 			t.Error(err)
 		}
 	})
-	// The database that each platform's is a copy of, as world.Start prepares it.
-	const template = "template_logi"
-	if err := own.Postgres.CreateDatabase(ctx, template, ""); err != nil {
-		t.Fatal(err)
-	}
-	if err := logi.Migrate(ctx, own.Postgres.URL(template)); err != nil {
-		t.Fatal(err)
-	}
-	if err := logi.InstallAudit(ctx, own.Postgres.URL(template)); err != nil {
-		t.Fatal(err)
-	}
-	path, err := w.Manager(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.CommandContext(ctx, path, "migrate")
-	cmd.Env = []string{"DATABASE_URL=" + own.Postgres.URL(template)}
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("manager migrate: %v\n%s", err, out)
-	}
-	conn, err := pgx.Connect(ctx, own.Postgres.URL(template))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close(ctx)
-	for role, password := range map[string]string{"playbook_operator": own.OperatorPassword, "playbook_monitor": own.MonitorPassword} {
-		if _, err := conn.Exec(ctx, fmt.Sprintf("ALTER ROLE %s PASSWORD '%s'", role, password)); err != nil {
-			t.Fatal(err)
-		}
-	}
 	return own
 }
 

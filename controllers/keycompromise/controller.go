@@ -128,6 +128,12 @@ func (r *Reconciler) pass(ctx context.Context, written, obj *v1alpha1.KeyComprom
 		s.resume()
 	}
 	obj.Status.LastHandledRequestedAt = obj.Annotations[v1alpha1.AnnotationRequestedAt]
+	// Not in the first step: once that is settled it is not run again, and those after it need the revocation.
+	if s.behind() {
+		playbook.Stop(obj, v1alpha1.ReasonLedgerBehind, "the ledger in the platform's database does not know the revocation that this object saw, as after a restore from a backup: "+
+			"the old key may be active again. Delete this object and apply one with a new name, which revokes the key again")
+		return 0, nil
+	}
 	return playbook.Run(ctx, obj, steps, s)
 }
 

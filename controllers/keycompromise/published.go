@@ -28,6 +28,13 @@ func awaitPublication(ctx context.Context, s *compromise) (playbook.Outcome, err
 		return playbook.Done("%d answers in a row over fresh connections had %s and not %s", clean, s.revoked.SuccessorKid, s.revoked.Kid), nil
 	}
 	if s.overdue(v1alpha1.StepPublished, s.obj.Spec.PublishTimeoutSeconds) {
+		// With several replicas the last answer may be one of a replica that is well.
+		if clean > 0 {
+			saw = fmt.Sprintf("was clean in the last %d answers of %d that are needed", clean, cleanAnswers)
+			if at := s.obj.Status.JWKS.OldKidSeenAt; at != nil {
+				saw += fmt.Sprintf(", and one at %s still had %s: a replica may be stale", at.UTC().Format(time.RFC3339), s.revoked.Kid)
+			}
+		}
 		return playbook.Stall(v1alpha1.ReasonStillPublished, "after %d s %s/.well-known/jwks.json %s. The key is revoked in the database: restart or purge what serves JWKS (replicas, CDN). Then: %s",
 			s.obj.Spec.PublishTimeoutSeconds, s.platform.Spec.URL, saw, s.resumeCommand()), nil
 	}

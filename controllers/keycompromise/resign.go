@@ -25,7 +25,10 @@ const (
 // transaction that had read the old key can still insert under it after the revocation committed, so each of those that were
 // open then must have ended.
 func reSign(ctx context.Context, s *compromise) (playbook.Outcome, error) {
-	s.watchJWKS(ctx)
+	// JWKS that hangs must not hold up the signing: the next step gives it more time.
+	looking, cancel := context.WithTimeout(ctx, slice)
+	s.watchJWKS(looking)
+	cancel()
 	for end := time.Now().Add(slice); ; {
 		progress, err := s.reSignSome(ctx)
 		if err != nil {

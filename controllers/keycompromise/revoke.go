@@ -21,10 +21,6 @@ const (
 
 // revoke ends the key, issues its successor, signs what is undelivered anew and tells the relying party, in one transaction.
 func revoke(ctx context.Context, s *compromise) (playbook.Outcome, error) {
-	if s.behind() {
-		return playbook.Stall(v1alpha1.ReasonLedgerBehind, "the ledger in the platform's database does not know the revocation that this object saw, as after a restore from a backup: "+
-			"the old key may be active again. Delete this object and apply one with a new name, which revokes the key again"), nil
-	}
 	if s.revoked == nil {
 		end := s.revokeNow
 		if s.obj.Spec.Via == v1alpha1.CompromiseViaCommand {

@@ -11,10 +11,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	corev1 "k8s.io/api/core/v1"
-	eventsv1 "k8s.io/api/events/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
 	"github.com/1pass-dev/playbook-operator/hack/logi"
@@ -198,54 +195,6 @@ func TestTooManyBytesAndWhatIsFixedAreRefusedAtApply(t *testing.T) {
 		out, err := w.Kubectl(s.ctx, "-n", world.Namespace, "patch", "keyc", name, "--type=merge", "-p", fmt.Sprintf(`{"spec":{%q:"7"}}`, field))
 		if err == nil || !strings.Contains(out, "is fixed once the key compromise exists") {
 			t.Errorf("%s: %v\n%s", field, err, out)
-		}
-	}
-}
-
-func TestNoKeyMaterialIsTold(t *testing.T) {
-	s := newScene(t, "secrets", idle)
-	kid := s.kid()
-	secrets := map[string]string{
-		"the leaked key":        query[string](s, `SELECT split_part(private_key, E'\n', 2) FROM webhook_signing_keys WHERE kid = $1`, kid),
-		"the signer's password": w.SignerPassword, "the operator's password": w.OperatorPassword,
-	}
-	s.apply("unknown", "whk_nobody", "{}")
-	s.awaitStalled(s.Name+"-unknown", v1alpha1.ReasonUnknownKid)
-	name := s.apply("key", kid, "reason: canary-reason-17")
-	k := s.await(name, "revoked", func(k *v1alpha1.KeyCompromise) bool { return k.Status.SuccessorKid != "" })
-	secrets["the successor"] = query[string](s, `SELECT split_part(private_key, E'\n', 2) FROM webhook_signing_keys WHERE kid = $1`, k.Status.SuccessorKid)
-	s.deliver()
-	s.awaitReady(name)
-	response, err := http.Get(metricsURL)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer response.Body.Close()
-	metrics, err := io.ReadAll(response.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	said := map[string]string{"the log": manager.Log(), "the metrics": string(metrics)}
-	for what, list := range map[string]client.ObjectList{
-		"an event": &eventsv1.EventList{}, "a KeyCompromise": &v1alpha1.KeyCompromiseList{}, "a Platform": &v1alpha1.PlatformList{}, "a ConfigMap": &corev1.ConfigMapList{},
-	} {
-		if err := kube.List(s.ctx, list, client.InNamespace(world.Namespace)); err != nil {
-			t.Fatal(err)
-		}
-		said[what] = asJSON(list)
-	}
-	// The search finds what is there.
-	if !strings.Contains(said["a KeyCompromise"], "canary-reason-17") || !strings.Contains(said["an event"], kid) {
-		t.Error("the search finds nothing at all")
-	}
-	for whose, secret := range secrets {
-		if len(secret) < 16 {
-			t.Errorf("%s is only %q", whose, secret)
-		}
-		for where, text := range said {
-			if strings.Contains(text, secret) {
-				t.Errorf("%s has %s", where, whose)
-			}
 		}
 	}
 }

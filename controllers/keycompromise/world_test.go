@@ -11,8 +11,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-jose/go-jose/v4"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -45,7 +47,7 @@ const acme = 42
 func TestMain(m *testing.M) {
 	flag.Parse()
 	// The tests wait far more than they work.
-	if err := flag.Set("test.parallel", "8"); err != nil {
+	if err := flag.Set("test.parallel", "12"); err != nil {
 		panic(err)
 	}
 	code, err := runTests(m)
@@ -101,6 +103,12 @@ type scene struct {
 func newScene(t *testing.T, name string, config logi.Config) *scene {
 	t.Helper()
 	t.Parallel()
+	return newSceneIn(t, w, name, config, jose.EdDSA)
+}
+
+// newSceneIn is newScene in a World of the caller's, with a signing key of the algorithm.
+func newSceneIn(t *testing.T, w *world.World, name string, config logi.Config, algorithm jose.SignatureAlgorithm) *scene {
+	t.Helper()
 	s := &scene{T: t, ctx: t.Context()}
 	var err error
 	if s.Site, err = w.NewSite(s.ctx, name, config); err != nil {
@@ -115,7 +123,7 @@ func newScene(t *testing.T, name string, config logi.Config) *scene {
 	if s.db, err = pgxpool.NewWithConfig(s.ctx, poolConfig); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.CreateApplication(s.ctx, acme, "acme"); err != nil {
+	if err := s.CreateApplicationWithKey(s.ctx, acme, "acme", algorithm); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Apply(s.ctx); err != nil {
@@ -310,4 +318,16 @@ func (s *scene) awaitReady(name string) *v1alpha1.KeyCompromise {
 
 func ended(k *v1alpha1.KeyCompromise) bool {
 	return condition(k, v1alpha1.ConditionReady).Status == metav1.ConditionTrue || condition(k, v1alpha1.ConditionStalled).Status == metav1.ConditionTrue
+}
+
+// delete deletes a KeyCompromise and waits until it is gone.
+func (s *scene) delete(name string) {
+	s.Helper()
+	if err := kube.Delete(s.ctx, s.get(name)); err != nil {
+		s.Fatal(err)
+	}
+	eventually(s.T, name+" is gone", func() bool {
+		err := kube.Get(s.ctx, types.NamespacedName{Namespace: world.Namespace, Name: name}, &v1alpha1.KeyCompromise{})
+		return apierrors.IsNotFound(err)
+	})
 }

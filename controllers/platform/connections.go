@@ -16,10 +16,12 @@ import (
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
 	"github.com/1pass-dev/playbook-operator/controllers/playbook"
+	"github.com/1pass-dev/playbook-operator/controllers/systems/paging"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/platformapi"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/platformdb"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/render"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/ssh"
+	"github.com/1pass-dev/playbook-operator/controllers/systems/statuspage"
 )
 
 // secretInterval is how often a Secret is read at most, and so how soon a changed one takes effect.
@@ -127,6 +129,9 @@ func (c *Connections) AdminAPI(ctx context.Context, p *v1alpha1.Platform) (*plat
 
 // Render is the Platform's account at Render. Those who share its key share the client, since they share Render's limits.
 func (c *Connections) Render(ctx context.Context, p *v1alpha1.Platform) (*render.Client, error) {
+	if p.Spec.Render == nil {
+		return nil, unusable("Platform %q has no spec.render: name a Secret there whose key \"apiKey\" is an API key of Render", p.Name)
+	}
 	apiKey, err := c.value(ctx, p, p.Spec.Render.SecretRef.Name, "apiKey")
 	if err != nil {
 		return nil, err
@@ -159,14 +164,47 @@ func (c *Connections) SSHTarget(ctx context.Context, p *v1alpha1.Platform) (ssh.
 	return target, err
 }
 
-// RenderServiceID is Render's id of a service in render.services; the API lets no other be named.
+// RenderServiceID is Render's id of a service in render.services; empty where it is no longer there.
 func RenderServiceID(p *v1alpha1.Platform, name string) string {
+	if p.Spec.Render == nil {
+		return ""
+	}
 	for _, service := range p.Spec.Render.Services {
 		if service.Name == name {
 			return service.ServiceID
 		}
 	}
 	return ""
+}
+
+// Channel is a way to reach people.
+func (c *Connections) Channel(ctx context.Context, p *v1alpha1.Platform, channel v1alpha1.Channel) (paging.Channel, error) {
+	data, err := c.Secret(ctx, p, channel.SecretRef.Name)
+	if err != nil {
+		return nil, err
+	}
+	opened, err := paging.Open(channel.Type, data)
+	if err != nil {
+		return nil, unusable("Secret %q: %w", channel.SecretRef.Name, err)
+	}
+	return opened, nil
+}
+
+// StatusPage is the Platform's page at Statuspage.io; nil where it has none there.
+func (c *Connections) StatusPage(ctx context.Context, p *v1alpha1.Platform) (*statuspage.Page, error) {
+	if p.Spec.StatusPage == nil || p.Spec.StatusPage.SecretRef == nil {
+		return nil, nil
+	}
+	name := p.Spec.StatusPage.SecretRef.Name
+	key, err := c.value(ctx, p, name, "apiKey")
+	if err != nil {
+		return nil, err
+	}
+	data, err := c.Secret(ctx, p, name)
+	if err != nil {
+		return nil, err
+	}
+	return &statuspage.Page{URL: strings.TrimSpace(string(data["url"])), ID: p.Spec.StatusPage.PageID, Key: key, Transport: c.Transport}, nil
 }
 
 // Secret reads a Secret of the Platform's namespace, if its label says that it is for this Platform: whoever may write a Platform

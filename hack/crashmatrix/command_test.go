@@ -108,10 +108,10 @@ func unlocked(next http.RoundTripper) http.RoundTripper {
 var eachRunBegins = rewrite(`(?s)(FROM playbook\.command_runs c)\s+WHERE`, "$1 WHERE false AND")
 
 var commandVariants = []keyVariant{
-	{variant{name: "an intent that is taken for one that was not sent", rewrite: func(sql string) string {
+	{variant: variant{name: "an intent that is taken for one that was not sent", rewrite: func(sql string) string {
 		return eachRunBegins(rewrite(`coalesce\(outcome, ''\)`, "'not sent'")(sql))
-	}}, crashmatrix.KilledAfter},
-	{variant{name: "no lock on the intent, and a ledger that lets each run begin", rewrite: eachRunBegins, kube: unlocked}, crashmatrix.Overtaken},
+	}}, fault: crashmatrix.KilledAfter},
+	{variant: variant{name: "no lock on the intent, and a ledger that lets each run begin", rewrite: eachRunBegins, kube: unlocked}, fault: crashmatrix.Overtaken},
 }
 
 func TestCrashMatrixKeyCompromiseViaCommand(t *testing.T) {
@@ -120,7 +120,7 @@ func TestCrashMatrixKeyCompromiseViaCommand(t *testing.T) {
 		s.byCommand(t)
 	}
 	var unknown atomic.Int64
-	playKeyMatrix(t, "KeyCompromise via Command", slots, commandVariants, func(clean, got *leak) error {
+	playKeyMatrix(t, "KeyCompromise via Command", slots, commandVariants, nil, func(clean, got *leak) error {
 		// At most once: it was not run, and nobody can tell that.
 		if got.Reason == v1alpha1.ReasonOutcomeUnknown && got.Rakes == 0 && reflect.DeepEqual(got.Keys, map[string]int{"active": 1}) {
 			unknown.Add(1)

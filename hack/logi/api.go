@@ -21,6 +21,9 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("POST /oauth/token", s.serveToken)
 	mux.Handle(RenderPath+"/", http.StripPrefix(RenderPath, s.render))
 	s.renderControls(mux)
+	for _, prefix := range []string{"/pagerduty/", "/slack/", "/hooks/", "/statuspage/", "/_control/services"} {
+		mux.Handle(prefix, s.Services)
+	}
 	mux.HandleFunc("GET /.well-known/jwks.json", s.serveJWKS)
 	mux.HandleFunc("POST /rp/{application}/webhooks", s.serveWebhook)
 	mux.Handle("GET /api/v1/admin/webhook_outbox", s.admin(s.listOutbox))
@@ -33,6 +36,7 @@ func (s *Server) routes() http.Handler {
 		s.SetFault(in.ApplicationID, in.Fault)
 		return in.Fault, nil
 	}))
+	mux.HandleFunc("POST /_control/jwks", control(s.controlJWKS))
 	mux.HandleFunc("GET /_control/counts", func(w http.ResponseWriter, _ *http.Request) { respond(w, http.StatusOK, s.Counts()) })
 	mux.HandleFunc("POST /_control/nonces", control(func(_ context.Context, in struct {
 		EntryID int64 `json:"entryID,string"`

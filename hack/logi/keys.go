@@ -3,17 +3,17 @@ package logi
 import (
 	"context"
 	"crypto"
+	"crypto/ecdsa"
 	"crypto/ed25519"
+	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
-	"net/http"
-	"strconv"
 	"strings"
 	"time"
 
@@ -21,10 +21,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-var algorithms = []jose.SignatureAlgorithm{jose.EdDSA}
-
-// publishedSQL is which keys JWKS shows: one in grace stays until its grace ends. The keys of SeedFiller have no public part.
-const publishedSQL = `(status = 'active' OR status = 'grace' AND (grace_until IS NULL OR grace_until > clock_timestamp())) AND public_key <> ''`
+// algorithms that the platform signs with, and that a relying party accepts.
+var algorithms = []jose.SignatureAlgorithm{jose.EdDSA, jose.ES256, jose.RS256}
 
 type signer struct {
 	kid string
@@ -41,8 +39,19 @@ func (s signer) sign(body []byte) (string, error) {
 }
 
 // issueKey makes an application's first signing key.
-func issueKey(ctx context.Context, tx pgx.Tx, application int64) error {
-	public, private, err := ed25519.GenerateKey(rand.Reader)
+func issueKey(ctx context.Context, tx pgx.Tx, application int64, algorithm jose.SignatureAlgorithm) error {
+	var private crypto.Signer
+	var err error
+	switch algorithm {
+	case jose.EdDSA:
+		_, private, err = ed25519.GenerateKey(rand.Reader)
+	case jose.ES256:
+		private, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	case jose.RS256:
+		private, err = rsa.GenerateKey(rand.Reader, 2048)
+	default:
+		err = fmt.Errorf("the platform does not sign with %q", algorithm)
+	}
 	if err != nil {
 		return fmt.Errorf("generating a key: %w", err)
 	}
@@ -50,13 +59,13 @@ func issueKey(ctx context.Context, tx pgx.Tx, application int64) error {
 	if err != nil {
 		return fmt.Errorf("encoding a private key: %w", err)
 	}
-	publicDER, err := x509.MarshalPKIXPublicKey(public)
+	publicDER, err := x509.MarshalPKIXPublicKey(private.Public())
 	if err != nil {
 		return fmt.Errorf("encoding a public key: %w", err)
 	}
 	kid := fmt.Sprintf("whk_%d_%s", application, strings.ToLower(rand.Text()[:8]))
 	_, err = tx.Exec(ctx, `INSERT INTO webhook_signing_keys (oauth_application_id, kid, algorithm, public_key, private_key, status, activated_at)
-		VALUES ($1, $2, $3, $4, $5, 'active', clock_timestamp())`, application, kid, string(jose.EdDSA),
+		VALUES ($1, $2, $3, $4, $5, 'active', clock_timestamp())`, application, kid, string(algorithm),
 		string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: publicDER})),
 		string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: privateDER})))
 	if err != nil {
@@ -91,30 +100,6 @@ func newSigner(kid, algorithm string, key any) (signer, error) {
 	return signer{kid, made}, nil
 }
 
-// serveJWKS answers /.well-known/jwks.json.
-func (s *Server) serveJWKS(w http.ResponseWriter, r *http.Request) {
-	rows, err := s.pool.Query(r.Context(), `SELECT kid, algorithm, public_key FROM webhook_signing_keys WHERE `+publishedSQL+` ORDER BY id`)
-	if err != nil {
-		http.Error(w, "database", http.StatusInternalServerError)
-		return
-	}
-	set := jose.JSONWebKeySet{Keys: []jose.JSONWebKey{}}
-	var kid, algorithm, text string
-	_, err = pgx.ForEachRow(rows, []any{&kid, &algorithm, &text}, func() error {
-		key, err := parsePublic(text)
-		if err == nil {
-			set.Keys = append(set.Keys, jose.JSONWebKey{Key: key, KeyID: kid, Algorithm: algorithm, Use: "sig"})
-		}
-		return err
-	})
-	if err != nil {
-		http.Error(w, "database", http.StatusInternalServerError)
-		return
-	}
-	w.Header().Set("Cache-Control", "public, max-age="+strconv.Itoa(int(s.config.JWKSMaxAge.Seconds())))
-	respond(w, http.StatusOK, set)
-}
-
 func parsePublic(text string) (crypto.PublicKey, error) {
 	block, _ := pem.Decode([]byte(text))
 	if block == nil {
@@ -133,17 +118,21 @@ var (
 	errNoKeys     = errors.New("no keys to verify with")
 )
 
-// verify checks a webhook as a relying party does: against the keys that it fetched from JWKS and keeps for their max-age.
+// verify checks a webhook as a relying party does: against the keys that it fetched from JWKS and keeps.
 func (s *Server) verify(ctx context.Context, application int64, signature string, body []byte) error {
 	s.mu.Lock()
 	cached, leaked := s.jwks[application], s.leaked[application]
+	ttl, own := s.jwksTTL[application]
 	s.mu.Unlock()
 	if time.Now().After(cached.until) {
-		set, err := s.fetchJWKS(ctx)
+		set, age, err := s.fetchJWKS(ctx)
 		if err != nil {
 			return fmt.Errorf("%w: %w", errNoKeys, err)
 		}
-		cached = cachedKeys{set, time.Now().Add(s.config.JWKSMaxAge)}
+		if !own {
+			ttl = s.config.JWKSMaxAge - age
+		}
+		cached = cachedKeys{set, time.Now().Add(ttl)}
 		s.mu.Lock()
 		s.jwks[application] = cached
 		s.mu.Unlock()
@@ -161,29 +150,6 @@ func (s *Server) verify(ctx context.Context, application int64, signature string
 	}
 	_, err = signed.Verify(keys[0])
 	return err
-}
-
-func (s *Server) fetchJWKS(ctx context.Context) (set jose.JSONWebKeySet, err error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, s.url+"/.well-known/jwks.json", nil)
-	if err != nil {
-		return set, err
-	}
-	response, err := s.client.Do(request)
-	if err != nil {
-		return set, fmt.Errorf("fetching JWKS: %w", err)
-	}
-	defer response.Body.Close()
-	if response.StatusCode != http.StatusOK {
-		return set, fmt.Errorf("fetching JWKS: %s", response.Status)
-	}
-	body, err := io.ReadAll(response.Body)
-	if err == nil {
-		err = json.Unmarshal(body, &set)
-	}
-	if err != nil {
-		return set, fmt.Errorf("reading JWKS: %w", err)
-	}
-	return set, nil
 }
 
 // StolenKey is a copy of a signing key, as somebody has it who found it where it should not be.

@@ -40,12 +40,17 @@ type Config struct {
 	DeliveryTimeout time.Duration
 	// JWKSMaxAge is for how long relying parties keep the keys that they fetched; the default is 5 minutes.
 	JWKSMaxAge time.Duration
+	// JWKSReplicas serve JWKS in turn, request by request; each keeps what it read for so long. The default is one that keeps nothing.
+	JWKSReplicas []time.Duration
 	// Settle409 switches on the mended rule: a 409 to a retry settles the entry as delivered. As the platform is today, it dies.
 	Settle409 bool
 }
 
 // Server is a running platform.
 type Server struct {
+	// Services by whom people are told, at URL().
+	Services *Services
+
 	config     Config
 	pool       *pgxpool.Pool
 	url        string
@@ -67,6 +72,10 @@ type Server struct {
 	nonces   map[string]nonce
 	clients  map[string]string         // secrets of OAuth clients, by id
 	leaked   map[int64]map[string]bool // kids that an application was told are compromised
+	jwksTTL  map[int64]time.Duration   // of applications that keep JWKS for a time of their own
+	jwksTurn int                       // replica that serves JWKS next
+	replicas []replica
+	jwksDown JWKSFault
 }
 
 // Migrate creates the platform's tables.
@@ -102,6 +111,9 @@ func Start(ctx context.Context, config Config) (*Server, error) {
 	if config.JWKSMaxAge == 0 {
 		config.JWKSMaxAge = 5 * time.Minute
 	}
+	if len(config.JWKSReplicas) == 0 {
+		config.JWKSReplicas = []time.Duration{0}
+	}
 	if config.DeliveryTimeout == 0 {
 		config.DeliveryTimeout = 5 * time.Second
 	}
@@ -126,10 +138,12 @@ func Start(ctx context.Context, config Config) (*Server, error) {
 	}
 	transport := &http.Transport{MaxIdleConnsPerHost: config.Workers}
 	s := &Server{
-		config: config, pool: pool, url: "http://" + listener.Addr().String(), adminToken: rand.Text(), render: NewRender(),
+		Services: NewServices(),
+		config:   config, pool: pool, url: "http://" + listener.Addr().String(), adminToken: rand.Text(), render: NewRender(),
 		client: &http.Client{Timeout: config.DeliveryTimeout, Transport: transport},
 		faults: map[int64]Fault{}, arrivals: map[int64]int{}, counts: map[int64]*ApplicationCounts{}, seen: map[int64]map[string]int{},
 		jwks: map[int64]cachedKeys{}, nonces: map[string]nonce{}, clients: map[string]string{}, leaked: map[int64]map[string]bool{},
+		jwksTTL: map[int64]time.Duration{}, replicas: make([]replica, len(config.JWKSReplicas)),
 	}
 	s.server = &http.Server{Handler: s.routes(), ReadHeaderTimeout: 10 * time.Second}
 	workers, cancel := context.WithCancel(context.WithoutCancel(ctx))

@@ -4,17 +4,23 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/go-jose/go-jose/v4"
 	"github.com/jackc/pgx/v5"
 )
 
-// CreateApplication registers a relying party whose endpoint is one of ours, with a signing key.
+// CreateApplication registers a relying party whose endpoint is one of ours, with a signing key of EdDSA.
 func (s *Server) CreateApplication(ctx context.Context, id int64, name string) error {
+	return s.CreateApplicationWithKey(ctx, id, name, jose.EdDSA)
+}
+
+// CreateApplicationWithKey is CreateApplication with a signing key of EdDSA, ES256 or RS256.
+func (s *Server) CreateApplicationWithKey(ctx context.Context, id int64, name string, algorithm jose.SignatureAlgorithm) error {
 	return pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, `INSERT INTO oauth_applications (id, name, uid, secret, webhook_url) VALUES ($1, $2, $4, 'unused', $3)`,
 			id, name, fmt.Sprintf("%s/rp/%d/webhooks", s.url, id), fmt.Sprintf("%s-%d", name, id)); err != nil {
 			return fmt.Errorf("creating application %d: %w", id, err)
 		}
-		return issueKey(ctx, tx, id)
+		return issueKey(ctx, tx, id, algorithm)
 	})
 }
 

@@ -43,9 +43,11 @@ func (s *Server) SetFault(application int64, fault Fault) {
 	s.faults[application] = fault
 }
 
-// Forget forgets faults, counts, what was received, keys, nonces and deploys, as if the platform had just started.
+// Forget forgets faults, counts, what was received, keys and for how long they are kept, nonces, clients and deploys, as if the platform
+// had just started.
 func (s *Server) Forget() {
 	s.render.Forget()
+	s.Services.Forget()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	clear(s.faults)
@@ -55,6 +57,9 @@ func (s *Server) Forget() {
 	clear(s.clients)
 	clear(s.jwks)
 	clear(s.leaked)
+	clear(s.jwksTTL)
+	clear(s.replicas)
+	s.jwksTurn, s.jwksDown = 0, ""
 }
 
 // Counts by application, of those that were attempted.

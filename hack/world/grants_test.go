@@ -285,6 +285,43 @@ func useDatabase(t *testing.T, site *world.Site, owner *pgx.Conn, application in
 			_, err = operator.RecordRetry(ctx, byAdminAPI.UID, selection.EntryIDs[0], before, after)
 			return err
 		}},
+		{"Requeue of what is signed anew", func() error {
+			ids := dead(3, "HTTP 503: Service Unavailable")
+			if err := byOwner(`UPDATE webhook_outbox_entries SET kid = 'whk_nobody_knows' WHERE id = ANY ($1)`, ids); err != nil {
+				return err
+			}
+			dead(2, "HTTP 409: Conflict")
+			unpublished, all := identity(), platformdb.Selection{ApplicationID: application, Conflicts: "Settle", MaxReplays: 3, Unpublished: platformdb.HandUnpublishedOver}
+			if _, err := operator.OpenOperation(ctx, unpublished); err != nil {
+				return err
+			}
+			if op, err = operator.Plan(ctx, unpublished.UID, all, 100); err != nil {
+				return err
+			}
+			if _, err := operator.Requeue(ctx, unpublished.UID, all, platformdb.Pace{}); !errors.Is(err, platformdb.ErrUnpublished) {
+				return fmt.Errorf("requeueing by the everyday role: %w", err)
+			}
+			all.Unpublished = platformdb.ReSignUnpublished
+			if _, err := signer.Requeue(ctx, unpublished.UID, all, platformdb.Pace{MaxInFlight: 1}); err != nil {
+				return err
+			}
+			holder, err := owner.Begin(ctx)
+			if err != nil {
+				return err
+			}
+			if _, err := holder.Exec(ctx, `SELECT FROM webhook_outbox_entries WHERE id = $1 FOR UPDATE`, ids[2]); err != nil {
+				return err
+			}
+			_, err = signer.Requeue(ctx, unpublished.UID, all, platformdb.Pace{})
+			if err := errors.Join(err, holder.Rollback(ctx)); err != nil {
+				return err
+			}
+			batch, err := signer.Requeue(ctx, unpublished.UID, all, platformdb.Pace{})
+			if err == nil && batch.Resigned != 3 {
+				t.Errorf("%d of 3 were signed anew", batch.Resigned)
+			}
+			return err
+		}},
 		{"CloseOperation of one that was never opened", func() error { return operator.CloseOperation(ctx, identity(), platformdb.OutcomeDeleted) }},
 	} {
 		if err := c.do(); err != nil {
@@ -314,6 +351,7 @@ func TestTheDatabaseRolesAreNobody(t *testing.T) {
 		`SELECT payload FROM webhook_outbox_entries`,
 		`SELECT idempotency_key FROM webhook_outbox_entries`,
 		`SELECT private_key FROM webhook_signing_keys`,
+		`UPDATE webhook_outbox_entries SET dlq_at = NULL RETURNING payload`,
 		`UPDATE webhook_signing_keys SET status = 'active'`,
 		`INSERT INTO webhook_outbox_entries DEFAULT VALUES`,
 	}

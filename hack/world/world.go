@@ -74,6 +74,26 @@ func Start(ctx context.Context, dir string, options servers.PostgresOptions) (w 
 	return w, group.Wait()
 }
 
+// WithPostgres is the World with another Postgres, in the folder name, which a test may stop; the caller stops it in the end.
+func (w *World) WithPostgres(ctx context.Context, name string, options servers.PostgresOptions) (*World, error) {
+	manager, err := w.Manager(ctx)
+	if err != nil {
+		return nil, err
+	}
+	other := &World{
+		Dir: w.Dir, ControlPlane: w.ControlPlane, manager: manager,
+		OperatorPassword: w.OperatorPassword, MonitorPassword: w.MonitorPassword, SignerPassword: w.SignerPassword,
+	}
+	other.build.Do(func() {}) // it is built
+	if other.Postgres, err = servers.StartPostgres(ctx, filepath.Join(w.Dir, name), options); err != nil {
+		return nil, err
+	}
+	if err := other.prepareDatabase(ctx); err != nil {
+		return nil, errors.Join(err, other.Postgres.Stop(ctx))
+	}
+	return other, nil
+}
+
 // Stop ends every process of the World; Sites are closed before.
 func (w *World) Stop(ctx context.Context) error {
 	var errs []error

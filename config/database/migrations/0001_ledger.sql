@@ -28,6 +28,7 @@ CREATE TABLE playbook.operations (
     unpublished      bigint NOT NULL DEFAULT 0,
     gone             bigint NOT NULL DEFAULT 0,
     changed          bigint NOT NULL DEFAULT 0,
+    resigned         bigint NOT NULL DEFAULT 0, -- of those requeued
     CHECK (total = requeued + settled + left_alone + parked + unpublished + gone + changed + remaining),
 
     waiting          bigint NOT NULL DEFAULT 0,
@@ -76,6 +77,7 @@ CREATE TABLE playbook.replay_entries (
     outcome      playbook.entry_outcome,
     answer       text,                         -- of the last failed attempt after the requeue: a status code or a cause
     last_error   text,
+    former_kid   text,                         -- of an entry that was signed anew
     PRIMARY KEY (entry_id, operation_id),
     CHECK ((action = 'requeued') = (outcome IS NOT NULL))
 );

@@ -68,9 +68,12 @@ func FetchJWKS(ctx context.Context, url string, transport http.RoundTripper) (*J
 	if response.StatusCode != http.StatusOK {
 		return nil, fmt.Errorf("the answer was HTTP %d", response.StatusCode)
 	}
-	body, err := io.ReadAll(io.LimitReader(response.Body, maxJWKS))
+	body, err := io.ReadAll(io.LimitReader(response.Body, maxJWKS+1))
 	if err != nil {
 		return nil, errors.New("the answer broke off")
+	}
+	if len(body) > maxJWKS {
+		return nil, fmt.Errorf("the answer is longer than %d bytes", maxJWKS)
 	}
 	var set struct {
 		Keys []struct {

@@ -69,10 +69,11 @@ func TestAnAnswerThatIsNoKeySetIsSaidToBeNone(t *testing.T) {
 	t.Parallel()
 	for body, want := range map[string]string{
 		"<html>secret words</html>": "no JSON", `{"keys": []}`: "no keys", `{}`: "no keys", `[]`: "no JSON", "": "no JSON", `{"keys": 7}`: "no JSON",
+		`{"keys": [{"kid": "a"}]}` + strings.Repeat(" ", 4<<20): "longer than 4194304 bytes",
 	} {
 		_, err := platformapi.FetchJWKS(t.Context(), serveJWKS(t, nil, body).URL, nil)
 		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "secret words") {
-			t.Errorf("%q: %v", body, err)
+			t.Errorf("%.50q: %v", body, err)
 		}
 	}
 	status := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "secret words", http.StatusBadGateway) }))

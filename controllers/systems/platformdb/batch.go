@@ -55,12 +55,13 @@ var batchSQL = `WITH judged AS (
 		SELECT o.id, o.attempts, o.enqueued_at, o.dlq_at, o.last_error, @base::timestamp + page.n * interval '1 microsecond' AS acted_at,
 			` + judgeSQL("@ids::bigint[]") + ` AS action
 		FROM unnest(@ids::bigint[]) WITH ORDINALITY AS page(id, n) JOIN webhook_outbox_entries o ON o.id = page.id
+		WHERE @only::bigint[] IS NULL OR o.id = ANY (@only)
 		FOR UPDATE OF o SKIP LOCKED
 	), recorded AS (
 		INSERT INTO playbook.replay_entries (operation_id, entry_id, batch, action, outcome, acted_at, enqueued_at, dlq_at, attempts, last_error)
 		SELECT @operation, id, @batch, action, CASE WHEN action = 'requeued' THEN 'waiting'::playbook.entry_outcome END,
 			acted_at, enqueued_at, dlq_at, attempts, last_error
-		FROM judged WHERE NOT @hold_requeues OR action <> 'requeued'
+		FROM judged WHERE (NOT @hold_requeues OR action <> 'requeued') AND (NOT @re_sign OR action <> 'unpublished')
 		RETURNING entry_id, action, acted_at
 	), requeued AS (
 		UPDATE webhook_outbox_entries w SET dlq_at = NULL, next_retry_at = NULL, attempts = 0, last_error = NULL,
@@ -79,6 +80,7 @@ const tallySQL = `count(*) FILTER (WHERE action = 'requeued'), count(*) FILTER (
 
 type tally struct {
 	requeued, settled, left, parked, unpublished, gone, changed int64
+	resigned                                                    int64 // of those requeued
 }
 
 func (t *tally) targets() []any {
@@ -143,12 +145,26 @@ func (db *DB) batch(ctx context.Context, uid string, selection Selection, pace P
 		if batch.Looked = len(ids); batch.Looked == 0 {
 			return nil
 		}
+		var signer *signingKey
+		if selection.Unpublished == ReSignUnpublished {
+			// The key's lock comes before those of entries.
+			if signer, err = signerOf(ctx, tx, op.ApplicationID); err != nil {
+				return err
+			}
+			defer signer.wipe()
+		}
 		base := later(op.Now.UTC(), op.LastEnqueuedAt)
 		args := selection.args(op.Cutoff)
 		args["operation"], args["batch"], args["ids"], args["base"], args["hold_requeues"] = op.ID, op.Batches+1, ids, base, kind == holdRequeues
+		args["only"] = []int64(nil)
 		var t tally
 		if err := tx.QueryRow(ctx, batchSQL, args).Scan(t.targets()...); err != nil {
 			return err
+		}
+		if t.sum() < int64(len(ids)) && selection.Unpublished != LeaveUnpublished {
+			if err := reSignHeld(ctx, tx, signer, args, &t); err != nil {
+				return err
+			}
 		}
 		if t.sum() < int64(len(ids)) {
 			kept, err := keep(ctx, tx, op, ids, base, &t)
@@ -164,6 +180,72 @@ func (db *DB) batch(ctx context.Context, uid string, selection Selection, pace P
 		return err
 	})
 	return batch, err
+}
+
+// ErrUnpublished says that a batch has entries under a kid that is no longer published, and was undone: the role that can sign
+// runs it.
+var ErrUnpublished = errors.New("entries are under a kid that is no longer published, and this role can't sign them anew")
+
+// signerOf returns the key that the application's webhooks are signed by.
+func signerOf(ctx context.Context, tx pgx.Tx, application int64) (*signingKey, error) {
+	signer, err := activeKey(ctx, tx, application)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, &Unsignable{"", "is missing: the application has no active key"}
+	}
+	return signer, err
+}
+
+// heldSQL is the entries of a batch that it did not record because they need a new signature. The batch has their locks.
+func heldSQL(body string) string {
+	return `SELECT o.id, o.kid, ` + body + ` FROM unnest(@ids::bigint[]) AS page(id) JOIN webhook_outbox_entries o ON o.id = page.id
+		WHERE NOT EXISTS (SELECT FROM playbook.replay_entries e WHERE e.entry_id = o.id AND e.operation_id = @operation)
+			AND ` + judgeSQL("@ids::bigint[]") + ` = 'unpublished'
+		FOR UPDATE OF o SKIP LOCKED`
+}
+
+// reSignHeld signs entries anew whose kid is no longer published, and has them judged again: they are then requeued, in their
+// place. The ledger keeps the kid that they had.
+func reSignHeld(ctx context.Context, tx pgx.Tx, signer *signingKey, args pgx.NamedArgs, t *tally) error {
+	body := "o.payload::text"
+	if signer == nil {
+		body = "''" // this role may not read it
+	}
+	rows, err := tx.Query(ctx, heldSQL(body), args)
+	if err != nil {
+		return err
+	}
+	var ids []int64
+	var kids, bodies []string
+	var id int64
+	var kid, text string
+	if _, err := pgx.ForEachRow(rows, []any{&id, &kid, &text}, func() error {
+		ids, kids, bodies = append(ids, id), append(kids, kid), append(bodies, text)
+		return nil
+	}); err != nil || len(ids) == 0 {
+		return err
+	}
+	if signer == nil {
+		return ErrUnpublished
+	}
+	signatures, err := signer.signAll(bodies)
+	if err != nil {
+		return err
+	}
+	if _, err := tx.Exec(ctx, reSignSQL, signer.kid, ids, signatures); err != nil {
+		return err
+	}
+	args["only"] = ids
+	var again tally
+	if err := tx.QueryRow(ctx, batchSQL, args).Scan(again.targets()...); err != nil {
+		return err
+	}
+	if again.requeued != int64(len(ids)) {
+		return fmt.Errorf("%d of %d entries that were signed anew would be requeued", again.requeued, len(ids))
+	}
+	t.requeued, t.resigned = t.requeued+again.requeued, again.requeued
+	_, err = tx.Exec(ctx, `UPDATE playbook.replay_entries e SET former_kid = f.kid FROM unnest($2::bigint[], $3::text[]) AS f(id, kid)
+		WHERE e.entry_id = f.id AND e.operation_id = $1`, args["operation"], ids, kids)
+	return err
 }
 
 // keep deals with the entries of a batch that it did not record: rows that no longer exist are gone, and the others, held by
@@ -205,12 +287,12 @@ func advance(ctx context.Context, tx pgx.Tx, op *Operation, t tally, lastEnqueue
 			canary_at = CASE WHEN @canary THEN clock_timestamp() ELSE canary_at END,
 			remaining = remaining - @sum, requeued = requeued + @requeued, waiting = waiting + @requeued, settled = settled + @settled,
 			left_alone = left_alone + @left, parked = parked + @parked, unpublished = unpublished + @unpublished,
-			gone = gone + @gone, changed = changed + @changed,
+			gone = gone + @gone, changed = changed + @changed, resigned = resigned + @resigned,
 			requeued_at = CASE WHEN remaining = @sum THEN clock_timestamp() ELSE requeued_at END
 		WHERE id = @operation RETURNING `+operationColumns, pgx.NamedArgs{
 		"operation": op.ID, "last_enqueued": lastEnqueued, "paced": pace.spend(op, t.requeued), "canary": canary, "sum": t.sum(),
 		"requeued": t.requeued, "settled": t.settled, "left": t.left, "parked": t.parked, "unpublished": t.unpublished,
-		"gone": t.gone, "changed": t.changed,
+		"gone": t.gone, "changed": t.changed, "resigned": t.resigned,
 	})
 	if err != nil {
 		return nil, err

@@ -166,7 +166,7 @@ var canarySQL = `WITH pages AS (
 			` + judgeSQL("SELECT unnest(entry_ids) FROM sampled") + ` AS action
 		FROM sampled, unnest(sampled.entry_ids) AS s(id) JOIN webhook_outbox_entries o ON o.id = s.id
 	), ranked AS (
-		SELECT id, ntile(@entries::int) OVER (PARTITION BY cause ORDER BY enqueued_at, id) AS age, cause FROM judged WHERE action = 'requeued'
+		SELECT id, ntile(@entries::int) OVER (PARTITION BY cause ORDER BY enqueued_at, id) AS age, cause FROM judged WHERE action = 'requeued' OR @re_sign AND action = 'unpublished'
 	), spread AS (
 		SELECT id, row_number() OVER (PARTITION BY cause, age ORDER BY id) AS within, age, cause FROM ranked
 	), per_cause AS (

@@ -19,9 +19,22 @@ type Selector struct {
 type Selection struct {
 	ApplicationID int64
 	Selector
-	Conflicts  string // Settle, Replay or Leave
-	MaxReplays int32  // over all operations
+	Conflicts   string // Settle, Replay or Leave
+	MaxReplays  int32  // over all operations
+	Unpublished Unpublished
 }
+
+// Unpublished is what becomes of an entry that is signed under a kid that is no longer published.
+type Unpublished int
+
+const (
+	// LeaveUnpublished counts it, and leaves it.
+	LeaveUnpublished Unpublished = iota
+	// HandUnpublishedOver undoes its batch, which returns ErrUnpublished, so that the role that can sign runs it again.
+	HandUnpublishedOver
+	// ReSignUnpublished signs it anew in its batch, by the key that is active then. It needs the role playbook_signer.
+	ReSignUnpublished
+)
 
 // requeuedBefore says whether a replay requeued the outbox row o earlier. The row of this operation is not there yet when its
 // batch asks. OFFSET 0 keeps Postgres from reading the whole ledger into a hash table, which it likes while the ledger is small,
@@ -48,5 +61,7 @@ func (s Selection) args(cutoff time.Time) pgx.NamedArgs {
 		"entry_ids":   s.EntryIDs,
 		"conflicts":   s.Conflicts,
 		"max_replays": s.MaxReplays,
+		// Whether entries under an unpublished kid wait for their signature.
+		"re_sign": s.Unpublished != LeaveUnpublished,
 	}
 }

@@ -1,0 +1,566 @@
+package v1alpha1
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// Severity of an incident, by the playbook's table.
+// +kubebuilder:validation:Enum=sev1;sev2;sev3
+type Severity string
+
+const (
+	// Sev1 is every relying party's login being down: respond at once.
+	Sev1 Severity = "sev1"
+	// Sev2 is a part that fails or is slow: respond within an hour.
+	Sev2 Severity = "sev2"
+	// Sev3 is about a single relying party or user: respond within a day.
+	Sev3 Severity = "sev3"
+)
+
+// IncidentCategory is what an incident is about.
+// +kubebuilder:validation:Enum=Unclassified;Outage;WebhookDelivery;MergeInconsistency;KeyMismatch;KeyExposure
+type IncidentCategory string
+
+const (
+	// CategoryUnclassified is not known yet.
+	CategoryUnclassified IncidentCategory = "Unclassified"
+	// CategoryOutage is the platform failing to answer, or answering slowly.
+	CategoryOutage IncidentCategory = "Outage"
+	// CategoryWebhookDelivery is webhooks not reaching relying parties.
+	CategoryWebhookDelivery IncidentCategory = "WebhookDelivery"
+	// CategoryMergeInconsistency is merged users who can't see their data.
+	CategoryMergeInconsistency IncidentCategory = "MergeInconsistency"
+	// CategoryKeyMismatch is a relying party that does not find a kid.
+	CategoryKeyMismatch IncidentCategory = "KeyMismatch"
+	// CategoryKeyExposure is a signing key that may have leaked.
+	CategoryKeyExposure IncidentCategory = "KeyExposure"
+)
+
+// RollbackPolicy says whether a suspected regression is rolled back.
+// +kubebuilder:validation:Enum=Automatic;Approval;Never
+type RollbackPolicy string
+
+const (
+	// RollbackAutomatic rolls back at once.
+	RollbackAutomatic RollbackPolicy = "Automatic"
+	// RollbackApproval waits for spec.approvals with the exact pair of deploys.
+	RollbackApproval RollbackPolicy = "Approval"
+	// RollbackNever leaves deploys alone.
+	RollbackNever RollbackPolicy = "Never"
+)
+
+// NoticePolicy says whether the public is told.
+// +kubebuilder:validation:Enum=Automatic;Publish;Withhold
+type NoticePolicy string
+
+const (
+	// NoticeAutomatic tells the public of a sev1 that keeps relying parties' users out for longer than the Platform allows.
+	NoticeAutomatic NoticePolicy = "Automatic"
+	// NoticePublish tells it of a sev1 at once.
+	NoticePublish NoticePolicy = "Publish"
+	// NoticeWithhold tells nothing.
+	NoticeWithhold NoticePolicy = "Withhold"
+)
+
+// IncidentSpec says what happened. Severity, notice, acknowledgement, resolution and approvals can be changed.
+//
+// +kubebuilder:validation:XValidation:rule="self.platformRef == oldSelf.platformRef",message="platformRef is fixed once the incident exists: resolve it and apply one with a new name",fieldPath=".platformRef"
+// +kubebuilder:validation:XValidation:rule="self.category == oldSelf.category",message="category is fixed once the incident exists: resolve it and apply one with a new name",fieldPath=".category"
+// +kubebuilder:validation:XValidation:rule="has(self.onset) == has(oldSelf.onset) && (!has(self.onset) || self.onset == oldSelf.onset)",message="onset is fixed once the incident exists: resolve it and apply one with a new name",fieldPath=".onset"
+// +kubebuilder:validation:XValidation:rule="has(self.summary) == has(oldSelf.summary) && (!has(self.summary) || self.summary == oldSelf.summary)",message="summary is fixed once the incident exists: resolve it and apply one with a new name",fieldPath=".summary"
+// +kubebuilder:validation:XValidation:rule="has(self.affected) == has(oldSelf.affected) && (!has(self.affected) || self.affected == oldSelf.affected)",message="affected is fixed once the incident exists: resolve it and apply one with a new name",fieldPath=".affected"
+// +kubebuilder:validation:XValidation:rule="self.rollback == oldSelf.rollback",message="rollback is fixed once the incident exists: resolve it and apply one with a new name",fieldPath=".rollback"
+// +kubebuilder:validation:XValidation:rule="!has(oldSelf.resolution) || has(self.resolution)",message="a resolution can't be taken back: apply an incident with a new name",fieldPath=".resolution"
+type IncidentSpec struct {
+	// platformRef names the Platform.
+	// +required
+	PlatformRef PlatformReference `json:"platformRef,omitzero"`
+
+	// category of the incident.
+	// +optional
+	// +default="Unclassified"
+	Category IncidentCategory `json:"category,omitempty"`
+
+	// severity that a person decided on: signals that are worse are then only reported. Without it, the Platform's signals decide,
+	// and it rises with them and never falls.
+	// +optional
+	Severity Severity `json:"severity,omitempty"`
+
+	// onset is when it began. Default: the first bad sample of the Platform's signals, else the object's creation.
+	// +optional
+	Onset *metav1.Time `json:"onset,omitempty"`
+
+	// summary in a few words, for the people who are paged. The public does not see it.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=255
+	Summary string `json:"summary,omitempty"`
+
+	// affected says who is.
+	// +optional
+	Affected *IncidentAffected `json:"affected,omitempty"`
+
+	// rollback of a suspected regression.
+	// +optional
+	// +default="Automatic"
+	Rollback RollbackPolicy `json:"rollback,omitempty"`
+
+	// notice to the public.
+	// +optional
+	// +default="Automatic"
+	Notice NoticePolicy `json:"notice,omitempty"`
+
+	// acknowledgement by the person who took it on: nobody else is paged.
+	// +optional
+	Acknowledgement *IncidentAcknowledgement `json:"acknowledgement,omitempty"`
+
+	// resolution closes the incident by hand. Without one it closes when the signals stay clear.
+	// +optional
+	Resolution *IncidentResolution `json:"resolution,omitempty"`
+
+	// approvals let waiting steps go ahead.
+	// +optional
+	// +listType=map
+	// +listMapKey=step
+	// +kubebuilder:validation:MaxItems=8
+	// +kubebuilder:validation:MinItems=1
+	Approvals []Approval `json:"approvals,omitempty"`
+}
+
+// IncidentAffected says who is affected.
+// +kubebuilder:validation:MinProperties=1
+type IncidentAffected struct {
+	// applicationIDs of relying parties.
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=100
+	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:MaxLength=19
+	// +kubebuilder:validation:items:Pattern=`^[1-9][0-9]*$`
+	ApplicationIDs []string `json:"applicationIDs,omitempty"`
+
+	// userIDs of users.
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=100
+	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:MaxLength=19
+	// +kubebuilder:validation:items:Pattern=`^[1-9][0-9]*$`
+	UserIDs []string `json:"userIDs,omitempty"`
+
+	// kid of a key.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=255
+	Kid string `json:"kid,omitempty"`
+}
+
+// IncidentAcknowledgement says who took an incident on.
+type IncidentAcknowledgement struct {
+	// by whom.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	By string `json:"by,omitempty"`
+}
+
+// IncidentResolution says how an incident ended.
+type IncidentResolution struct {
+	// by whom it was resolved.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	By string `json:"by,omitempty"`
+
+	// summary of what was wrong and what mended it.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=1024
+	Summary string `json:"summary,omitempty"`
+}
+
+// IncidentStatus is how far the response is.
+// +kubebuilder:validation:MinProperties=1
+type IncidentStatus struct {
+	// observedGeneration is the generation that this status describes.
+	// +optional
+	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+
+	// conditions are Ready; Reconciling or Stalled; ResponseOverdue, while True; and one per step: Classified; Escalated,
+	// Acknowledged, Announced; Triaged, RolledBack, Mitigated, Resolved, AutoDeployRestored.
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	// +kubebuilder:validation:MaxItems=24
+	// +kubebuilder:validation:MinItems=1
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+
+	// lastHandledRequestedAt is the last value of the annotation playbook.1pass.dev/requestedAt that was acted on.
+	// +optional
+	// +kubebuilder:validation:MaxLength=256
+	// +kubebuilder:validation:MinLength=1
+	LastHandledRequestedAt string `json:"lastHandledRequestedAt,omitempty"`
+
+	// severity that the response follows.
+	// +optional
+	Severity Severity `json:"severity,omitempty"`
+
+	// respondBy is when somebody must have responded: at once, within an hour or within a day of its opening.
+	// +optional
+	RespondBy *metav1.Time `json:"respondBy,omitempty"`
+
+	// onset is when it began.
+	// +optional
+	Onset *metav1.Time `json:"onset,omitempty"`
+
+	// detectedAt is when the object was created.
+	// +optional
+	DetectedAt *metav1.Time `json:"detectedAt,omitempty"`
+
+	// pagedAt is when a channel accepted the first page.
+	// +optional
+	PagedAt *metav1.Time `json:"pagedAt,omitempty"`
+
+	// acknowledgedAt is when the acknowledgement was seen.
+	// +optional
+	AcknowledgedAt *metav1.Time `json:"acknowledgedAt,omitempty"`
+
+	// rolledBackAt is when the earlier deploy was live again.
+	// +optional
+	RolledBackAt *metav1.Time `json:"rolledBackAt,omitempty"`
+
+	// mitigatedAt is since when the signals are clear.
+	// +optional
+	MitigatedAt *metav1.Time `json:"mitigatedAt,omitempty"`
+
+	// resolvedAt is when it was resolved.
+	// +optional
+	ResolvedAt *metav1.Time `json:"resolvedAt,omitempty"`
+
+	// affectedSince is when the signals first said that relying parties' users are kept out: /up, tokens or JWKS down.
+	// +optional
+	AffectedSince *metav1.Time `json:"affectedSince,omitempty"`
+
+	// durations between these moments.
+	// +optional
+	Durations *IncidentDurations `json:"durations,omitempty"`
+
+	// escalation is who was paged.
+	// +optional
+	Escalation *EscalationStatus `json:"escalation,omitempty"`
+
+	// triage is what was found when the response began.
+	// +optional
+	Triage *TriageStatus `json:"triage,omitempty"`
+
+	// rollback is what was or would be rolled back.
+	// +optional
+	Rollback *IncidentRollback `json:"rollback,omitempty"`
+
+	// notice is what the public reads.
+	// +optional
+	Notice *IncidentNotice `json:"notice,omitempty"`
+
+	// timeline of what happened, the newest last; at most 50 entries, the first of which is kept.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=50
+	// +kubebuilder:validation:MinItems=1
+	Timeline []TimelineEntry `json:"timeline,omitempty"`
+}
+
+// IncidentDurations are in seconds from the onset, at least 0.
+// +kubebuilder:validation:MinProperties=1
+type IncidentDurations struct {
+	// toDetectSeconds until the incident was opened.
+	// +optional
+	ToDetectSeconds *int64 `json:"toDetectSeconds,omitempty"`
+	// toPageSeconds until a page was accepted.
+	// +optional
+	ToPageSeconds *int64 `json:"toPageSeconds,omitempty"`
+	// toAcknowledgeSeconds until somebody took it on.
+	// +optional
+	ToAcknowledgeSeconds *int64 `json:"toAcknowledgeSeconds,omitempty"`
+	// toMitigateSeconds until the signals were clear.
+	// +optional
+	ToMitigateSeconds *int64 `json:"toMitigateSeconds,omitempty"`
+	// toResolveSeconds until it was resolved.
+	// +optional
+	ToResolveSeconds *int64 `json:"toResolveSeconds,omitempty"`
+}
+
+// PageState is what became of a page.
+// +kubebuilder:validation:Enum=Sending;Accepted;Failed;Acknowledged;Resolved
+type PageState string
+
+const (
+	// PageSending has no known outcome yet.
+	PageSending PageState = "Sending"
+	// PageAccepted was taken by the channel.
+	PageAccepted PageState = "Accepted"
+	// PageFailed was refused, or had no answer for as long as the channel has; the next channel followed.
+	PageFailed PageState = "Failed"
+	// PageAcknowledged was taken, and the channel was told that somebody is on it.
+	PageAcknowledged PageState = "Acknowledged"
+	// PageResolved was taken, and the channel was told that it is over.
+	PageResolved PageState = "Resolved"
+)
+
+// EscalationStatus is who was paged.
+// +kubebuilder:validation:MinProperties=1
+type EscalationStatus struct {
+	// pages in their order; at most 64, the newest.
+	// +optional
+	// +listType=map
+	// +listMapKey=key
+	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:MinItems=1
+	Pages []PageStatus `json:"pages,omitempty"`
+}
+
+// PageStatus is one tier paged by one channel.
+type PageStatus struct {
+	// key of the page: round, tier and channel, each counted from 1, such as 1-2-1.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=32
+	Key string `json:"key,omitempty"`
+	// tier by its name.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	Tier string `json:"tier,omitempty"`
+	// channel by the name of its Secret.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Channel string `json:"channel,omitempty"`
+	// state of the page.
+	// +required
+	State PageState `json:"state,omitempty"`
+	// begunAt is when it was first sent.
+	// +required
+	BegunAt *metav1.Time `json:"begunAt,omitempty"`
+	// settledAt is when it was accepted or given up.
+	// +optional
+	SettledAt *metav1.Time `json:"settledAt,omitempty"`
+	// problem is why it failed, or what the last try came to.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=512
+	Problem string `json:"problem,omitempty"`
+}
+
+// TriageStatus is what was found when the response began.
+// +kubebuilder:validation:MinProperties=1
+type TriageStatus struct {
+	// health by the Platform's signals.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=1024
+	Health string `json:"health,omitempty"`
+	// services of the Platform at Render.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MaxItems=16
+	// +kubebuilder:validation:MinItems=1
+	Services []TriagedService `json:"services,omitempty"`
+	// deploys of the service that would be rolled back, the newest first, at most 5.
+	// +optional
+	// +listType=map
+	// +listMapKey=id
+	// +kubebuilder:validation:MaxItems=5
+	// +kubebuilder:validation:MinItems=1
+	Deploys []TriagedDeploy `json:"deploys,omitempty"`
+}
+
+// TriagedService is a service as Render shows it.
+type TriagedService struct {
+	// name from spec.render.services.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	Name string `json:"name,omitempty"`
+	// state is Running, Suspended with who did it, or Unknown with why.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=512
+	State string `json:"state,omitempty"`
+}
+
+// TriagedDeploy is a deploy as Render shows it.
+type TriagedDeploy struct {
+	// id of the deploy.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=128
+	ID string `json:"id,omitempty"`
+	// status in Render's words.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=64
+	Status string `json:"status,omitempty"`
+	// commit that it runs.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=128
+	Commit string `json:"commit,omitempty"`
+	// createdAt is Render's time.
+	// +optional
+	CreatedAt *metav1.Time `json:"createdAt,omitempty"`
+}
+
+// IncidentRollback is what was or would be rolled back.
+type IncidentRollback struct {
+	// service by its name in spec.render.services.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	Service string `json:"service,omitempty"`
+	// from is the suspected deploy, and fromCommit its commit: the one to investigate.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=128
+	From string `json:"from,omitempty"`
+	// fromCommit is the suspected commit.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=128
+	FromCommit string `json:"fromCommit,omitempty"`
+	// to is the earlier deploy.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=128
+	To string `json:"to,omitempty"`
+	// toCommit is its commit. What went wrong came after it: git log toCommit..fromCommit.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=128
+	ToCommit string `json:"toCommit,omitempty"`
+	// digest of the pair, for an approval.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=128
+	Digest string `json:"digest,omitempty"`
+	// deployID of the rollback.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=128
+	DeployID string `json:"deployID,omitempty"`
+}
+
+// NoticeState is what the public reads of an incident.
+// +kubebuilder:validation:Enum=Investigating;Identified;Monitoring;Resolved
+type NoticeState string
+
+const (
+	// NoticeInvestigating says that it is looked into.
+	NoticeInvestigating NoticeState = "Investigating"
+	// NoticeIdentified says that the cause is known.
+	NoticeIdentified NoticeState = "Identified"
+	// NoticeMonitoring says that it works again and is watched.
+	NoticeMonitoring NoticeState = "Monitoring"
+	// NoticeResolved says that it is over.
+	NoticeResolved NoticeState = "Resolved"
+)
+
+// IncidentNotice is what the public reads: nothing else of an Incident is meant for it.
+type IncidentNotice struct {
+	// state of the notice.
+	// +required
+	State NoticeState `json:"state,omitempty"`
+	// title of the notice.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=255
+	Title string `json:"title,omitempty"`
+	// startedAt is when users were first kept out.
+	// +required
+	StartedAt *metav1.Time `json:"startedAt,omitempty"`
+	// resolvedAt is when it was over.
+	// +optional
+	ResolvedAt *metav1.Time `json:"resolvedAt,omitempty"`
+	// updates in their order.
+	// +required
+	// +listType=atomic
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=16
+	Updates []NoticeUpdate `json:"updates,omitempty"`
+	// published is the state that the status page showed last.
+	// +optional
+	Published NoticeState `json:"published,omitempty"`
+	// pageIncidentID is the notice's id at Statuspage.io.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=128
+	PageIncidentID string `json:"pageIncidentID,omitempty"`
+}
+
+// NoticeUpdate is one thing that the public was told.
+type NoticeUpdate struct {
+	// at is when.
+	// +required
+	At *metav1.Time `json:"at,omitempty"`
+	// state that it told.
+	// +required
+	State NoticeState `json:"state,omitempty"`
+	// text that it told.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=1024
+	Text string `json:"text,omitempty"`
+}
+
+// TimelineEntry is something that happened.
+type TimelineEntry struct {
+	// at is when.
+	// +required
+	At *metav1.Time `json:"at,omitempty"`
+	// text says what.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=512
+	Text string `json:"text,omitempty"`
+}
+
+// Incident is an outage or another trouble of a platform: it is classified, people are paged until one takes it on, a suspected
+// regression is rolled back, and the public is told. Its conditions say how far that is.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
+// +kubebuilder:resource:shortName=inc,categories=playbook
+// +kubebuilder:printcolumn:name="Severity",type=string,JSONPath=`.status.severity`
+// +kubebuilder:printcolumn:name="Category",type=string,JSONPath=`.spec.category`
+// +kubebuilder:printcolumn:name="State",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
+// +kubebuilder:printcolumn:name="Message",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].message`
+// +kubebuilder:printcolumn:name="Respond by",type=string,JSONPath=`.status.respondBy`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+type Incident struct {
+	metav1.TypeMeta `json:",inline"`
+	// metadata is the object's standard metadata.
+	// +optional
+	metav1.ObjectMeta `json:"metadata,omitzero"`
+
+	// spec says what happened.
+	// +required
+	Spec IncidentSpec `json:"spec,omitzero"`
+
+	// status is how far the response is.
+	// +optional
+	// +default={"observedGeneration": -1}
+	Status IncidentStatus `json:"status,omitzero"`
+}
+
+// IncidentList is a list of Incidents.
+// +kubebuilder:object:root=true
+type IncidentList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []Incident `json:"items"`
+}
+
+// GetConditions returns the conditions for reading and setting.
+func (i *Incident) GetConditions() *[]metav1.Condition { return &i.Status.Conditions }

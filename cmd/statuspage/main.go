@@ -1,0 +1,76 @@
+// The status page is for platforms that have none at Statuspage.io. It shows the public notices of sev1 Incidents of one namespace, and
+// nothing else of them: it may read Incidents, and has no other credential. It needs the API server only to learn what changed.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+	"time"
+
+	"k8s.io/client-go/tools/clientcmd"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, os.Args[1:]); errors.Is(err, flag.ErrHelp) {
+		os.Exit(0)
+	} else if err != nil {
+		fmt.Fprintln(os.Stderr, "statuspage:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string) error {
+	flags := flag.NewFlagSet("statuspage", flag.ContinueOnError)
+	namespace := flags.String("namespace", "", "`name` of the namespace whose Incidents' notices are shown; required")
+	title := flags.String("title", "Status", "`text` above the page")
+	listen := flags.String("listen", ":8080", "`address` to serve on")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	if *namespace == "" || flags.NArg() > 0 {
+		return errors.New("--namespace is required, and takes the name of one namespace")
+	}
+	// In a pod, the service account's; elsewhere, kubectl's.
+	config, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(clientcmd.NewDefaultClientConfigLoadingRules(), nil).ClientConfig()
+	if err != nil {
+		return fmt.Errorf("finding the API server: %w", err)
+	}
+	incidents, err := newIncidents(config, *namespace)
+	if err != nil {
+		return err
+	}
+	listener, err := net.Listen("tcp", *listen)
+	if err != nil {
+		return fmt.Errorf("listening: %w", err)
+	}
+	server := &http.Server{
+		Handler: handler(*title, incidents.Notices, time.Now), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second,
+		IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var running sync.WaitGroup
+	running.Go(func() { incidents.RunWithContext(ctx) })
+	running.Go(func() {
+		<-ctx.Done()
+		graceful, done := context.WithTimeout(context.Background(), 5*time.Second)
+		defer done()
+		_ = server.Shutdown(graceful) // what is still being read after that is cut off
+	})
+	err = server.Serve(listener)
+	cancel()
+	running.Wait()
+	if err != nil && !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serving: %w", err)
+	}
+	return nil
+}

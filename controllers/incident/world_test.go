@@ -1,0 +1,328 @@
+package incident_test
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/client-go/tools/events"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/yaml"
+
+	"github.com/go-logr/logr"
+
+	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
+	"github.com/1pass-dev/playbook-operator/controllers/incident"
+	"github.com/1pass-dev/playbook-operator/controllers/platform"
+	"github.com/1pass-dev/playbook-operator/hack/logi"
+	"github.com/1pass-dev/playbook-operator/hack/servers"
+	"github.com/1pass-dev/playbook-operator/hack/world"
+)
+
+var (
+	w     *world.World
+	admin client.Client // as the cluster's administrator
+	kube  client.Client // as the manager's ServiceAccount
+)
+
+const (
+	routingKey      = "R0utingKeyOfTheOncallEngineer000"
+	ownerRoutingKey = "R0utingKeyOfTheProjectOwner00000"
+)
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	code, err := runTests(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func runTests(m *testing.M) (code int, err error) {
+	ctx := context.Background()
+	ctrl.SetLogger(logr.Discard())
+	dir, err := os.MkdirTemp("", "playbook-incident-")
+	if err != nil {
+		return 0, fmt.Errorf("making a folder for the servers: %w", err)
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	if w, err = world.Start(ctx, dir, servers.PostgresOptions{Fast: true, Settings: map[string]string{"max_connections": "400"}}); err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, w.Stop(ctx)) }()
+	scheme := runtime.NewScheme()
+	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
+		return 0, err
+	}
+	if admin, err = client.New(w.ControlPlane.Config(), client.Options{Scheme: scheme}); err != nil {
+		return 0, err
+	}
+	kubeconfig, err := w.ControlPlane.KubeconfigForServiceAccount(ctx, world.Namespace, world.ServiceAccount)
+	if err != nil {
+		return 0, err
+	}
+	var config *rest.Config
+	if config, err = clientcmd.BuildConfigFromFlags("", kubeconfig); err != nil {
+		return 0, err
+	}
+	config.QPS = -1
+	if kube, err = client.New(config, client.Options{Scheme: scheme}); err != nil {
+		return 0, err
+	}
+	return m.Run(), nil
+}
+
+// A scene is a platform of the test's own, with its Platform applied, whose signals and clock the test sets.
+type scene struct {
+	*testing.T
+	*world.Site
+	ctx      context.Context
+	signals  platform.Signals
+	offset   time.Duration
+	recorder *events.FakeRecorder
+}
+
+func newScene(t *testing.T, name string) *scene {
+	t.Helper()
+	t.Parallel()
+	return newSceneBeside(&scene{T: t}, name)
+}
+
+// newSceneBeside is another platform in the same test.
+func newSceneBeside(other *scene, name string) *scene {
+	t := other.T
+	t.Helper()
+	s := &scene{T: t, ctx: t.Context(), recorder: events.NewFakeRecorder(1000)}
+	var err error
+	if s.Site, err = w.NewSite(s.ctx, name, logi.Config{ManualDispatch: true}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.end)
+	s.Server.Render().AddDeploy(logi.WebService, "good", "live", "new_commit", time.Now().Add(-10*time.Hour))
+	s.applyPlatform("")
+	return s
+}
+
+// applyPlatform applies the Platform; more is YAML to put into its spec.
+func (s *scene) applyPlatform(more string) {
+	s.Helper()
+	manifest := fmt.Sprintf(`
+apiVersion: v1
+kind: Secret
+metadata: {name: %[1]s-pagerduty, namespace: %[2]s, labels: {playbook.1pass.dev/platform: %[1]s}}
+stringData: {routingKey: %[4]s, url: %[3]s/pagerduty/v2/enqueue}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: %[1]s-slack, namespace: %[2]s, labels: {playbook.1pass.dev/platform: %[1]s}}
+stringData: {url: %[3]s/slack/services/T/B/secret}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: %[1]s-owner, namespace: %[2]s, labels: {playbook.1pass.dev/platform: %[1]s}}
+stringData: {routingKey: %[5]s, url: %[3]s/pagerduty/v2/enqueue}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: %[1]s-render, namespace: %[2]s, labels: {playbook.1pass.dev/platform: %[1]s}}
+stringData: {apiKey: %[6]s}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: %[1]s-statuspage, namespace: %[2]s, labels: {playbook.1pass.dev/platform: %[1]s}}
+stringData: {apiKey: %[7]s, url: %[3]s/statuspage/v1}
+---
+apiVersion: playbook.1pass.dev/v1alpha1
+kind: Platform
+metadata: {name: %[1]s, namespace: %[2]s}
+spec:
+  url: %[3]s
+  database: {secretRef: {name: nowhere}}
+  render:
+    secretRef: {name: %[1]s-render}
+    url: %[3]s%[8]s
+    services: [{name: web, serviceID: %[9]s}]
+  rollback: {service: web}
+  probes: {}
+  oncall:
+    tiers:
+    - {name: oncall-engineer, notify: [{type: PagerDuty, secretRef: {name: %[1]s-pagerduty}}, {type: Slack, secretRef: {name: %[1]s-slack}}]}
+    - {name: project-owner, notify: [{type: PagerDuty, secretRef: {name: %[1]s-owner}}]}
+  statusPage: {pageID: page, secretRef: {name: %[1]s-statuspage}}
+%[10]s
+`, s.Name, world.Namespace, s.URL(), routingKey, ownerRoutingKey, s.Server.Render().Key(), s.Services.StatuspageKey(), logi.RenderPath, logi.WebService, more)
+	if _, err := w.KubectlInput(s.ctx, manifest, "apply", "-f", "-"); err != nil {
+		s.Fatal(err)
+	}
+}
+
+func (s *scene) end() {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	var list v1alpha1.IncidentList
+	if err := admin.List(ctx, &list, client.InNamespace(world.Namespace)); err != nil {
+		s.Errorf("listing what to clean up: %v", err)
+	}
+	for i := range list.Items {
+		obj := &list.Items[i]
+		if obj.Spec.PlatformRef.Name != s.Name {
+			continue
+		}
+		if s.Failed() {
+			text, _ := yaml.Marshal(obj.Status)
+			s.Logf("%s:\n%s", obj.Name, text)
+		}
+		_ = admin.Delete(ctx, obj)
+		_ = admin.Patch(ctx, obj, client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`)))
+	}
+	if err := admin.Delete(ctx, &v1alpha1.Platform{ObjectMeta: metav1.ObjectMeta{Namespace: world.Namespace, Name: s.Name}}); err != nil {
+		s.Errorf("cleaning up: %v", err)
+	}
+	if err := s.Close(ctx); err != nil {
+		s.Errorf("closing the platform: %v", err)
+	}
+}
+
+// open applies an Incident; spec is YAML, indented by nothing.
+func (s *scene) open(name, spec string) string {
+	s.Helper()
+	content := map[string]any{}
+	if err := yaml.Unmarshal([]byte(spec), &content); err != nil {
+		s.Fatalf("%s: %v", spec, err)
+	}
+	content["platformRef"] = map[string]any{"name": s.Name}
+	obj := &unstructured.Unstructured{Object: map[string]any{"spec": content}}
+	obj.SetAPIVersion(v1alpha1.GroupVersion.String())
+	obj.SetKind("Incident")
+	obj.SetNamespace(world.Namespace)
+	obj.SetName(s.Name + "-" + name)
+	if err := admin.Create(s.ctx, obj); err != nil {
+		s.Fatal(err)
+	}
+	return obj.GetName()
+}
+
+func (s *scene) patch(name, merge string) {
+	s.Helper()
+	obj := &v1alpha1.Incident{ObjectMeta: metav1.ObjectMeta{Namespace: world.Namespace, Name: name}}
+	if err := admin.Patch(s.ctx, obj, client.RawPatch(types.MergePatchType, []byte(merge))); err != nil {
+		s.Fatal(err)
+	}
+}
+
+func (s *scene) get(name string) *v1alpha1.Incident {
+	s.Helper()
+	obj := &v1alpha1.Incident{}
+	if err := admin.Get(s.ctx, types.NamespacedName{Namespace: world.Namespace, Name: name}, obj); err != nil {
+		s.Fatal(err)
+	}
+	return obj
+}
+
+// clock is the manager's.
+func (s *scene) clock() time.Time { return time.Now().Add(s.offset) }
+
+// bad makes the signals bad since now.
+func (s *scene) bad(severity v1alpha1.Severity, because string) {
+	s.signals = platform.Signals{
+		Each:     []platform.Signal{{Condition: v1alpha1.ConditionUpAnswers, State: metav1.ConditionFalse, Severity: severity, Message: because}},
+		Severity: severity, Because: because, BadSince: s.clock(), Down: severity == v1alpha1.Sev1,
+	}
+}
+
+// good makes all signals good since now.
+func (s *scene) good() {
+	s.signals = platform.Signals{
+		Each:       []platform.Signal{{Condition: v1alpha1.ConditionUpAnswers, State: metav1.ConditionTrue}},
+		ClearSince: s.clock(),
+	}
+}
+
+// manager is one that has just started.
+func (s *scene) manager() *incident.Reconciler {
+	return &incident.Reconciler{
+		Client: kube, APIReader: kube, Recorder: s.recorder, Connections: &platform.Connections{Secrets: kube}, Now: s.clock,
+		Signals: func(client.ObjectKey) platform.Signals { return s.signals },
+	}
+}
+
+// pass lets the manager look at an incident until it has nothing more to do now, and returns when it wants to come back.
+func (s *scene) pass(name string) time.Duration {
+	s.Helper()
+	manager := s.manager()
+	for range 50 {
+		result, err := manager.Reconcile(s.ctx, ctrl.Request{NamespacedName: types.NamespacedName{Namespace: world.Namespace, Name: name}})
+		if err != nil {
+			s.Fatal(err)
+		}
+		if result.RequeueAfter == 0 || result.RequeueAfter > 10*time.Millisecond {
+			return result.RequeueAfter
+		}
+	}
+	s.Fatalf("%s does not come to rest", name)
+	return 0
+}
+
+// after lets time pass, and then the manager look.
+func (s *scene) after(d time.Duration, name string) time.Duration {
+	s.Helper()
+	s.offset += d
+	return s.pass(name)
+}
+
+// condition of an incident, as status and reason.
+func (s *scene) condition(name, condition string) string {
+	s.Helper()
+	c := meta.FindStatusCondition(s.get(name).Status.Conditions, condition)
+	if c == nil {
+		return "none"
+	}
+	return string(c.Status) + " " + c.Reason
+}
+
+// expect compares conditions, each written as "Condition Status Reason".
+func (s *scene) expect(name string, want ...string) {
+	s.Helper()
+	for _, line := range want {
+		condition, state, _ := strings.Cut(line, " ")
+		if got := s.condition(name, condition); got != state {
+			c := meta.FindStatusCondition(s.get(name).Status.Conditions, condition)
+			s.Errorf("%s is %s, want %s: %v", condition, got, state, c)
+		}
+	}
+}
+
+// pages that PagerDuty has, as "routing key's owner: triggers, state".
+func (s *scene) pages() []string {
+	var texts []string
+	for _, p := range s.Services.Pages() {
+		who := map[string]string{routingKey: "oncall", ownerRoutingKey: "owner"}[p.RoutingKey]
+		texts = append(texts, fmt.Sprintf("%s %d %s", who, p.Triggers, p.State))
+	}
+	slices.Sort(texts)
+	return texts
+}
+
+func (s *scene) expectPages(want ...string) {
+	s.Helper()
+	if got := s.pages(); !slices.Equal(got, want) {
+		s.Errorf("pages: %q, want %q", got, want)
+	}
+}
