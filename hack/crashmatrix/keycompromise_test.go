@@ -408,8 +408,7 @@ func TestCrashMatrixKeyCompromise(t *testing.T) {
 
 func (s *stage) newKeySlots(t *testing.T) []*slot {
 	t.Helper()
-	// These runs wait more than those of a replay: the exposure ends with a second.
-	slots := make([]*slot, 2*parallel)
+	slots := make([]*slot, parallel)
 	for i := range slots {
 		var err error
 		if slots[i], err = s.newKeySlot(t.Context(), fmt.Sprintf("key-slot-%d", i)); err != nil {
