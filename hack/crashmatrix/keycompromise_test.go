@@ -245,17 +245,19 @@ func (s *slot) endKey(ctx context.Context, plan *crashmatrix.Plan, v variant, st
 }
 
 // broken says what a reader sees of the revocation that must never be: only some of what its transaction does, or something twice.
+// What the platform's own rake did, the ledger learns afterwards.
 func (s *slot) broken(ctx context.Context) (broken string, err error) {
 	if err := s.db.QueryRow(context.WithoutCancel(ctx), `SELECT CASE
 			WHEN (SELECT count(*) FROM webhook_signing_keys) > 2 THEN 'two successors'
 			WHEN (SELECT count(*) FROM webhook_outbox_entries WHERE event_type = 'webhook_key.compromised') > 1 THEN 'two events'
 			WHEN count(DISTINCT seen) > 1 THEN 'a part of the revocation: ' || array_agg(seen)::text ELSE '' END
 		FROM (VALUES
-			((SELECT status = 'revoked' FROM webhook_signing_keys WHERE kid = 'whk_leaked')),
-			(EXISTS (SELECT FROM webhook_signing_keys WHERE kid <> 'whk_leaked')),
-			(NOT EXISTS (SELECT FROM webhook_outbox_entries WHERE kid = 'whk_leaked' AND delivered_at IS NULL)),
-			(EXISTS (SELECT FROM webhook_outbox_entries WHERE event_type = 'webhook_key.compromised')),
-			(EXISTS (SELECT FROM playbook.key_revocations))) AS promises(seen)`).Scan(&broken); err != nil {
+			((SELECT status = 'revoked' FROM webhook_signing_keys WHERE kid = 'whk_leaked'), false),
+			(EXISTS (SELECT FROM webhook_signing_keys WHERE kid <> 'whk_leaked'), false),
+			(NOT EXISTS (SELECT FROM webhook_outbox_entries WHERE kid = 'whk_leaked' AND delivered_at IS NULL), false),
+			(EXISTS (SELECT FROM webhook_outbox_entries WHERE event_type = 'webhook_key.compromised'), false),
+			(EXISTS (SELECT FROM playbook.key_revocations), true)) AS promises(seen, ledger)
+		WHERE NOT ledger OR $1`, s.via != v1alpha1.CompromiseViaCommand).Scan(&broken); err != nil {
 		return "", fmt.Errorf("reading what a reader sees of the revocation: %w", err)
 	}
 	return broken, nil

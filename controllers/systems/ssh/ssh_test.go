@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -137,9 +138,18 @@ func TestAConnectionThatEndsBeforeTheCommandIsLost(t *testing.T) {
 	if !errors.As(err, &lost) {
 		t.Errorf("%+v, %v", result, err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	begun := filepath.Join(t.TempDir(), "begun")
+	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	if result, err := connect(t, target(server)).Run(ctx, `echo begun; sleep 60`); !errors.As(err, &lost) || result.Output != "begun\n" {
+	go func() {
+		for ctx.Err() == nil {
+			if _, err := os.Stat(begun); err == nil {
+				cancel()
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+	}()
+	if result, err := connect(t, target(server)).Run(ctx, `touch `+begun+`; sleep 60`); !errors.As(err, &lost) {
 		t.Errorf("%+v, %v", result, err)
 	}
 	// A shell that was killed may leave behind what it had started.
