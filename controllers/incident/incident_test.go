@@ -374,7 +374,9 @@ func TestADeadlineThatPassedWhileNobodyLookedIsHonouredLateAndItIsSaid(t *testin
 	s.after(10*time.Minute, name)
 	s.expectPages("oncall 1 triggered")
 	timeline := s.get(name).Status.Timeline
-	if !slices.ContainsFunc(timeline, func(e v1alpha1.TimelineEntry) bool { return strings.Contains(e.Text, ", 10m") && strings.HasSuffix(e.Text, "s late") }) {
+	if !slices.ContainsFunc(timeline, func(e v1alpha1.TimelineEntry) bool {
+		return strings.Contains(e.Text, ", 10m") && strings.HasSuffix(e.Text, "s late")
+	}) {
 		t.Errorf("the timeline does not say how late the page was: %+v", timeline)
 	}
 }
