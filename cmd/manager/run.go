@@ -125,7 +125,13 @@ func newManager(o options) (ctrl.Manager, error) {
 
 // add puts the parts together.
 func add(mgr ctrl.Manager, connections *platform.Connections) error {
-	platforms := &platform.Reconciler{Client: mgr.GetClient(), Connections: connections, Recorder: mgr.GetEventRecorder("platform")}
+	prober := &platform.Prober{Cache: mgr.GetCache(), Connections: connections}
+	if err := mgr.Add(prober); err != nil {
+		return fmt.Errorf("adding the Prober: %w", err)
+	}
+	platforms := &platform.Reconciler{
+		Client: mgr.GetClient(), APIReader: mgr.GetAPIReader(), Connections: connections, Recorder: mgr.GetEventRecorder("platform"), Prober: prober,
+	}
 	if err := platforms.SetupWithManager(mgr); err != nil {
 		return fmt.Errorf("adding the Platform controller: %w", err)
 	}
