@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/go-logr/zapr"
 	"go.uber.org/zap"
@@ -22,6 +23,7 @@ import (
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
 	"github.com/1pass-dev/playbook-operator/controllers/dlqreplay"
+	"github.com/1pass-dev/playbook-operator/controllers/incident"
 	"github.com/1pass-dev/playbook-operator/controllers/keycompromise"
 	"github.com/1pass-dev/playbook-operator/controllers/platform"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/outbound"
@@ -125,9 +127,22 @@ func newManager(o options) (ctrl.Manager, error) {
 
 // add puts the parts together.
 func add(mgr ctrl.Manager, connections *platform.Connections) error {
-	platforms := &platform.Reconciler{Client: mgr.GetClient(), Connections: connections, Recorder: mgr.GetEventRecorder("platform")}
+	prober := &platform.Prober{Cache: mgr.GetCache(), Connections: connections}
+	if err := mgr.Add(prober); err != nil {
+		return fmt.Errorf("adding the Prober: %w", err)
+	}
+	platforms := &platform.Reconciler{
+		Client: mgr.GetClient(), APIReader: mgr.GetAPIReader(), Connections: connections, Recorder: mgr.GetEventRecorder("platform"), Prober: prober,
+	}
 	if err := platforms.SetupWithManager(mgr); err != nil {
 		return fmt.Errorf("adding the Platform controller: %w", err)
+	}
+	incidents := &incident.Reconciler{
+		Client: mgr.GetClient(), APIReader: mgr.GetAPIReader(), Connections: connections, Recorder: mgr.GetEventRecorder("incident"),
+		Signals: prober.Signals, Changes: prober.Changes(), Now: time.Now,
+	}
+	if err := incidents.SetupWithManager(mgr); err != nil {
+		return fmt.Errorf("adding the Incident controller: %w", err)
 	}
 	replays := &dlqreplay.Reconciler{
 		Client: mgr.GetClient(), APIReader: mgr.GetAPIReader(), Connections: connections, Recorder: mgr.GetEventRecorder("dlqreplay"),

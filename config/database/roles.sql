@@ -38,13 +38,13 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON playbook.replay_pages TO playbook_operat
 
 GRANT SELECT (id) ON oauth_applications TO playbook_operator;
 GRANT SELECT (id, oauth_application_id, kid, status, activated_at, grace_until, revoked_at) ON webhook_signing_keys TO playbook_operator;
-GRANT SELECT (id, oauth_application_id, event_type, kid, attempts, enqueued_at, delivered_at, dlq_at, last_error),
+GRANT SELECT (id, oauth_application_id, event_type, kid, attempts, enqueued_at, delivered_at, dlq_at, last_error, updated_at),
       UPDATE (dlq_at, next_retry_at, attempts, last_error, enqueued_at, delivered_at, updated_at)
    ON webhook_outbox_entries TO playbook_operator;
 
 GRANT SELECT, INSERT, UPDATE ON playbook.key_revocations, playbook.event_requeues, playbook.command_runs TO playbook_operator;
 
-GRANT SELECT (oauth_application_id, delivered_at, dlq_at) ON webhook_outbox_entries TO playbook_monitor;
+GRANT SELECT (id, oauth_application_id, attempts, enqueued_at, delivered_at, dlq_at, updated_at) ON webhook_outbox_entries TO playbook_monitor;
 
 GRANT SELECT, UPDATE ON playbook.operations TO playbook_signer;
 GRANT SELECT, INSERT, UPDATE ON playbook.key_revocations TO playbook_signer;

@@ -16,7 +16,10 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
@@ -34,28 +37,41 @@ const (
 	lookTimeout = 20 * time.Second
 	// concurrency is how many Platforms are looked at at once: one whose database hangs must not keep the others waiting.
 	concurrency = 4
+	// conflictInterval gives the cache time to see what somebody else wrote.
+	conflictInterval = 100 * time.Millisecond
 	// maxApplications is how many applications the status lists.
 	maxApplications = 50
 )
 
-// Reconciler looks at Platforms.
+// Reconciler looks at Platforms, writes what the Prober sees of them to their status, and opens Incidents.
 type Reconciler struct {
-	Client      client.Client
+	Client client.Client
+	// APIReader reads past the cache.
+	APIReader   client.Reader
 	Connections *Connections
 	Recorder    events.EventRecorder
+	Prober      *Prober
 }
 
 // +kubebuilder:rbac:groups=playbook.1pass.dev,namespace=playbook-system,resources=platforms,verbs=list;watch
 // +kubebuilder:rbac:groups=playbook.1pass.dev,namespace=playbook-system,resources=platforms/status,verbs=patch
+// +kubebuilder:rbac:groups=playbook.1pass.dev,namespace=playbook-system,resources=incidents,verbs=create;list;watch
 // +kubebuilder:rbac:groups="",namespace=playbook-system,resources=secrets,verbs=get
 // +kubebuilder:rbac:groups=events.k8s.io,namespace=playbook-system,resources=events,verbs=create
 
-// SetupWithManager registers the controller.
+// SetupWithManager registers two controllers: one looks at databases, and may wait for one that hangs; the other one is about
+// signals, and waits for nothing but the API server.
 func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
-	return ctrl.NewControllerManagedBy(mgr).
+	if err := ctrl.NewControllerManagedBy(mgr).
 		For(&v1alpha1.Platform{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
 		WithOptions(controller.Options{MaxConcurrentReconciles: concurrency}).
-		Complete(r)
+		Complete(r); err != nil {
+		return err
+	}
+	return ctrl.NewControllerManagedBy(mgr).Named("platform-signals").
+		For(&v1alpha1.Platform{}).
+		WatchesRawSource(source.Channel(r.Prober.Changes(), &handler.EnqueueRequestForObject{})).
+		Complete(reconcile.Func(r.ReconcileSignals))
 }
 
 // Reconcile looks at one Platform, and writes its status where something changed.
@@ -68,12 +84,26 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	} else if err != nil {
 		return ctrl.Result{}, fmt.Errorf("reading the Platform: %w", err)
 	}
+	looked := p.DeepCopy()
+	r.look(ctx, looked)
+	report(looked)
+	// A look can take long, and its conditions stand in one list with those of the signals, which may have changed meanwhile.
+	if err := r.Client.Get(ctx, req.NamespacedName, p); err != nil {
+		return ctrl.Result{}, client.IgnoreNotFound(err)
+	}
 	before := p.DeepCopy()
-	p.Status.ObservedGeneration = p.Generation
-	r.look(ctx, p)
-	report(p)
+	p.Status.ObservedGeneration, p.Status.DeadLetters = looked.Generation, looked.Status.DeadLetters
+	for _, condition := range []string{v1alpha1.ConditionDatabaseReachable, v1alpha1.ConditionLedgerReady, v1alpha1.ConditionReconciling, v1alpha1.ConditionReady} {
+		if c := meta.FindStatusCondition(looked.Status.Conditions, condition); c != nil {
+			meta.SetStatusCondition(&p.Status.Conditions, *c)
+		} else {
+			meta.RemoveStatusCondition(&p.Status.Conditions, condition)
+		}
+	}
 	if !equality.Semantic.DeepEqual(before.Status, p.Status) {
-		if err := r.Client.Status().Patch(ctx, p.DeepCopy(), client.MergeFrom(before)); client.IgnoreNotFound(err) != nil {
+		if err := playbook.PatchStatus(ctx, r.Client, before, p); apierrors.IsConflict(err) {
+			return ctrl.Result{RequeueAfter: conflictInterval}, nil
+		} else if client.IgnoreNotFound(err) != nil {
 			return ctrl.Result{}, fmt.Errorf("writing the status: %w", err)
 		}
 		r.tell(before, p)

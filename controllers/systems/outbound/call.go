@@ -2,6 +2,7 @@ package outbound
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -36,6 +37,8 @@ type Call struct {
 	Secrets []string
 	// MaxAnswer is how many bytes of the answer are read.
 	MaxAnswer int64
+	// Timeout of this call; 0 is the package's.
+	Timeout time.Duration
 }
 
 // Answer is what came back, whatever its status. Body is nil where it broke off or is longer than MaxAnswer.
@@ -43,7 +46,9 @@ type Answer struct {
 	Status int
 	Header http.Header
 	Body   []byte
-	call   *Call
+	// BrokeOff says that the connection broke, or time was up, before the end of the body.
+	BrokeOff bool
+	call     *Call
 }
 
 // Refused says that the far side answered, did nothing, and would answer so again: a 4xx other than 408, 420 and 429. With Status 0,
@@ -77,7 +82,7 @@ func (e *Limited) Error() string { return fmt.Sprintf("limited with HTTP %d", e.
 // transport is one that NewTransport made. A *Refused is about the call itself, as for a URL that is none, and with a *RefusedAddress
 // nothing was sent either; any other error leaves open whether the far side did what it was asked. No error repeats the URL, a header, the body or what the far side wrote.
 func Do(ctx context.Context, transport http.RoundTripper, call Call) (*Answer, error) {
-	ctx, cancel := context.WithTimeout(ctx, Timeout)
+	ctx, cancel := context.WithTimeout(ctx, cmp.Or(call.Timeout, Timeout))
 	defer cancel()
 	if transport == nil {
 		transport = shared
@@ -119,6 +124,7 @@ func Do(ctx context.Context, transport http.RoundTripper, call Call) (*Answer, e
 	defer response.Body.Close()
 	answer := &Answer{Status: response.StatusCode, Header: response.Header, call: &call}
 	read, err := io.ReadAll(io.LimitReader(response.Body, call.MaxAnswer+1))
+	answer.BrokeOff = err != nil
 	if err == nil && int64(len(read)) <= call.MaxAnswer {
 		answer.Body = read
 		if read == nil {
@@ -129,6 +135,9 @@ func Do(ctx context.Context, transport http.RoundTripper, call Call) (*Answer, e
 }
 
 var shared = NewTransport()
+
+// ErrLookup says that the resolver failed, which says nothing about the host.
+var ErrLookup = errors.New("the host's name could not be looked up")
 
 // failure is an error with a text of ours and the cause for errors.Is.
 type failure struct {
@@ -161,7 +170,7 @@ func safe(ctx context.Context, err error) error {
 	case errors.As(err, &lookup) && lookup.IsNotFound:
 		return &failure{text: "the host's name does not exist"}
 	case errors.As(err, &lookup):
-		return &failure{text: "the host's name could not be looked up"}
+		return ErrLookup
 	case ctx.Err() != nil, errors.As(err, &network) && network.Timeout():
 		return &failure{"no answer in time", context.DeadlineExceeded}
 	case errors.As(err, &wrongName):

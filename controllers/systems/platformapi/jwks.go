@@ -75,26 +75,35 @@ func FetchJWKS(ctx context.Context, url string, transport http.RoundTripper) (*J
 	if len(body) > maxJWKS {
 		return nil, fmt.Errorf("the answer is longer than %d bytes", maxJWKS)
 	}
+	kids, err := parseKeys(response.Header, body)
+	if err != nil {
+		return nil, err
+	}
+	answer := &JWKS{Kids: kids, At: time.Now()}
+	answer.MaxAge, answer.StaleFor = lifetime(response.Header)
+	age, _ := seconds(response.Header.Get("Age"))
+	answer.FreshFor = max(0, answer.MaxAge-age)
+	return answer, nil
+}
+
+// parseKeys returns the kids of a key set that has any.
+func parseKeys(header http.Header, body []byte) (kids []string, err error) {
 	var set struct {
 		Keys []struct {
 			Kid string `json:"kid"`
 		} `json:"keys"`
 	}
 	if err := json.Unmarshal(body, &set); err != nil {
-		kind, _, _ := mime.ParseMediaType(response.Header.Get("Content-Type"))
+		kind, _, _ := mime.ParseMediaType(header.Get("Content-Type"))
 		return nil, fmt.Errorf("the answer is no JSON of the shape {\"keys\": []}; its type is %.64q", kind)
 	}
 	if len(set.Keys) == 0 {
 		return nil, errors.New("the answer has no keys")
 	}
-	answer := &JWKS{At: time.Now()}
 	for _, key := range set.Keys {
-		answer.Kids = append(answer.Kids, key.Kid)
+		kids = append(kids, key.Kid)
 	}
-	answer.MaxAge, answer.StaleFor = lifetime(response.Header)
-	age, _ := seconds(response.Header.Get("Age"))
-	answer.FreshFor = max(0, answer.MaxAge-age)
-	return answer, nil
+	return kids, nil
 }
 
 // lifetime is for how long a private cache may use an answer, and for how long after that. Where a directive is repeated, the

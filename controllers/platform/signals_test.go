@@ -1,0 +1,354 @@
+package platform
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"pgregory.net/rapid"
+
+	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
+	"github.com/1pass-dev/playbook-operator/controllers/systems/platformapi"
+	"github.com/1pass-dev/playbook-operator/controllers/systems/platformdb"
+)
+
+var start = time.Date(2026, 11, 23, 3, 0, 0, 0, time.UTC)
+
+// probed is a Platform with the defaults, and two paths.
+func probed() *v1alpha1.Platform {
+	return &v1alpha1.Platform{Spec: v1alpha1.PlatformSpec{Probes: &v1alpha1.PlatformProbes{
+		IntervalSeconds: 10, TimeoutSeconds: 5, Failures: 3, WindowSeconds: 300, LatencyMilliseconds: 2000, Paths: []string{"/login", "/userinfo?q=1"},
+	}}}
+}
+
+// trial is a judge and its clock.
+type trial struct {
+	*judge
+	now time.Time
+}
+
+func newTrial(p *v1alpha1.Platform) *trial { return &trial{judge: newJudge(p), now: start} }
+
+func good(took time.Duration) platformapi.Look {
+	return platformapi.Look{Verdict: platformapi.Good, Message: "fine", Answered: true, Took: took}
+}
+
+func bad(message string) platformapi.Look {
+	return platformapi.Look{Verdict: platformapi.Bad, Message: message}
+}
+
+// round is one look at everything, all well but what is named.
+func (c *trial) round(but map[string]platformapi.Look) Signals {
+	look := func(name string, r *run) {
+		seen, ok := but[name]
+		if !ok {
+			seen = good(50 * time.Millisecond)
+		}
+		c.look(r, seen, c.now)
+	}
+	look("up", c.up)
+	look("tokens", c.tokens)
+	look("jwks", c.jwks)
+	look("/login", c.paths[0])
+	look("/userinfo", c.paths[1])
+	c.deliveries(&platformdb.Deliveries{}, 0, nil, c.now)
+	c.now = c.now.Add(10 * time.Second)
+	return c.signals()
+}
+
+func (c *trial) rounds(n int, but map[string]platformapi.Look) (s Signals) {
+	for range n {
+		s = c.round(but)
+	}
+	return s
+}
+
+func only(name, message string) map[string]platformapi.Look {
+	return map[string]platformapi.Look{name: bad(message)}
+}
+
+func all(took time.Duration) map[string]platformapi.Look {
+	return map[string]platformapi.Look{"up": good(took), "tokens": good(took), "jwks": good(took), "/login": good(took), "/userinfo": good(took)}
+}
+
+func (c *trial) webhooks(n int, d platformdb.Deliveries) (s Signals) {
+	for range n {
+		c.deliveries(&d, 300*time.Second, nil, c.now)
+		c.now = c.now.Add(30 * time.Second)
+	}
+	return c.signals()
+}
+
+func TestClassification(t *testing.T) {
+	t.Parallel()
+	for name, rule := range map[string]struct {
+		happens func(*trial) Signals
+		want    string // the summary
+	}{
+		"ok: everything answers": {func(c *trial) Signals { return c.round(nil) }, "ok"},
+		"sev1: /up answers 5xx": {func(c *trial) Signals { return c.rounds(3, only("up", "/up answers HTTP 502")) },
+			"sev1: /up answers HTTP 502"},
+		"sev1: /up answers 404": {func(c *trial) Signals { return c.rounds(3, only("up", "/up answers HTTP 404")) },
+			"sev1: /up answers HTTP 404"},
+		"sev1: all token issuance fails": {func(c *trial) Signals { return c.rounds(3, only("tokens", "/oauth/token answers HTTP 500")) },
+			"sev1: /oauth/token answers HTTP 500"},
+		"sev1: JWKS is unresponsive": {func(c *trial) Signals { return c.rounds(3, only("jwks", "/.well-known/jwks.json has no keys")) },
+			"sev1: /.well-known/jwks.json has no keys"},
+		"sev2: some endpoints answer 5xx": {func(c *trial) Signals { return c.rounds(3, only("/userinfo", "/userinfo answers HTTP 500")) },
+			"sev2: /userinfo answers HTTP 500"},
+		"sev2: p95 over 2 s sustained for 5 minutes": {func(c *trial) Signals { return c.rounds(31, all(2100*time.Millisecond)) },
+			"sev2: the 95th percentile of latency has been over 2000 ms for 300 s"},
+		"nothing: p95 over 2 s for half of that": {func(c *trial) Signals { c.rounds(31, nil); return c.rounds(14, all(2100*time.Millisecond)) }, "ok"},
+		"nothing: p95 of exactly 2 s":            {func(c *trial) Signals { return c.rounds(31, all(2*time.Second)) }, "ok"},
+		"nothing: 1 of 25 answers is slow": {func(c *trial) (s Signals) {
+			for range 10 {
+				c.rounds(1, map[string]platformapi.Look{"up": good(3 * time.Second)})
+				s = c.rounds(4, nil)
+			}
+			return s
+		}, "ok"},
+		"sev2: 2 of 25 answers are slow": {func(c *trial) (s Signals) {
+			for range 10 {
+				c.rounds(1, map[string]platformapi.Look{"up": good(3 * time.Second), "jwks": good(3 * time.Second)})
+				s = c.rounds(4, nil)
+			}
+			return s
+		}, "sev2: the 95th percentile of latency has been over 2000 ms for 300 s"},
+		"sev2: webhooks fail to two relying parties": {func(c *trial) Signals {
+			c.rounds(4, nil)
+			return c.webhooks(3, platformdb.Deliveries{Failing: []int64{41, 42}, Attempted: 1000, Failed: 2})
+		}, "sev2: no webhook reaches applications 41, 42"},
+		"sev2: 20 % of webhooks fail": {func(c *trial) Signals {
+			c.rounds(4, nil)
+			return c.webhooks(3, platformdb.Deliveries{Failing: []int64{41}, Attempted: 1000, Failed: 200})
+		}, "sev2: at least 20 % of the webhooks of the last 300 s fail"},
+		"nothing: webhooks fail to one relying party": {func(c *trial) Signals {
+			c.rounds(4, nil)
+			return c.webhooks(3, platformdb.Deliveries{Failing: []int64{41}, Attempted: 1000, Failed: 199})
+		}, "ok"},
+		"nothing: 3 of 10 webhooks fail, which are too few to tell": {func(c *trial) Signals {
+			c.rounds(4, nil)
+			return c.webhooks(3, platformdb.Deliveries{Attempted: 10, Failed: 3})
+		}, "ok"},
+		"sev1: the worst is named first": {func(c *trial) Signals {
+			return c.rounds(3, map[string]platformapi.Look{"/login": bad("/login answers HTTP 500"), "jwks": bad("JWKS is down"), "up": bad("/up is down")})
+		}, "sev1: /up is down; JWKS is down; /login answers HTTP 500"},
+		"unknown: the database does not answer": {func(c *trial) Signals {
+			for range 3 {
+				c.deliveries(nil, 0, errors.New("unreachable"), c.now)
+			}
+			return c.signals()
+		}, "unknown: WebhooksDelivered"},
+		"unknown: answers that say neither": {func(c *trial) Signals {
+			return c.rounds(3, map[string]platformapi.Look{"tokens": {Verdict: platformapi.Unknown, Message: "HTTP 429", Answered: true}})
+		}, "unknown: TokensIssued"},
+		"unknown: bad and unknown in turn": {func(c *trial) Signals {
+			c.round(only("up", "down"))
+			return c.rounds(2, map[string]platformapi.Look{"up": {Verdict: platformapi.Unknown, Message: "HTTP 429", Answered: true}})
+		}, "unknown: UpAnswers"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := newTrial(probed())
+			if s := c.signals(); s.Summary() != "unknown: UpAnswers, TokensIssued, JWKSServed, EndpointsAnswer, LatencyGood, WebhooksDelivered" || !s.ClearSince.IsZero() {
+				t.Fatalf("at first it is %q", s.Summary())
+			}
+			if s := c.rounds(4, nil); s.Summary() != "ok" || s.ClearSince.IsZero() {
+				t.Fatalf("when all is well it is %q, %v", s.Summary(), s)
+			}
+			s := rule.happens(c)
+			if s.Summary() != rule.want {
+				t.Errorf("it is %q, want %q", s.Summary(), rule.want)
+			}
+			if s.Down != strings.HasPrefix(rule.want, "sev1") {
+				t.Errorf("down: %v", s.Down)
+			}
+			if s.BadSince.IsZero() != (s.Severity == "") || s.ClearSince.IsZero() != (s.Summary() != "ok") {
+				t.Errorf("bad since %v, clear since %v", s.BadSince, s.ClearSince)
+			}
+		})
+	}
+}
+
+func TestTheOnsetIsTheFirstBadSample(t *testing.T) {
+	t.Parallel()
+	c := newTrial(probed())
+	c.rounds(10, nil)
+	onset := c.now
+	if s := c.rounds(2, only("up", "down")); s.Severity != "" {
+		t.Fatal("two are too few")
+	}
+	s := c.rounds(1, only("up", "down"))
+	if !s.BadSince.Equal(onset) || !s.outageSince.Equal(onset) || !s.webhooksSince.IsZero() {
+		t.Errorf("since %v, want %v", s.BadSince, onset)
+	}
+	// Another one of the same trouble, and the first one is good again: it is the same trouble.
+	c.rounds(3, map[string]platformapi.Look{"up": bad("down"), "jwks": bad("down")})
+	if s := c.rounds(5, only("jwks", "down")); !s.BadSince.Equal(onset) || s.Severity != v1alpha1.Sev1 {
+		t.Errorf("since %v, want %v", s.BadSince, onset)
+	}
+	// Unknown is not over.
+	if s := c.rounds(5, map[string]platformapi.Look{"jwks": {Verdict: platformapi.Unknown}}); s.Severity != "" || !s.lingering || !s.ClearSince.IsZero() {
+		t.Errorf("%+v", s)
+	}
+	if s := c.rounds(3, only("jwks", "down")); !s.BadSince.Equal(onset) {
+		t.Errorf("since %v, want %v", s.BadSince, onset)
+	}
+	clear := c.now
+	if s := c.rounds(3, nil); !s.BadSince.IsZero() || s.lingering || !s.ClearSince.Equal(clear) {
+		t.Errorf("%+v", s)
+	}
+	onset = c.now
+	if s := c.rounds(3, only("jwks", "down")); !s.BadSince.Equal(onset) {
+		t.Errorf("another trouble is since %v, want %v", s.BadSince, onset)
+	}
+}
+
+// A relying party or two are down for days; then a deploy breaks the platform.
+func TestWhatIsWorseHasAnOnsetOfItsOwn(t *testing.T) {
+	t.Parallel()
+	c := newTrial(probed())
+	c.rounds(4, nil)
+	webhooks := c.now
+	c.webhooks(3, platformdb.Deliveries{Failing: []int64{1, 2}})
+	outage := c.now
+	for range 3 {
+		for _, r := range []*run{c.up, c.tokens, c.jwks} {
+			c.look(r, bad("down"), c.now)
+		}
+		c.now = c.now.Add(10 * time.Second)
+	}
+	s := c.signals()
+	if !s.BadSince.Equal(outage) || !s.outageSince.Equal(outage) || !s.webhooksSince.Equal(webhooks) || s.Severity != v1alpha1.Sev1 {
+		t.Errorf("%+v", s)
+	}
+}
+
+func TestARestartKeepsTheOnset(t *testing.T) {
+	t.Parallel()
+	p := probed()
+	c := newTrial(p)
+	c.rounds(4, nil)
+	onset := c.now
+	c.rounds(3, only("up", "down"))
+	reportSignals(p, c.rounds(3, map[string]platformapi.Look{"up": bad("down"), "tokens": bad("down")}))
+	reportSignals(p, c.rounds(3, only("tokens", "down")))
+	if p.Status.Signals.Summary != "sev1: down" || !p.Status.Signals.BadSince.Time.Equal(onset) {
+		t.Fatalf("%+v", p.Status.Signals)
+	}
+	again := &trial{judge: newJudge(p), now: c.now}
+	reportSignals(p, again.signals())
+	if s := p.Status.Signals; !strings.HasPrefix(s.Summary, "unknown: ") || s.Severity != "" || s.BadSince == nil || !s.BadSince.Time.Equal(onset) {
+		t.Errorf("after the restart: %+v", s)
+	}
+	reportSignals(p, again.rounds(3, only("tokens", "down")))
+	if s := p.Status.Signals; s.Severity != v1alpha1.Sev1 || !s.BadSince.Time.Equal(onset) || !again.signals().outageSince.Equal(onset) {
+		t.Errorf("bad again: %+v", s)
+	}
+	reportSignals(p, again.rounds(4, nil))
+	if s := p.Status.Signals; s.Summary != "ok" || s.BadSince != nil {
+		t.Errorf("over: %+v", s)
+	}
+}
+
+// What fails now in this way and now in that is told once.
+func TestAMessageChangesOnlyWhenItLasts(t *testing.T) {
+	t.Parallel()
+	c := newTrial(probed())
+	c.rounds(3, only("up", "/up answers HTTP 502"))
+	for i := range 10 {
+		if s := c.round(only("up", []string{"/up answers HTTP 502", "/up answers HTTP 503"}[i%2])); s.Because != "/up answers HTTP 502" {
+			t.Fatalf("look %d: %q", i, s.Because)
+		}
+	}
+	if s := c.rounds(3, only("up", "/up does not answer")); s.Because != "/up does not answer" {
+		t.Errorf("%q", s.Because)
+	}
+}
+
+func TestWhatIsKeptIsBounded(t *testing.T) {
+	t.Parallel()
+	p := probed()
+	p.Spec.Probes.IntervalSeconds, p.Spec.Probes.WindowSeconds = 1, 3600
+	c := newTrial(p)
+	for range 4000 {
+		c.look(c.up, good(time.Second), c.now)
+		c.now = c.now.Add(time.Second)
+	}
+	if n := len(c.latency.slots); n > slots+1 {
+		t.Errorf("%d slots", n)
+	}
+	// A clock that was put back, and one that jumps ahead, only empty the window.
+	for _, jump := range []time.Duration{-time.Hour, 48 * time.Hour} {
+		c.now = c.now.Add(jump)
+		c.look(c.up, good(time.Second), c.now)
+		if s := c.latency.run.signal(""); s.State != metav1.ConditionUnknown {
+			t.Errorf("after %v: %+v", jump, s)
+		}
+	}
+	if s := (&judge{paths: func() (all []*run) {
+		for i := range 16 {
+			all = append(all, &run{state: metav1.ConditionFalse, message: fmt.Sprint(i, strings.Repeat("ü", 100))})
+		}
+		return all
+	}()}).endpoints(); len(s.Message) > 512 {
+		t.Errorf("%d bytes", len(s.Message))
+	}
+}
+
+// Whatever the looks before: fewer than enough others change no verdict, nothing is good that was not seen good often enough in a
+// row, and nothing bad.
+func TestAnyLooks(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		enough := rapid.IntRange(1, 5).Draw(t, "enough")
+		r := &run{enough: enough, state: metav1.ConditionUnknown}
+		verdicts := rapid.SliceOfN(rapid.SampledFrom([]platformapi.Verdict{platformapi.Good, platformapi.Bad, platformapi.Unknown}), 1, 60).Draw(t, "verdicts")
+		at := start
+		for i, v := range verdicts {
+			was := r.state
+			r.add(v, string(v), at.Add(time.Duration(i)*time.Second))
+			last := verdicts[max(0, i+1-enough) : i+1]
+			switch {
+			case r.state == metav1.ConditionTrue && was != metav1.ConditionTrue && (len(last) < enough || slices.ContainsFunc(last, func(v platformapi.Verdict) bool { return v != platformapi.Good })):
+				t.Fatalf("good after %v", verdicts[:i+1])
+			case r.state == metav1.ConditionFalse && was != metav1.ConditionFalse && (v != platformapi.Bad || slices.Contains(last, platformapi.Good)):
+				t.Fatalf("bad after %v", verdicts[:i+1])
+			case was == metav1.ConditionTrue && r.state != metav1.ConditionTrue && slices.Contains(last, platformapi.Good):
+				t.Fatalf("good no more after %v", verdicts[:i+1])
+			case was == metav1.ConditionFalse && r.state == metav1.ConditionTrue && len(last) < enough:
+				t.Fatalf("over after %v", verdicts[:i+1])
+			case r.state == metav1.ConditionTrue && len(last) == enough && !slices.Contains(last, platformapi.Good):
+				t.Fatalf("still good after %v", verdicts[:i+1])
+			case (r.state == metav1.ConditionTrue) && !r.onset.IsZero(), r.state == metav1.ConditionFalse && r.onset.IsZero():
+				t.Fatalf("the onset is %v after %v", r.onset, verdicts[:i+1])
+			}
+		}
+		// One blip.
+		settled := &run{enough: max(2, enough), state: metav1.ConditionUnknown}
+		state := rapid.SampledFrom([]platformapi.Verdict{platformapi.Good, platformapi.Bad, platformapi.Unknown}).Draw(t, "state")
+		blip := rapid.SampledFrom([]platformapi.Verdict{platformapi.Good, platformapi.Bad, platformapi.Unknown}).Draw(t, "blip")
+		for range settled.enough {
+			settled.add(state, "", at)
+		}
+		before, since := settled.state, settled.since
+		times := rapid.IntRange(1, 5).Draw(t, "times")
+		if state == platformapi.Unknown {
+			// Several bad ones, with nothing good between them, are no blip.
+			times = 1
+		}
+		for range times {
+			settled.add(blip, "", at)
+			for range settled.enough - 1 {
+				settled.add(state, "", at)
+			}
+			if settled.state != before || settled.since != since {
+				t.Fatalf("%s became %s by one %s among %d", before, settled.state, blip, settled.enough)
+			}
+		}
+	})
+}
