@@ -20,7 +20,7 @@ const (
 	// deployInterval is how often a deploy that is under way is looked at.
 	deployInterval = 5 * time.Second
 	// fixInterval is how often it is looked whether the bad commit was followed by another one.
-	fixInterval = 30 * time.Second
+	fixInterval = 10 * time.Second
 )
 
 // claimOf is the last rollback of a service; nil where there was none.

@@ -107,7 +107,7 @@ func keep(ctx context.Context, w *world.World, site *world.Site, manager *server
 Running. In another terminal:
 
   source %s
-  %s get platforms,dlqreplays,keycompromises -A
+  %s get platforms,incidents,dlqreplays,keycompromises -A
   curl $LOGI_URL/_control/seed -d '{"applicationID":"42","dead":1000,"lastError":"HTTP 503: Service Unavailable","attempts":7}'
   %s apply -f config/samples/dlqreplay-plan.yaml
   curl $LOGI_URL/_control/counts

@@ -30,7 +30,7 @@ type story struct {
 
 func tell(ctx context.Context, w *world.World, site *world.Site) error {
 	s := &story{World: w, site: site}
-	chapters := []func(context.Context) error{s.outage, s.platform, s.plan, s.tooEarly, s.replay, s.proof, s.leak, s.end, s.bringRest}
+	chapters := []func(context.Context) error{s.outage, s.platform, s.plan, s.tooEarly, s.replay, s.proof, s.leak, s.end, s.bringRest, s.watched, s.badDeploy, s.fix}
 	for _, chapter := range chapters {
 		if err := chapter(ctx); err != nil {
 			return err
@@ -223,6 +223,81 @@ func (s *story) bringRest(ctx context.Context) error {
 	// With the forged one that it believed, and the event.
 	if acme := s.site.Counts()[42]; acme.Received != outage+leftover+2 || acme.Duplicates != 0 {
 		return fmt.Errorf("acme received %d webhooks, %d of them twice; it should have received %d, each once", acme.Received, acme.Duplicates, outage+leftover+2)
+	}
+	return nil
+}
+
+func (s *story) watched(ctx context.Context) error {
+	say("Third chapter: the platform is probed from outside, and who is on call is known. It deploys what is pushed.")
+	s.site.Render().AddDeploy(logi.WebService, "a1b2c3d", "live", "new_commit", time.Now().Add(-20*time.Hour))
+	fmt.Println("$ kubectl apply -f platform.yaml")
+	out, err := s.KubectlInput(ctx, s.site.IncidentManifest(), "apply", "-f", "-")
+	fmt.Print(out)
+	if err != nil {
+		return err
+	}
+	if err := s.kubectl(ctx, "wait", `--for=jsonpath={.status.signals.summary}=ok`, "platform/production", "--timeout=120s"); err != nil {
+		return err
+	}
+	return s.kubectl(ctx, "get", "platforms")
+}
+
+func (s *story) badDeploy(ctx context.Context) error {
+	say("Commit 9fceb02 is pushed and deployed. It breaks everything, and nobody does anything about it by hand.")
+	s.site.Render().SetRollbackDelay(3 * time.Second)
+	s.site.Render().BreakCommit("9fceb02", logi.Breakage{Tokens: true, JWKS: true})
+	s.site.Render().Push(logi.WebService, "9fceb02")
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
+	defer cancel()
+	for last := ""; ; {
+		line, err := s.Kubectl(ctx, "-n", world.Namespace, "get", "incidents", "--no-headers")
+		if err != nil {
+			return err
+		}
+		if strings.HasPrefix(line, "production") && withoutAge(line) != withoutAge(last) {
+			fmt.Print(line)
+			last = line
+		}
+		if strings.Contains(line, v1alpha1.ReasonAwaitingFix) {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for the incident to be resolved: %w", ctx.Err())
+		case <-time.After(300 * time.Millisecond):
+		}
+	}
+	fmt.Println()
+	for _, page := range s.site.Services.Pages() {
+		fmt.Printf("PagerDuty: %q, %s, triggered %d times, now %s\n", page.Summary, page.Severity, page.Triggers, page.State)
+	}
+	fmt.Printf("Render: rolled back %d times; auto-deploy is on: %t\n\n", s.site.Render().Counts().Rollbacks, s.site.Render().AutoDeploy(logi.WebService))
+	return s.kubectl(ctx, "get", "platforms", "-o", `custom-columns=NAME:.metadata.name,SIGNALS:.status.signals.summary,AUTO-DEPLOY OFF:.status.conditions[?(@.type=="AutoDeployOff")].status`)
+}
+
+func (s *story) fix(ctx context.Context) error {
+	say("In the morning somebody deploys the fix, d4e5f6a. Auto-deploy comes back, and the incident is complete.")
+	s.site.Render().DeployCommit(logi.WebService, "d4e5f6a")
+	name, err := s.Kubectl(ctx, "-n", world.Namespace, "get", "incidents", "-o", "jsonpath={.items[0].metadata.name}")
+	if err != nil {
+		return err
+	}
+	if err := s.kubectl(ctx, "wait", "--for=condition=Ready", "incident/"+name, "--timeout=120s"); err != nil {
+		return err
+	}
+	if err := s.kubectl(ctx, "get", "incidents"); err != nil {
+		return err
+	}
+	if err := s.kubectl(ctx, "get", "incident", name, "-o", `jsonpath={range .status.timeline[*]}{.at}  {.text}{"\n"}{end}`); err != nil {
+		return err
+	}
+	if err := s.kubectl(ctx, "get", "incident", name, "-o", "jsonpath={.status.durations}"); err != nil {
+		return err
+	}
+	fmt.Println()
+	pages := s.site.Services.Pages()
+	if render := s.site.Render(); render.Counts().Rollbacks != 1 || !render.AutoDeploy(logi.WebService) || len(pages) != 1 || pages[0].Triggers != 1 {
+		return fmt.Errorf("Render was told %+v, and PagerDuty has %+v", render.Counts(), pages)
 	}
 	return nil
 }

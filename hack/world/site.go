@@ -84,6 +84,36 @@ spec:
 `, s.Name, Namespace, s.URL())
 }
 
+// RoutingKey of PagerDuty, by which the Platform of IncidentManifest pages.
+const RoutingKey = "R0utingKeyOfTheOncallEngineer000"
+
+// IncidentManifest is Manifest of a Platform that is probed each second, whose outages open Incidents, page by PagerDuty and are rolled
+// back at Render: minutes in the platform, seconds here.
+func (s *Site) IncidentManifest() string {
+	return s.secret("render", "apiKey", s.Render().Key()) +
+		s.secret("slack", "url", s.URL()+"/slack/services/T0000/B0000/oncall") +
+		fmt.Sprintf(`---
+apiVersion: v1
+kind: Secret
+metadata:
+  name: %[1]s-pagerduty
+  namespace: %[2]s
+  labels: {playbook.1pass.dev/platform: %[1]s}
+stringData: {routingKey: %[3]s, url: %[4]s/pagerduty/v2/enqueue}
+`, s.Name, Namespace, RoutingKey, s.URL()) + s.Manifest() + fmt.Sprintf(`  render:
+    secretRef: {name: %[1]s-render}
+    url: %[2]s%[3]s
+    services: [{name: web, serviceID: %[4]s}]
+  rollback: {service: web}
+  probes: {intervalSeconds: 1, windowSeconds: 10, clearSeconds: 10}
+  autoOpen: [Outage]
+  oncall:
+    tiers:
+    - {name: oncall-engineer, notify: [{type: PagerDuty, secretRef: {name: %[1]s-pagerduty}}, {type: Slack, secretRef: {name: %[1]s-slack}}]}
+    - {name: project-owner, notify: [{type: Slack, secretRef: {name: %[1]s-slack}}]}
+`, s.Name, s.URL(), logi.RenderPath, logi.WebService)
+}
+
 func (s *Site) secret(name, key, value string) string {
 	return fmt.Sprintf(`---
 apiVersion: v1
