@@ -8,7 +8,7 @@ SHELL := /bin/bash
 TOOLS := $(CURDIR)/bin/tools
 MODULES := . hack/tools hack/controlplane/binaries
 GENERATED := api/README.md api/v1alpha1/zz_generated.deepcopy.go config/crd/bases config/rbac/watched/role.yaml
-RENDERED := config/default config/rbac/watched
+RENDERED := config/default config/rbac/watched config/statuspage
 
 # The race detector needs cgo, and cgo a C compiler. Where there is none, the tests run without it.
 RACE := $(if $(shell command -v $$(go env CC)),-race)
