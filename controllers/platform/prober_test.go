@@ -88,105 +88,128 @@ func parse(t *testing.T, text string) *url.URL {
 	return u
 }
 
-// Each probe is made bad in turn, by what makes it bad in life, and mended.
-func TestWhatIsBadIsSaidAndMended(t *testing.T) {
-	t.Parallel()
+// newPlatform is a site that publishes a key, where a good commit is live and some others are bad.
+func newPlatform(t *testing.T) *world.Site {
+	t.Helper()
 	site := newDatabase(t)
-	site.RegisterClient("probe", "pa55word")
-	for _, application := range []int64{41, 42, 43} {
+	for _, application := range []int64{41, 42} {
 		if err := site.CreateApplication(t.Context(), application, "rp"); err != nil {
 			t.Fatal(err)
 		}
 	}
-	const unresolved = "/statuspage/v1/pages/p/incidents/unresolved"
-	p := probedOf(world.Namespace, "signals", site.URL())
-	p.Spec.Probes.Paths = []string{unresolved}
-	p.Spec.Probes.LatencyMilliseconds = 1500
-	p.Spec.Probes.TokenSecretRef = &v1alpha1.SecretReference{Name: "signals-client"}
-	token := secret(world.Namespace, "signals-client", "")
-	token.Labels[v1alpha1.LabelPlatform] = p.Name
-	token.StringData = map[string]string{"clientID": "probe", "clientSecret": "pa55word"}
-	create(t, secret(world.Namespace, p.Name, site.URLAs("playbook_operator")), token, p)
+	site.RegisterClient("probe", "pa55word")
 	render := site.Render()
-	render.Push(logi.WebService, "a")
-	got := awaitSummary(t, p, "ok")
-	if got.Status.Signals.BadSince != nil || got.Status.Signals.Severity != "" || condition(got, v1alpha1.ConditionTokensIssued).Message != "/oauth/token issues tokens" {
-		t.Errorf("%+v\n%s", got.Status.Signals, describe(got))
+	render.BreakCommit("bad", logi.Breakage{})
+	render.BreakCommit("bad-tokens", logi.Breakage{Tokens: true})
+	render.BreakCommit("bad-jwks", logi.Breakage{JWKS: true})
+	render.Push(logi.WebService, "good")
+	return site
+}
+
+// Each signal is made bad by what makes it bad in life, and mended.
+func TestWhatIsBadIsSaidAndMended(t *testing.T) {
+	t.Parallel()
+	const unresolved = "/statuspage/v1/pages/p/incidents/unresolved"
+	push := func(commit string) func(*testing.T, *world.Site) {
+		return func(_ *testing.T, site *world.Site) { site.Render().Push(logi.WebService, commit) }
 	}
-	render.BreakCommit("b", logi.Breakage{})
-	render.BreakCommit("c", logi.Breakage{Tokens: true})
-	render.BreakCommit("d", logi.Breakage{JWKS: true})
-	for _, c := range []struct {
-		name       string
-		spoil      func()
-		mend       func()
-		summary    string
-		conditions []string
+	fault := func(f logi.ServiceFault) func(*testing.T, *world.Site) {
+		return func(_ *testing.T, site *world.Site) { site.Services.SetFault(logi.Statuspage, f) }
+	}
+	for name, c := range map[string]struct {
+		spoil, mend func(*testing.T, *world.Site)
+		summary     string
+		conditions  []string
 	}{
-		{"a bad commit", func() { render.Push(logi.WebService, "b") }, func() { render.Push(logi.WebService, "e") },
-			"sev1: /up answers HTTP 502", []string{v1alpha1.ConditionUpAnswers}},
-		{"tokens", func() { render.Push(logi.WebService, "c") }, func() { render.Push(logi.WebService, "f") },
-			"sev1: /up answers HTTP 502; /oauth/token answers HTTP 502", []string{v1alpha1.ConditionUpAnswers, v1alpha1.ConditionTokensIssued}},
-		{"JWKS", func() { render.Push(logi.WebService, "d") }, func() { render.Push(logi.WebService, "g") },
-			"sev1: /up answers HTTP 502; /.well-known/jwks.json answers HTTP 502", []string{v1alpha1.ConditionUpAnswers, v1alpha1.ConditionJWKSServed}},
-		{"an endpoint", func() { site.Services.SetFault(logi.Statuspage, logi.ServiceFault{Status: 503}) }, func() { site.Services.SetFault(logi.Statuspage, logi.ServiceFault{}) },
-			"sev2: " + unresolved + " answers HTTP 503", []string{v1alpha1.ConditionEndpointsAnswer}},
-		{"latency", func() { site.Services.SetFault(logi.Statuspage, logi.ServiceFault{DelayMilliseconds: 1600}) }, func() { site.Services.SetFault(logi.Statuspage, logi.ServiceFault{}) },
-			"sev2: the 95th percentile of latency has been over 1500 ms for 10 s", []string{v1alpha1.ConditionLatencyGood}},
-		{"webhooks", func() {
+		"up":        {push("bad"), push("good"), "sev1: /up answers HTTP 502", []string{v1alpha1.ConditionUpAnswers}},
+		"tokens":    {push("bad-tokens"), push("good"), "sev1: /up answers HTTP 502; /oauth/token answers HTTP 502", []string{v1alpha1.ConditionUpAnswers, v1alpha1.ConditionTokensIssued}},
+		"jwks":      {push("bad-jwks"), push("good"), "sev1: /up answers HTTP 502; /.well-known/jwks.json answers HTTP 502", []string{v1alpha1.ConditionUpAnswers, v1alpha1.ConditionJWKSServed}},
+		"endpoints": {fault(logi.ServiceFault{Status: 503}), fault(logi.ServiceFault{}), "sev2: " + unresolved + " answers HTTP 503", []string{v1alpha1.ConditionEndpointsAnswer}},
+		"latency":   {fault(logi.ServiceFault{DelayMilliseconds: 1600}), fault(logi.ServiceFault{}), "sev2: the 95th percentile of latency has been over 1500 ms for 10 s", []string{v1alpha1.ConditionLatencyGood}},
+		"webhooks": {func(t *testing.T, site *world.Site) {
 			for _, application := range []int64{41, 42} {
 				site.SetFault(application, logi.Fault{Status: 503})
 				if _, err := site.Enqueue(t.Context(), application, 3); err != nil {
 					t.Fatal(err)
 				}
 			}
+			// They failed within the window, ten seconds, for as long as the test takes.
+			execute(t, site.URLAs(""), `CREATE FUNCTION later() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.updated_at = localtimestamp + interval ''1 hour''; RETURN NEW; END';
+				CREATE TRIGGER later BEFORE UPDATE ON webhook_outbox_entries FOR EACH ROW EXECUTE FUNCTION later()`)
 			if _, err := site.DispatchOnce(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-		}, func() {
+		}, func(t *testing.T, site *world.Site) {
 			execute(t, site.URLAs(""), `UPDATE webhook_outbox_entries SET delivered_at = localtimestamp`)
 		}, "sev2: no webhook reaches applications 41, 42", []string{v1alpha1.ConditionWebhooksDelivered}},
 	} {
-		c.spoil()
-		got := awaitSummary(t, p, c.summary)
-		for _, name := range c.conditions {
-			if is := condition(got, name); is.Status != metav1.ConditionFalse || is.Reason != v1alpha1.ReasonSignalBad {
-				t.Errorf("%s: %+v", c.name, is)
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			site := newPlatform(t)
+			p := probedOf(world.Namespace, "signals-"+name, site.URL())
+			p.Spec.Probes.Paths, p.Spec.Probes.LatencyMilliseconds = []string{unresolved}, 1500
+			p.Spec.Probes.TokenSecretRef = &v1alpha1.SecretReference{Name: p.Name + "-client"}
+			create(t, secret(world.Namespace, p.Name, site.URLAs("playbook_operator")), clientSecret(p, "pa55word"), p)
+			got := awaitSummary(t, p, "ok")
+			if got.Status.Signals.BadSince != nil || got.Status.Signals.Severity != "" || condition(got, v1alpha1.ConditionTokensIssued).Message != "/oauth/token issues tokens" {
+				t.Errorf("%+v\n%s", got.Status.Signals, describe(got))
 			}
-		}
-		if s := got.Status.Signals; string(s.Severity) != c.summary[:4] || s.BadSince == nil {
-			t.Errorf("%s: %+v", c.name, s)
-		}
-		if !meta.IsStatusConditionTrue(got.Status.Conditions, v1alpha1.ConditionReady) {
-			t.Errorf("%s: not Ready, which is about the database:\n%s", c.name, describe(got))
-		}
-		noSecretIn(t, describe(got))
-		c.mend()
-		if got := awaitSummary(t, p, "ok"); got.Status.Signals.BadSince != nil {
-			t.Errorf("%s: bad since %v", c.name, got.Status.Signals.BadSince)
-		}
+			c.spoil(t, site)
+			got = awaitSummary(t, p, c.summary)
+			for _, name := range c.conditions {
+				if is := condition(got, name); is.Status != metav1.ConditionFalse || is.Reason != v1alpha1.ReasonSignalBad {
+					t.Errorf("%+v", is)
+				}
+			}
+			if s := got.Status.Signals; string(s.Severity) != c.summary[:4] || s.BadSince == nil {
+				t.Errorf("%+v", s)
+			}
+			if !meta.IsStatusConditionTrue(got.Status.Conditions, v1alpha1.ConditionReady) {
+				t.Errorf("not Ready, which is about the database:\n%s", describe(got))
+			}
+			noSecretIn(t, describe(got))
+			c.mend(t, site)
+			if got := awaitSummary(t, p, "ok"); got.Status.Signals.BadSince != nil {
+				t.Errorf("bad since %v", got.Status.Signals.BadSince)
+			}
+			awaitEvent(t, p, "Warning", v1alpha1.ReasonSignalBad)
+			awaitEvent(t, p, "Normal", v1alpha1.ReasonSignalGood)
+		})
 	}
-	out, err := w.Kubectl(t.Context(), "get", "platform", p.Name, "-n", world.Namespace)
-	if err != nil || !strings.Contains(out, "SIGNALS") || !strings.Contains(out, " ok ") {
-		t.Errorf("%v\n%s", err, out)
-	}
-	awaitEvent(t, p, "Warning", v1alpha1.ReasonSignalBad)
-	awaitEvent(t, p, "Normal", v1alpha1.ReasonSignalGood)
+}
 
-	// A client that the platform does not know is our own mistake.
-	token.ResourceVersion, token.Data, token.StringData = "", nil, map[string]string{"clientID": "probe", "clientSecret": "wr0ng-password"}
-	if err := kube.Update(t.Context(), token); err != nil {
-		t.Fatal(err)
-	}
-	got = awaitSummary(t, p, "unknown: TokensIssued")
-	if message := condition(got, v1alpha1.ConditionTokensIssued).Message; !strings.Contains(message, "the clientSecret in its Secret is wrong") {
+// clientSecret is by what a token is asked for.
+func clientSecret(p *v1alpha1.Platform, password string) *corev1.Secret {
+	s := secret(p.Namespace, p.Spec.Probes.TokenSecretRef.Name, "")
+	s.Labels[v1alpha1.LabelPlatform] = p.Name
+	s.StringData = map[string]string{"clientID": "probe", "clientSecret": password}
+	return s
+}
+
+func TestAClientThatIsRefusedIsOurOwnMistake(t *testing.T) {
+	t.Parallel()
+	site := newPlatform(t)
+	p := probedOf(world.Namespace, "signals-client", site.URL())
+	p.Spec.Probes.TokenSecretRef = &v1alpha1.SecretReference{Name: "signals-client-client"}
+	create(t, secret(world.Namespace, p.Name, site.URLAs("playbook_operator")), p)
+	got := awaitSummary(t, p, "unknown: TokensIssued")
+	if message := condition(got, v1alpha1.ConditionTokensIssued).Message; !strings.Contains(message, `there is no Secret "signals-client-client"`) {
 		t.Errorf("it says %q", message)
 	}
+	create(t, clientSecret(p, "wr0ng-password"))
+	eventually(t, "it says whose mistake it is", func() bool {
+		got = read(t, p)
+		return strings.Contains(condition(got, v1alpha1.ConditionTokensIssued).Message, "the clientSecret in its Secret is wrong")
+	}, func() string { return describe(got) })
 	noSecretIn(t, describe(got))
+	out, err := w.Kubectl(t.Context(), "get", "platform", p.Name, "-n", world.Namespace)
+	if err != nil || !strings.Contains(out, "SIGNALS") || !strings.Contains(out, "unknown: TokensIssued") {
+		t.Errorf("%v\n%s", err, out)
+	}
 
 	// Without probes nothing of them is left.
-	got.Spec.Probes = nil
-	if err := kube.Update(t.Context(), got); err != nil {
+	patch := client.RawPatch("application/merge-patch+json", []byte(`{"spec":{"probes":null}}`))
+	if err := kube.Patch(t.Context(), read(t, p), patch); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "the signals are gone", func() bool {
@@ -197,7 +220,7 @@ func TestWhatIsBadIsSaidAndMended(t *testing.T) {
 
 func TestADatabaseThatIsDownLeavesWebhooksUnknownAndNothingElse(t *testing.T) {
 	t.Parallel()
-	site := newDatabase(t)
+	site := newPlatform(t)
 	port, err := servers.FreePort()
 	if err != nil {
 		t.Fatal(err)
@@ -219,7 +242,6 @@ func TestADatabaseThatIsDownLeavesWebhooksUnknownAndNothingElse(t *testing.T) {
 			t.Errorf("%+v", is)
 		}
 	}
-	site.Render().BreakCommit("bad", logi.Breakage{})
 	site.Render().Push(logi.WebService, "bad")
 	awaitSummary(t, p, "sev1: /up answers HTTP 502")
 }
@@ -339,7 +361,7 @@ func incidents(t *testing.T, namespace string) []v1alpha1.Incident {
 // ObserveOnly still looks and opens: opening is reading and paging. The Incident is one, whatever becomes of managers.
 func TestOneIncidentOpensPerTrouble(t *testing.T) {
 	t.Parallel()
-	site := newDatabase(t)
+	site := newPlatform(t)
 	namespace := newNamespace(t, "auto-open")
 	url, requests := proxy(t, site.URL(), func(http.ResponseWriter, *http.Request) bool { return false })
 	p := probedOf(namespace, strings.Repeat("p", 205), url)
@@ -348,7 +370,6 @@ func TestOneIncidentOpensPerTrouble(t *testing.T) {
 	database := secret(namespace, "database", site.URLAs("playbook_operator"))
 	// Too long for a label: the database can't be reached, which must not matter.
 	create(t, database, p)
-	site.Render().BreakCommit("bad", logi.Breakage{})
 	stop, _ := managed(t, namespace)
 	awaitSummary(t, p, "unknown: WebhooksDelivered")
 	site.Render().Push(logi.WebService, "bad")
@@ -419,7 +440,7 @@ func settle(t *testing.T, requests, writes *atomic.Int64) int64 {
 // One look that fails among others is nothing, and where nothing changes nothing is written.
 func TestABlipIsNothing(t *testing.T) {
 	t.Parallel()
-	site := newDatabase(t)
+	site := newPlatform(t)
 	namespace := newNamespace(t, "blip")
 	var ups, blips atomic.Int64
 	url, _ := proxy(t, site.URL(), func(w http.ResponseWriter, r *http.Request) bool {
@@ -448,7 +469,7 @@ func TestABlipIsNothing(t *testing.T) {
 
 // A probe that hangs delays no other, a changed spec is followed, and nothing is left behind. It runs alone, since it looks at all goroutines.
 func TestTheProberLeavesNothingBehind(t *testing.T) {
-	site := newDatabase(t)
+	site := newPlatform(t)
 	hang := make(chan struct{})
 	url, requests := proxy(t, site.URL(), func(_ http.ResponseWriter, r *http.Request) bool {
 		if r.URL.Path == "/slow" {
