@@ -144,17 +144,14 @@ func (r *Reconciler) open(ctx context.Context, p *v1alpha1.Platform, s Signals) 
 		// The severity follows the signals.
 		Spec: v1alpha1.IncidentSpec{PlatformRef: v1alpha1.PlatformReference{Name: p.Name}, Category: category, Onset: &began, Summary: summaryOf(s)},
 	}
-	// The cache says whether it is worth asking; what it does not know yet, the API server does.
-	for _, reader := range []client.Reader{r.Client, r.APIReader} {
-		var list v1alpha1.IncidentList
-		if err := reader.List(ctx, &list, client.InNamespace(p.Namespace)); err != nil {
-			return ctrl.Result{}, fmt.Errorf("looking for an open Incident: %w", err)
-		}
-		for _, other := range list.Items {
-			if other.Name == incident.Name || other.Spec.PlatformRef.Name == p.Name && isOpen(&other) {
-				// While it is open, no other one is opened; afterwards, one for what is bad then.
-				return ctrl.Result{RequeueAfter: openInterval}, nil
-			}
+	var list v1alpha1.IncidentList
+	if err := r.APIReader.List(ctx, &list, client.InNamespace(p.Namespace)); err != nil {
+		return ctrl.Result{}, fmt.Errorf("looking for an open Incident: %w", err)
+	}
+	for _, other := range list.Items {
+		if other.Name == incident.Name || other.Spec.PlatformRef.Name == p.Name && isOpen(&other) {
+			// While it is open, no other one is opened; afterwards, one for what is bad then.
+			return ctrl.Result{RequeueAfter: openInterval}, nil
 		}
 	}
 	if err := r.Client.Create(ctx, incident); apierrors.IsAlreadyExists(err) {

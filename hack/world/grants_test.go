@@ -123,6 +123,8 @@ func useDatabase(t *testing.T, site *world.Site, owner *pgx.Conn, application in
 		{"Ping", func() error { return operator.Ping(ctx) }},
 		{"Check", func() error { _, err := operator.Check(ctx); return err }},
 		{"DeadLetters", func() error { _, _, err := monitor.DeadLetters(ctx, 50); return err }},
+		{"Deliveries", func() error { _, err := monitor.Deliveries(ctx, time.Minute); return err }},
+		{"Deliveries by the everyday role", func() error { _, err := operator.Deliveries(ctx, time.Minute); return err }},
 
 		{"FinishedTwin", func() error { _, err := operator.FinishedTwin(ctx, bySQL); return err }},
 		{"OpenOperation", func() (err error) { op, err = operator.OpenOperation(ctx, bySQL); return }},

@@ -213,6 +213,7 @@ func (s *trial) run(ctx context.Context) (chapter string, err error) {
 		}},
 		{"a leaked key is ended", s.endKey},
 		{"the replay is deleted", s.remove},
+		{"the platform is down, and an Incident opens", s.fall},
 	} {
 		if err := c.run(ctx); err != nil {
 			return c.name, err
@@ -244,7 +245,7 @@ func (s *trial) lead(ctx context.Context) error {
 	}
 	// A watch that is refused lets objects be seen only by the lists that follow the first one.
 	if err := s.await(ctx, "the controllers to work", func() bool {
-		return strings.Count(s.managers[0].Log(), "Starting workers") == 3
+		return strings.Count(s.managers[0].Log(), "Starting workers") == 4
 	}); err != nil {
 		return err
 	}
@@ -369,6 +370,19 @@ func (s *trial) remove(ctx context.Context) error {
 	}
 	return s.await(ctx, "the replay to be gone", func() bool {
 		return apierrors.IsNotFound(kube.Get(ctx, client.ObjectKeyFromObject(s.replay), s.replay))
+	})
+}
+
+// fall moves the Platform to where nothing listens.
+func (s *trial) fall(ctx context.Context) error {
+	platform := &v1alpha1.Platform{ObjectMeta: metav1.ObjectMeta{Namespace: s.namespace, Name: s.site.Name}}
+	patch := client.RawPatch("application/merge-patch+json", []byte(`{"spec": {"url": "http://127.0.0.1:1", "autoOpen": ["Outage"], "probes": {"intervalSeconds": 1, "failures": 1}}}`))
+	if err := kube.Patch(ctx, platform, patch); err != nil {
+		return err
+	}
+	return s.await(ctx, "an Incident", func() bool {
+		var list v1alpha1.IncidentList
+		return kube.List(ctx, &list, client.InNamespace(s.namespace)) == nil && len(list.Items) == 1
 	})
 }
 

@@ -1,0 +1,554 @@
+package platform_test
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/rest"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/config"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+
+	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
+	"github.com/1pass-dev/playbook-operator/controllers/platform"
+	"github.com/1pass-dev/playbook-operator/hack/logi"
+	"github.com/1pass-dev/playbook-operator/hack/servers"
+	"github.com/1pass-dev/playbook-operator/hack/world"
+)
+
+// probedOf is a Platform that is looked at each second, and two looks make a verdict.
+func probedOf(namespace, name, url string) *v1alpha1.Platform {
+	p := platformOf(namespace, name)
+	p.Spec.URL = url
+	p.Spec.Probes = &v1alpha1.PlatformProbes{IntervalSeconds: 1, Failures: 2, WindowSeconds: 10}
+	return p
+}
+
+func condition(p *v1alpha1.Platform, name string) metav1.Condition {
+	if c := meta.FindStatusCondition(p.Status.Conditions, name); c != nil {
+		return *c
+	}
+	return metav1.Condition{}
+}
+
+// awaitSummary waits until the SIGNALS column says so.
+func awaitSummary(t *testing.T, p *v1alpha1.Platform, want string) *v1alpha1.Platform {
+	t.Helper()
+	var got *v1alpha1.Platform
+	eventually(t, fmt.Sprintf("the signals of %s are %q", p.Name, want), func() bool {
+		got = read(t, p)
+		return got.Status.Signals != nil && got.Status.Signals.Summary == want
+	}, func() string {
+		if got.Status.Signals == nil {
+			return "without signals\n" + describe(got)
+		}
+		return got.Status.Signals.Summary + "\n" + describe(got)
+	})
+	return got
+}
+
+// proxy stands before a platform, and lets answer decide first. It counts requests.
+func proxy(t *testing.T, to string, answer func(w http.ResponseWriter, r *http.Request) bool) (url string, requests *atomic.Int64) {
+	t.Helper()
+	target := parse(t, to)
+	onward := httputil.NewSingleHostReverseProxy(target)
+	requests = new(atomic.Int64)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		requests.Add(1)
+		if !answer(w, r) {
+			onward.ServeHTTP(w, r)
+		}
+	}))
+	t.Cleanup(server.Close)
+	return server.URL, requests
+}
+
+func parse(t *testing.T, text string) *url.URL {
+	t.Helper()
+	u, err := url.Parse(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u
+}
+
+// newPlatform is a site that publishes a key, where a good commit is live and some others are bad.
+func newPlatform(t *testing.T) *world.Site {
+	t.Helper()
+	site := newDatabase(t)
+	for _, application := range []int64{41, 42} {
+		if err := site.CreateApplication(t.Context(), application, "rp"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	site.RegisterClient("probe", "pa55word")
+	render := site.Render()
+	render.BreakCommit("bad", logi.Breakage{})
+	render.BreakCommit("bad-tokens", logi.Breakage{Tokens: true})
+	render.BreakCommit("bad-jwks", logi.Breakage{JWKS: true})
+	render.Push(logi.WebService, "good")
+	return site
+}
+
+// Each signal is made bad by what makes it bad in life, and mended.
+func TestWhatIsBadIsSaidAndMended(t *testing.T) {
+	t.Parallel()
+	const unresolved = "/statuspage/v1/pages/p/incidents/unresolved"
+	push := func(commit string) func(*testing.T, *world.Site) {
+		return func(_ *testing.T, site *world.Site) { site.Render().Push(logi.WebService, commit) }
+	}
+	fault := func(f logi.ServiceFault) func(*testing.T, *world.Site) {
+		return func(_ *testing.T, site *world.Site) { site.Services.SetFault(logi.Statuspage, f) }
+	}
+	for name, c := range map[string]struct {
+		spoil, mend func(*testing.T, *world.Site)
+		summary     string
+		conditions  []string
+	}{
+		"up":        {push("bad"), push("good"), "sev1: /up answers HTTP 502", []string{v1alpha1.ConditionUpAnswers}},
+		"tokens":    {push("bad-tokens"), push("good"), "sev1: /up answers HTTP 502; /oauth/token answers HTTP 502", []string{v1alpha1.ConditionUpAnswers, v1alpha1.ConditionTokensIssued}},
+		"jwks":      {push("bad-jwks"), push("good"), "sev1: /up answers HTTP 502; /.well-known/jwks.json answers HTTP 502", []string{v1alpha1.ConditionUpAnswers, v1alpha1.ConditionJWKSServed}},
+		"endpoints": {fault(logi.ServiceFault{Status: 503}), fault(logi.ServiceFault{}), "sev2: " + unresolved + " answers HTTP 503", []string{v1alpha1.ConditionEndpointsAnswer}},
+		"latency":   {fault(logi.ServiceFault{DelayMilliseconds: 1600}), fault(logi.ServiceFault{}), "sev2: the 95th percentile of latency has been over 1500 ms for 10 s", []string{v1alpha1.ConditionLatencyGood}},
+		"webhooks": {func(t *testing.T, site *world.Site) {
+			for _, application := range []int64{41, 42} {
+				site.SetFault(application, logi.Fault{Status: 503})
+				if _, err := site.Enqueue(t.Context(), application, 3); err != nil {
+					t.Fatal(err)
+				}
+			}
+			// They failed within the window, ten seconds, for as long as the test takes.
+			execute(t, site.URLAs(""), `CREATE FUNCTION later() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.updated_at = localtimestamp + interval ''1 hour''; RETURN NEW; END';
+				CREATE TRIGGER later BEFORE UPDATE ON webhook_outbox_entries FOR EACH ROW EXECUTE FUNCTION later()`)
+			if _, err := site.DispatchOnce(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}, func(t *testing.T, site *world.Site) {
+			execute(t, site.URLAs(""), `UPDATE webhook_outbox_entries SET delivered_at = localtimestamp`)
+		}, "sev2: no webhook reaches applications 41, 42", []string{v1alpha1.ConditionWebhooksDelivered}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			site := newPlatform(t)
+			p := probedOf(world.Namespace, "signals-"+name, site.URL())
+			p.Spec.Probes.Paths, p.Spec.Probes.LatencyMilliseconds = []string{unresolved}, 1500
+			p.Spec.Probes.TokenSecretRef = &v1alpha1.SecretReference{Name: p.Name + "-client"}
+			create(t, secret(world.Namespace, p.Name, site.URLAs("playbook_operator")), clientSecret(p, "pa55word"), p)
+			got := awaitSummary(t, p, "ok")
+			if got.Status.Signals.BadSince != nil || got.Status.Signals.Severity != "" || condition(got, v1alpha1.ConditionTokensIssued).Message != "/oauth/token issues tokens" {
+				t.Errorf("%+v\n%s", got.Status.Signals, describe(got))
+			}
+			c.spoil(t, site)
+			got = awaitSummary(t, p, c.summary)
+			for _, name := range c.conditions {
+				if is := condition(got, name); is.Status != metav1.ConditionFalse || is.Reason != v1alpha1.ReasonSignalBad {
+					t.Errorf("%+v", is)
+				}
+			}
+			if s := got.Status.Signals; string(s.Severity) != c.summary[:4] || s.BadSince == nil {
+				t.Errorf("%+v", s)
+			}
+			if !meta.IsStatusConditionTrue(got.Status.Conditions, v1alpha1.ConditionReady) {
+				t.Errorf("not Ready, which is about the database:\n%s", describe(got))
+			}
+			noSecretIn(t, describe(got))
+			c.mend(t, site)
+			if got := awaitSummary(t, p, "ok"); got.Status.Signals.BadSince != nil {
+				t.Errorf("bad since %v", got.Status.Signals.BadSince)
+			}
+			awaitEvent(t, p, "Warning", v1alpha1.ReasonSignalBad)
+			awaitEvent(t, p, "Normal", v1alpha1.ReasonSignalGood)
+		})
+	}
+}
+
+// clientSecret is by what a token is asked for.
+func clientSecret(p *v1alpha1.Platform, password string) *corev1.Secret {
+	s := secret(p.Namespace, p.Spec.Probes.TokenSecretRef.Name, "")
+	s.Labels[v1alpha1.LabelPlatform] = p.Name
+	s.StringData = map[string]string{"clientID": "probe", "clientSecret": password}
+	return s
+}
+
+func TestAClientThatIsRefusedIsOurOwnMistake(t *testing.T) {
+	t.Parallel()
+	site := newPlatform(t)
+	p := probedOf(world.Namespace, "signals-client", site.URL())
+	p.Spec.Probes.TokenSecretRef = &v1alpha1.SecretReference{Name: "signals-client-client"}
+	create(t, secret(world.Namespace, p.Name, site.URLAs("playbook_operator")), p)
+	got := awaitSummary(t, p, "unknown: TokensIssued")
+	if message := condition(got, v1alpha1.ConditionTokensIssued).Message; !strings.Contains(message, `there is no Secret "signals-client-client"`) {
+		t.Errorf("it says %q", message)
+	}
+	create(t, clientSecret(p, "wr0ng-password"))
+	eventually(t, "it says whose mistake it is", func() bool {
+		got = read(t, p)
+		return strings.Contains(condition(got, v1alpha1.ConditionTokensIssued).Message, "the clientSecret in its Secret is wrong")
+	}, func() string { return describe(got) })
+	noSecretIn(t, describe(got))
+	out, err := w.Kubectl(t.Context(), "get", "platform", p.Name, "-n", world.Namespace)
+	if err != nil || !strings.Contains(out, "SIGNALS") || !strings.Contains(out, "unknown: TokensIssued") {
+		t.Errorf("%v\n%s", err, out)
+	}
+
+	// Without probes nothing of them is left.
+	patch := client.RawPatch("application/merge-patch+json", []byte(`{"spec":{"probes":null}}`))
+	if err := kube.Patch(t.Context(), read(t, p), patch); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the signals are gone", func() bool {
+		got = read(t, p)
+		return got.Status.Signals == nil && len(got.Status.Conditions) == len(whenReady)
+	}, func() string { return describe(got) })
+}
+
+func TestADatabaseThatIsDownLeavesWebhooksUnknownAndNothingElse(t *testing.T) {
+	t.Parallel()
+	site := newPlatform(t)
+	port, err := servers.FreePort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	u := parse(t, site.URLAs("playbook_operator"))
+	backend := u.Host
+	u.Host = "127.0.0.1:" + strconv.Itoa(port)
+	p := probedOf(world.Namespace, "signals-without-database", site.URL())
+	down := forward(t, u.Host, backend)
+	create(t, secret(world.Namespace, p.Name, u.String()), p)
+	got := awaitSummary(t, p, "ok")
+	if message := condition(got, v1alpha1.ConditionTokensIssued).Message; !strings.Contains(message, "not proved without a client") {
+		t.Errorf("without a client it says %q", message)
+	}
+	down()
+	got = awaitSummary(t, p, "unknown: WebhooksDelivered")
+	for _, name := range []string{v1alpha1.ConditionUpAnswers, v1alpha1.ConditionTokensIssued, v1alpha1.ConditionJWKSServed, v1alpha1.ConditionLatencyGood} {
+		if is := condition(got, name); is.Status != metav1.ConditionTrue {
+			t.Errorf("%+v", is)
+		}
+	}
+	site.Render().Push(logi.WebService, "bad")
+	awaitSummary(t, p, "sev1: /up answers HTTP 502")
+}
+
+func TestAutoDeployThatAnIncidentSwitchedOffIsSaid(t *testing.T) {
+	t.Parallel()
+	site := newDatabase(t)
+	p := platformOf(world.Namespace, "auto-deploy")
+	create(t, secret(world.Namespace, p.Name, site.URLAs("playbook_operator")), p)
+	await(t, p, "Ready", metav1.ConditionTrue, "Succeeded")
+	at := metav1.NewTime(time.Date(2026, 11, 23, 3, 12, 0, 0, time.UTC))
+	claim := func(state v1alpha1.AutoDeployState) {
+		t.Helper()
+		var err error
+		for range 10 {
+			got := read(t, p)
+			base := got.DeepCopy()
+			got.Status.Rollbacks = []v1alpha1.ServiceRollback{{Service: "web", Incident: "api-502", IncidentUID: "u", At: &at, From: "dep-b", FromCommit: "b1", To: "dep-a", ToCommit: "a1",
+				State: v1alpha1.RollbackLive, AutoDeploy: state}}
+			got.Status.Notice = &v1alpha1.NoticeClaim{Incident: "api-502", IncidentUID: "u", At: &at}
+			if err = kube.Status().Patch(t.Context(), got, client.MergeFromWithOptions(base, client.MergeFromWithOptimisticLock{})); err == nil {
+				return
+			}
+		}
+		t.Fatal(err)
+	}
+	claim(v1alpha1.AutoDeployOff)
+	got := await(t, p, v1alpha1.ConditionAutoDeployOff, metav1.ConditionTrue, v1alpha1.ReasonSwitchedOff)
+	for _, says := range []string{`service "web" since 2026-11-23T03:12:00Z, by Incident "api-502"`, "commit b1", "Deploy a commit that mends it, or set the Incident's spec.resolution"} {
+		if message := condition(got, v1alpha1.ConditionAutoDeployOff).Message; !strings.Contains(message, says) {
+			t.Errorf("it does not say %q: %s", says, message)
+		}
+	}
+	expect(t, got, append([]string{"AutoDeployOff=True/SwitchedOff"}, whenReady...)...)
+	claim(v1alpha1.AutoDeployRestored)
+	eventually(t, "the condition is gone", func() bool {
+		got = read(t, p)
+		return meta.FindStatusCondition(got.Status.Conditions, v1alpha1.ConditionAutoDeployOff) == nil
+	}, func() string { return describe(got) })
+	if len(got.Status.Rollbacks) != 1 || got.Status.Notice == nil {
+		t.Errorf("what belongs to Incidents was touched: %+v", got.Status)
+	}
+}
+
+// managed runs the Platform controllers for one namespace in this process. writes counts what they change in the API server.
+func managed(t *testing.T, namespace string) (stop func(), writes *atomic.Int64) {
+	t.Helper()
+	writes = new(atomic.Int64)
+	c := rest.CopyConfig(w.ControlPlane.Config())
+	c.QPS = -1
+	c.Wrap(func(next http.RoundTripper) http.RoundTripper {
+		return roundTripper(func(r *http.Request) (*http.Response, error) {
+			if r.Method != http.MethodGet && !strings.Contains(r.URL.Path, "/events") {
+				writes.Add(1)
+			}
+			return next.RoundTrip(r)
+		})
+	})
+	mgr, err := ctrl.NewManager(c, ctrl.Options{
+		Scheme: scheme, Cache: cache.Options{DefaultNamespaces: map[string]cache.Config{namespace: {}}},
+		Metrics: metricsserver.Options{BindAddress: "0"}, Controller: config.Controller{SkipNameValidation: new(true)},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	connections := &platform.Connections{Secrets: mgr.GetAPIReader()}
+	prober := &platform.Prober{Cache: mgr.GetCache(), Connections: connections}
+	r := &platform.Reconciler{Client: mgr.GetClient(), APIReader: mgr.GetAPIReader(), Connections: connections, Recorder: mgr.GetEventRecorder("platform"), Prober: prober}
+	// Nobody reads this one, as when the Incident controller hangs.
+	prober.Changes()
+	if err := mgr.Add(prober); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.SetupWithManager(mgr); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- mgr.Start(ctx) }()
+	stopped := false
+	stop = func() {
+		if stopped {
+			return
+		}
+		stopped = true
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		connections.Close()
+	}
+	t.Cleanup(stop)
+	return stop, writes
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+func newNamespace(t *testing.T, name string) string {
+	t.Helper()
+	if err := kube.Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+func incidents(t *testing.T, namespace string) []v1alpha1.Incident {
+	t.Helper()
+	var list v1alpha1.IncidentList
+	if err := kube.List(t.Context(), &list, client.InNamespace(namespace)); err != nil {
+		t.Fatal(err)
+	}
+	return list.Items
+}
+
+// ObserveOnly still looks and opens: opening is reading and paging. The Incident is one, whatever becomes of managers.
+func TestOneIncidentOpensPerTrouble(t *testing.T) {
+	t.Parallel()
+	site := newPlatform(t)
+	namespace := newNamespace(t, "auto-open")
+	url, requests := proxy(t, site.URL(), func(http.ResponseWriter, *http.Request) bool { return false })
+	p := probedOf(namespace, strings.Repeat("p", 205), url)
+	p.Spec.Automation, p.Spec.AutoOpen = v1alpha1.AutomationObserveOnly, []v1alpha1.IncidentCategory{v1alpha1.CategoryOutage}
+	p.Spec.Database.SecretRef.Name = "database"
+	database := secret(namespace, "database", site.URLAs("playbook_operator"))
+	// Too long for a label: the database can't be reached, which must not matter.
+	create(t, database, p)
+	stop, _ := managed(t, namespace)
+	awaitSummary(t, p, "unknown: WebhooksDelivered")
+	site.Render().Push(logi.WebService, "bad")
+	got := awaitSummary(t, p, "sev1: /up answers HTTP 502")
+	var all []v1alpha1.Incident
+	one := func() bool { all = incidents(t, namespace); return len(all) == 1 }
+	eventually(t, "an Incident is open", one, func() string { return fmt.Sprint(len(all)) })
+	first := all[0]
+	since := got.Status.Signals.BadSince
+	if want := strings.Repeat("p", 200) + "-" + since.UTC().Format("20060102t150405z"); first.Name != want {
+		t.Errorf("it is called %s, want %s", first.Name, want)
+	}
+	if s := first.Spec; s.PlatformRef.Name != p.Name || s.Category != v1alpha1.CategoryOutage || s.Severity != "" || !s.Onset.Equal(since) || s.Summary != "/up answers HTTP 502" {
+		t.Errorf("%+v", s)
+	}
+	stop()
+
+	// Another manager, which knows nothing at first; and then while it is bad, nothing is written any more.
+	_, writes := managed(t, namespace)
+	var seen []string
+	eventually(t, "the next manager judges by itself", func() bool {
+		got = read(t, p)
+		seen = append(seen, got.Status.Signals.Summary)
+		return strings.HasPrefix(seen[len(seen)-1], "sev1") && strings.HasPrefix(seen[max(0, len(seen)-2)], "unknown")
+	}, func() string { return strings.Join(seen, "\n") })
+	if !got.Status.Signals.BadSince.Equal(since) {
+		t.Errorf("bad since %v, and before the restart since %v", got.Status.Signals.BadSince, since)
+	}
+	resolve(t, &first)
+	// It is resolved, and its trouble goes on: that is what it was opened for.
+	if n := settle(t, requests, writes); n != 0 {
+		t.Errorf("%d writes while nothing changed", n)
+	}
+	if !one() {
+		t.Errorf("%d Incidents", len(all))
+	}
+
+	// The next trouble has the next Incident.
+	site.Render().Push(logi.WebService, "good")
+	got = awaitSummary(t, p, "unknown: WebhooksDelivered")
+	site.Render().Push(logi.WebService, "bad")
+	awaitSummary(t, p, "sev1: /up answers HTTP 502")
+	eventually(t, "a second Incident is open", func() bool { all = incidents(t, namespace); return len(all) == 2 }, func() string { return fmt.Sprint(len(all)) })
+}
+
+func resolve(t *testing.T, i *v1alpha1.Incident) {
+	t.Helper()
+	base := i.DeepCopy()
+	meta.SetStatusCondition(&i.Status.Conditions, metav1.Condition{Type: v1alpha1.StepResolved, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonSucceeded, Message: "by hand"})
+	if err := kube.Status().Patch(t.Context(), i, client.MergeFrom(base)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// settle waits until nothing was written for six looks at three things, the time in which each part has its turn, and returns what
+// was written over as many more.
+func settle(t *testing.T, requests, writes *atomic.Int64) int64 {
+	t.Helper()
+	written := func() int64 {
+		before, from := writes.Load(), requests.Load()
+		eventually(t, "it is looked at", func() bool { return requests.Load() >= from+18 }, func() string { return fmt.Sprint(requests.Load()) })
+		return writes.Load() - before
+	}
+	eventually(t, "it settles", func() bool { return written() == 0 }, func() string { return fmt.Sprint(writes.Load()) })
+	return written()
+}
+
+// One look that fails among others is nothing, and where nothing changes nothing is written.
+func TestABlipIsNothing(t *testing.T) {
+	t.Parallel()
+	site := newPlatform(t)
+	namespace := newNamespace(t, "blip")
+	var ups, blips atomic.Int64
+	url, _ := proxy(t, site.URL(), func(w http.ResponseWriter, r *http.Request) bool {
+		if r.URL.Path != "/up" || ups.Add(1)%3 != 0 {
+			return false
+		}
+		blips.Add(1)
+		w.WriteHeader(http.StatusBadGateway)
+		return true
+	})
+	p := probedOf(namespace, "blip", url)
+	p.Spec.AutoOpen = []v1alpha1.IncidentCategory{v1alpha1.CategoryOutage, v1alpha1.CategoryWebhookDelivery}
+	create(t, secret(namespace, p.Name, site.URLAs("playbook_operator")), p)
+	_, writes := managed(t, namespace)
+	awaitSummary(t, p, "ok")
+	await(t, p, "Ready", metav1.ConditionTrue, "Succeeded")
+	written, from, version := writes.Load(), blips.Load(), read(t, p).ResourceVersion
+	eventually(t, "a few blips", func() bool { return blips.Load() >= from+3 }, func() string { return fmt.Sprint(blips.Load()) })
+	if got := read(t, p); got.ResourceVersion != version || writes.Load() != written {
+		t.Errorf("%d writes; now it is %q\n%s", writes.Load()-written, got.Status.Signals.Summary, describe(got))
+	}
+	if all := incidents(t, namespace); len(all) != 0 {
+		t.Errorf("%d Incidents", len(all))
+	}
+}
+
+// A probe that hangs delays no other, a changed spec is followed, and nothing is left behind. It runs alone, since it looks at all goroutines.
+func TestTheProberLeavesNothingBehind(t *testing.T) {
+	site := newPlatform(t)
+	hang := make(chan struct{})
+	url, requests := proxy(t, site.URL(), func(_ http.ResponseWriter, r *http.Request) bool {
+		if r.URL.Path == "/slow" {
+			select {
+			case <-hang:
+			case <-r.Context().Done():
+			}
+		}
+		return false
+	})
+	defer close(hang)
+	p := probedOf(unwatched, "left", url)
+	p.Spec.Probes.Paths, p.Spec.Probes.TimeoutSeconds = []string{"/slow"}, 60
+	create(t, secret(unwatched, p.Name, site.URLAs("playbook_operator")), p)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	known, err := cache.New(w.ControlPlane.Config(), cache.Options{Scheme: scheme, DefaultNamespaces: map[string]cache.Config{unwatched: {}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cached := make(chan error, 1)
+	go func() { cached <- known.Start(ctx) }()
+	connections := &platform.Connections{Secrets: kube}
+	defer connections.Close()
+	prober := &platform.Prober{Cache: known, Connections: connections}
+	if !prober.NeedLeaderElection() {
+		t.Error("each replica would probe")
+	}
+	changes := prober.Changes()
+	probing, stop := context.WithCancel(ctx)
+	done := make(chan error, 1)
+	go func() { done <- prober.Start(probing) }()
+	key := client.ObjectKeyFromObject(p)
+	state := func() string { return prober.Signals(key).Summary() }
+	eventually(t, "all but the one that hangs is known", func() bool { return state() == "unknown: EndpointsAnswer" }, state)
+	if change := <-changes; client.ObjectKeyFromObject(change.Object) != key {
+		t.Errorf("a change of %v", change.Object)
+	}
+	got := read(t, p)
+	got.Spec.Probes.Paths = nil
+	if err := kube.Update(t.Context(), got); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the changed spec is probed", func() bool { return state() == "ok" }, state)
+	since := prober.Signals(key).ClearSince
+	// What has nothing to do with probes makes it forget nothing.
+	got.Spec.Automation = v1alpha1.AutomationObserveOnly
+	if err := kube.Update(t.Context(), got); err != nil {
+		t.Fatal(err)
+	}
+	n := requests.Load()
+	eventually(t, "it is probed on", func() bool { return requests.Load() > n+6 }, func() string { return fmt.Sprint(requests.Load()) })
+	if s := prober.Signals(key); !s.ClearSince.Equal(since) {
+		t.Errorf("clear since %v, and before since %v", s.ClearSince, since)
+	}
+	if err := kube.Delete(t.Context(), got); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it is not probed any more", func() bool { return len(prober.Signals(key).Each) == 0 && watching() == 0 }, stacks)
+	create(t, probedOf(unwatched, "left-again", url))
+	eventually(t, "another one is probed", func() bool {
+		return len(prober.Signals(types.NamespacedName{Namespace: unwatched, Name: "left-again"}).Each) > 0
+	}, stacks)
+	stop()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if watching() != 0 || strings.Contains(stacks(), "platform.(*feed).run") {
+		t.Errorf("it ended, and left\n%s", stacks())
+	}
+	cancel()
+	if err := <-cached; err != nil {
+		t.Error(err)
+	}
+}
+
+func stacks() string {
+	buffer := make([]byte, 4<<20)
+	return string(buffer[:runtime.Stack(buffer, true)])
+}
+
+func watching() int { return strings.Count(stacks(), "platform.(*watch)") }

@@ -1,0 +1,4 @@
+package platformdb
+
+// DeliveriesSQL is explained by a test.
+const DeliveriesSQL = deliveriesSQL
