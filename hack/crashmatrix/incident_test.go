@@ -496,7 +496,9 @@ func only(method, path string, change func(http.RoundTripper) http.RoundTripper)
 }
 
 var mistakes = []mistake{
-	{variant{name: "a rollback without its intent", kube: swallow(patching("platforms", `"state":"Requested"`))}, crashmatrix.Overtaken, askRollback},
+	{variant{name: "a rollback without its intent", kube: body(http.MethodPatch, "/platforms/", func(text string) string {
+		return strings.ReplaceAll(text, `"state":"Requested"`, `"state":"Preparing"`)
+	})}, crashmatrix.Overtaken, askRollback},
 	{variant{name: "an intent without the optimistic lock", kube: only(http.MethodPatch, "/platforms/", unlocked)}, crashmatrix.Overtaken, "PATCH /platforms/status"},
 	{variant{name: "a rollback that is asked for again when its answer is lost", http: only(http.MethodPost, "/rollback", repeat)}, crashmatrix.ReplyLost, askRollback},
 	{variant{name: "an auto-deploy of which nobody knows who switched it off", kube: swallow(patching("platforms", `"autoDeploy":"Off"`))}, crashmatrix.KilledAfter, setService},
