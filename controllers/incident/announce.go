@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
@@ -19,6 +21,8 @@ const (
 	defaultAnnounceAfter = 30 * time.Minute
 	// noticeInterval keeps to Statuspage's one request a second.
 	noticeInterval = 2 * time.Second
+	// longestNoticeWait keeps a status page that is wrong about its clock from silencing us.
+	longestNoticeWait = 5 * time.Minute
 )
 
 // publicTitle and publicText are all that the public reads; what people wrote into the object is not for it.
@@ -41,7 +45,10 @@ func (s *response) publicText(state v1alpha1.NoticeState) string {
 // announce tells the public of a sev1 that keeps relying parties' users out: one notice per Platform, updated and resolved.
 func announce(ctx context.Context, s *response) (playbook.Outcome, error) {
 	status := &s.obj.Status
-	if status.Notice == nil {
+	var known v1alpha1.NoticeState // by whoever was here before
+	if status.Notice != nil {
+		known = status.Notice.State
+	} else {
 		outcome, due, err := s.noticeDue(ctx)
 		if err != nil || !due {
 			return outcome, err
@@ -61,20 +68,34 @@ func announce(ctx context.Context, s *response) (playbook.Outcome, error) {
 	if outcome, ok := s.mayAct(); !ok {
 		return outcome, nil
 	}
-	if published, err := s.publish(ctx); err != nil || !published {
-		return playbook.Wait(noticeInterval, v1alpha1.ReasonPublished, "the status page wants fewer requests"), err
+	again, err := s.publish(ctx, known != status.Notice.State)
+	limited := (*outbound.Limited)(nil)
+	switch {
+	case errors.As(err, &limited):
+		return playbook.Wait(min(max(limited.After, noticeInterval), longestNoticeWait), v1alpha1.ReasonRetrying, "the status page wants fewer requests"), nil
+	case err != nil:
+		return playbook.Outcome{}, err
+	case again > 0:
+		// What it says is why the call has to be looked for.
+		c := meta.FindStatusCondition(status.Conditions, v1alpha1.StepAnnounced)
+		return playbook.Wait(again, c.Reason, "%s", c.Message), nil
 	}
 	if status.Notice.State != v1alpha1.NoticeResolved {
 		return playbook.Wait(0, v1alpha1.ReasonPublished, "the public reads: %s", status.Notice.State), nil
 	}
-	if err := s.insist(ctx, func(p *v1alpha1.PlatformStatus) {
-		if p.Notice != nil && p.Notice.IncidentUID == string(s.obj.UID) {
-			p.Notice = nil
-		}
-	}); err != nil {
+	if err := s.releaseNotice(ctx); err != nil {
 		return playbook.Outcome{}, err
 	}
 	return playbook.Done("the public was told, and that it is over"), nil
+}
+
+// releaseNotice lets another incident of the Platform tell the public.
+func (s *response) releaseNotice(ctx context.Context) error {
+	return s.insist(ctx, func(p *v1alpha1.PlatformStatus) {
+		if p.Notice != nil && p.Notice.IncidentUID == string(s.obj.UID) {
+			p.Notice = nil
+		}
+	})
 }
 
 // noticeDue says whether the public is to be told now, and takes the Platform's one notice for this incident.
@@ -89,6 +110,10 @@ func (s *response) noticeDue(ctx context.Context) (playbook.Outcome, bool, error
 	}
 	switch {
 	case status.ResolvedAt != nil:
+		// A manager may have ended between taking the notice and writing that down here.
+		if err := s.releaseNotice(ctx); err != nil {
+			return playbook.Outcome{}, false, err
+		}
 		return playbook.NotNeeded("resolved before the public had to be told"), false, nil
 	case spec.Notice == v1alpha1.NoticeWithhold:
 		return not(0, "withheld by spec.notice")
@@ -108,21 +133,32 @@ func (s *response) noticeDue(ctx context.Context) (playbook.Outcome, bool, error
 	if outcome, ok := s.mayAct(); !ok {
 		return outcome, false, nil
 	}
-	var other string
-	if err := s.claim(ctx, func(p *v1alpha1.PlatformStatus) bool {
-		if p.Notice != nil && p.Notice.IncidentUID != string(s.obj.UID) {
-			other = p.Notice.Incident
+	var other *v1alpha1.NoticeClaim
+	take := func(p *v1alpha1.PlatformStatus) bool {
+		if p.Notice != nil && p.Notice.IncidentUID != string(s.obj.UID) && (other == nil || *p.Notice != *other) {
+			other = p.Notice
 			return false
 		}
 		p.Notice = &v1alpha1.NoticeClaim{Incident: s.obj.Name, IncidentUID: string(s.obj.UID), At: seconds(s.now)}
+		other = nil
 		return true
-	}); err != nil {
+	}
+	err := s.claim(ctx, take)
+	if err == nil && other != nil {
+		holder := &v1alpha1.Incident{}
+		err = s.APIReader.Get(ctx, client.ObjectKey{Namespace: s.obj.Namespace, Name: other.Incident}, holder)
+		switch {
+		case err == nil && string(holder.UID) == other.IncidentUID:
+			return not(time.Minute, "the public reads the notice of Incident %s", other.Incident)
+		case client.IgnoreNotFound(err) == nil:
+			// One that is gone and did not give it back: its notice is found at the status page.
+			err = s.claim(ctx, take)
+		}
+	}
+	if err != nil {
 		return playbook.Outcome{}, false, err
 	}
-	if other != "" {
-		return not(time.Minute, "the public reads the notice of Incident %s", other)
-	}
-	return playbook.Outcome{}, true, nil
+	return playbook.Outcome{}, other == nil, nil
 }
 
 // notify adds an update to the notice, once per state, and never back to an earlier one.
@@ -140,70 +176,84 @@ func (s *response) notify(state v1alpha1.NoticeState) {
 	status.Notice.Updates = append(status.Notice.Updates, v1alpha1.NoticeUpdate{At: seconds(s.now), State: state, Text: text})
 }
 
-// publish brings the page at Statuspage.io, where there is one, to what the notice says. It reports false where it has to wait. A
-// notice whose creation had no answer is found again by the Platform's key, and never published twice.
-func (s *response) publish(ctx context.Context) (bool, error) {
+// publish brings the page at Statuspage.io, where there is one, to what the notice says, and returns how long to wait where it can't
+// now. The notice in the status is the intent: the pass that wrote it there acts, and any other only looks for what came of it until a
+// call that was under way must have ended. Two managers publish nothing twice.
+func (s *response) publish(ctx context.Context, ours bool) (again time.Duration, err error) {
 	notice := s.obj.Status.Notice
 	page, err := s.Connections.StatusPage(ctx, s.platform)
 	if err != nil {
-		return false, err
+		return 0, err
 	}
 	if page == nil || notice.Published == notice.State {
 		notice.Published = notice.State
-		return true, nil
+		return 0, nil
 	}
 	ctx = context.WithoutCancel(ctx)
-	last := notice.Updates[len(notice.Updates)-1]
+	last := &notice.Updates[len(notice.Updates)-1]
 	tell := statuspage.Notice{Name: notice.Title, Body: last.Text, Status: map[v1alpha1.NoticeState]string{
 		v1alpha1.NoticeInvestigating: statuspage.Investigating, v1alpha1.NoticeIdentified: statuspage.Identified,
 		v1alpha1.NoticeMonitoring: statuspage.Monitoring, v1alpha1.NoticeResolved: statuspage.Resolved,
 	}[notice.State], Impact: "critical"}
-	id := notice.PageIncidentID
-	if id == "" {
-		key := client.ObjectKeyFromObject(s.platform).String() + "/" + string(s.platform.UID)
-		found, err := page.Find(ctx, key)
-		if err != nil {
-			return limited(err)
-		}
-		switch {
-		case found == nil && notice.State == v1alpha1.NoticeResolved:
-			// It never came out, or somebody resolved it by hand.
-			notice.Published = notice.State
-			return true, nil
-		case found == nil:
-			made, err := page.Create(ctx, key, tell)
-			if err != nil {
-				return limited(err)
-			}
-			return true, s.published(ctx, made.ID, notice.State)
-		}
-		id = found.ID
-		if found.Body == tell.Body {
-			return true, s.published(ctx, id, notice.State)
-		}
+	key := client.ObjectKeyFromObject(s.platform).String() + "/" + string(s.platform.UID)
+	found, err := page.Find(ctx, key)
+	switch {
+	case err != nil:
+		return 0, err
+	case found != nil && found.Body == tell.Body:
+		return 0, s.published(ctx, page, found.ID, notice.State)
+	case found == nil && notice.PageIncidentID != "" && notice.State != v1alpha1.NoticeResolved:
+		s.note(v1alpha1.ReasonPublished, "the notice %s is no longer open at the status page: somebody else resolved or deleted it", notice.PageIncidentID)
+		fallthrough
+	case found == nil && notice.State == v1alpha1.NoticeResolved:
+		// It is resolved, or never came out.
+		notice.Published = notice.State
+		return 0, nil
 	}
-	_, err = page.Update(ctx, id, tell)
-	if refused := (*outbound.Refused)(nil); errors.As(err, &refused) && refused.Status == 404 {
-		s.note(v1alpha1.ReasonPublished, "the notice %s was deleted from the status page by somebody else", id)
-		err = nil
+	if !ours {
+		// A clock that went back says nothing about how long that was.
+		if since := s.now.Sub(last.At.Time); since >= 0 && since < settle {
+			return settle - since, nil
+		}
+		last.At = seconds(s.now)
+	}
+	if err := s.save(ctx); err != nil {
+		if apierrors.IsNotFound(err) {
+			err = errors.Join(err, s.releaseNotice(ctx))
+		}
+		return 0, fmt.Errorf("writing down what the public is told: %w", err)
+	}
+	if found == nil {
+		found, err = page.Create(ctx, key, tell)
+	} else {
+		_, err = page.Update(ctx, found.ID, tell)
 	}
 	if err != nil {
-		return limited(err)
+		return 0, err
 	}
-	return true, s.published(ctx, id, notice.State)
+	return 0, s.published(ctx, page, found.ID, notice.State)
 }
 
-func (s *response) published(ctx context.Context, id string, state v1alpha1.NoticeState) error {
-	return s.afterEffect(ctx, func(obj *v1alpha1.Incident) {
-		if obj.Status.Notice != nil {
-			obj.Status.Notice.PageIncidentID, obj.Status.Notice.Published = id, state
+// published writes down what the public reads. Where the incident ended meanwhile, whoever ended it did not see this yet.
+func (s *response) published(ctx context.Context, page *statuspage.Page, id string, state v1alpha1.NoticeState) error {
+	note := func(state v1alpha1.NoticeState) func(*v1alpha1.Incident) {
+		return func(obj *v1alpha1.Incident) {
+			if obj.Status.Notice != nil {
+				obj.Status.Notice.PageIncidentID, obj.Status.Notice.Published = id, state
+			}
 		}
-	})
-}
-
-func limited(err error) (bool, error) {
-	if wait := (*outbound.Limited)(nil); errors.As(err, &wait) {
-		return false, nil
 	}
-	return false, err
+	over := s.publicText(v1alpha1.NoticeResolved)
+	err := s.afterEffect(ctx, note(state))
+	gone := apierrors.IsNotFound(err)
+	if state == v1alpha1.NoticeResolved || !gone && (err != nil || s.obj.Status.Notice.State != v1alpha1.NoticeResolved) {
+		return err
+	}
+	if _, err := page.Update(ctx, id, statuspage.Notice{Status: statuspage.Resolved, Body: over}); err != nil {
+		return fmt.Errorf("the incident is over: %w", err)
+	}
+	if gone {
+		return errors.Join(err, s.releaseNotice(ctx))
+	}
+	return s.afterEffect(ctx, note(v1alpha1.NoticeResolved))
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
@@ -216,8 +217,12 @@ func (s *response) page(ctx context.Context, next due) (settled bool, err error)
 	if d := at.Sub(next.at); d > lateBy {
 		late = fmt.Sprintf(", %s late", d.Round(time.Second))
 	}
+	var back v1alpha1.PageState
 	err = s.afterEffect(ctx, func(obj *v1alpha1.Incident) {
 		page := find(obj)
+		if back = page.State; back != v1alpha1.PageSending {
+			return // another manager has settled it
+		}
 		page.State, page.Problem = state, ""
 		if sendErr != nil {
 			page.Problem = fmt.Sprintf("%.500s", playbook.Normalise(sendErr.Error()))
@@ -234,6 +239,15 @@ func (s *response) page(ctx context.Context, next due) (settled bool, err error)
 			s.note(v1alpha1.ReasonPaging, "%s could not be paged by %s: %s", next.tier, next.channel.SecretRef.Name, page.Problem)
 		}
 	})
+	// Whoever took it back, or deleted the incident, did so before it arrived.
+	if event := map[v1alpha1.PageState]paging.Event{v1alpha1.PageAcknowledged: paging.Acknowledge, v1alpha1.PageResolved: paging.Resolve}[back]; sendErr == nil {
+		if apierrors.IsNotFound(err) {
+			event = paging.Resolve
+		}
+		if event != "" {
+			err = errors.Join(err, s.tell(ctx, *next.channel, next.tier, event, at))
+		}
+	}
 	if err != nil {
 		return false, fmt.Errorf("writing down what became of a page: %w", err)
 	}

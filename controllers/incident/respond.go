@@ -162,6 +162,10 @@ func resolve(ctx context.Context, s *response) (playbook.Outcome, error) {
 	if status.ResolvedAt == nil {
 		status.ResolvedAt = seconds(s.now)
 		s.note(v1alpha1.StepResolved, "resolved, %s", how)
+		// Before people are told: what is not written down might be decided otherwise, with nobody paged for it.
+		if err := s.save(ctx); err != nil {
+			return playbook.Outcome{}, fmt.Errorf("writing down that it is resolved: %w", err)
+		}
 	}
 	if !s.takeBack(ctx, paging.Resolve, v1alpha1.PageResolved, status.ResolvedAt.Time) {
 		return playbook.Wait(channelRetry, v1alpha1.StepResolved, "%s; not every channel knows yet", how), nil
@@ -188,21 +192,18 @@ func (s *response) close(ctx context.Context) error {
 	}
 	told := s.takeBack(ctx, paging.Resolve, v1alpha1.PageResolved, status.ResolvedAt.Time)
 	if status.Notice != nil {
+		ours := status.Notice.State != v1alpha1.NoticeResolved
 		s.notify(v1alpha1.NoticeResolved)
 		status.Notice.ResolvedAt = status.ResolvedAt
-		published, err := s.publish(ctx)
+		again, err := s.publish(ctx, ours)
 		if err != nil {
 			return err
 		}
-		told = told && published
-		if published {
-			if err := s.insist(ctx, func(p *v1alpha1.PlatformStatus) {
-				if p.Notice != nil && p.Notice.IncidentUID == string(s.obj.UID) {
-					p.Notice = nil
-				}
-			}); err != nil {
-				return err
-			}
+		told = told && again == 0
+	}
+	if told {
+		if err := s.releaseNotice(ctx); err != nil {
+			return err
 		}
 	}
 	if err := s.save(ctx); err != nil {

@@ -166,10 +166,16 @@ func (s *response) begin(ctx context.Context, api *render.Client, service *rende
 	write := func(change func(*v1alpha1.ServiceRollback)) error {
 		return s.claim(ctx, func(p *v1alpha1.PlatformStatus) bool {
 			r := claimOf(p, plan.Service)
-			if r != nil && r.IncidentUID != string(s.obj.UID) {
-				if taken = s.now.Sub(r.At.Time) < oneRollbackPer; taken {
-					return false
-				}
+			switch {
+			case r == nil:
+			case r.IncidentUID != string(s.obj.UID):
+				taken = s.now.Sub(r.At.Time) < oneRollbackPer
+			default:
+				// Another manager of this incident may have asked since it was looked at.
+				taken = r.State != v1alpha1.RollbackPreparing
+			}
+			if taken {
+				return false
 			}
 			if r == nil {
 				p.Rollbacks = append(p.Rollbacks, v1alpha1.ServiceRollback{Service: plan.Service, AutoDeploy: v1alpha1.AutoDeployWasOff})
@@ -192,7 +198,7 @@ func (s *response) begin(ctx context.Context, api *render.Client, service *rende
 	if service.AutoDeploy {
 		// Before it is done: whoever finds it off later must know by whom.
 		if err := write(func(r *v1alpha1.ServiceRollback) { r.AutoDeploy = v1alpha1.AutoDeployOff }); err != nil || taken {
-			return playbook.Wait(time.Millisecond, v1alpha1.ReasonRollingBack, "another incident rolls %s back", plan.Service), err
+			return playbook.Wait(time.Millisecond, v1alpha1.ReasonRollingBack, "%s is rolled back by another one already", plan.Service), err
 		}
 		if err := api.SetAutoDeploy(ctx, service.ID, false); err != nil {
 			return patient(fmt.Errorf("switching auto-deploy of %s off: %w", plan.Service, err))
@@ -203,7 +209,7 @@ func (s *response) begin(ctx context.Context, api *render.Client, service *rende
 	if err := write(func(r *v1alpha1.ServiceRollback) {
 		r.State, r.SawDeploy, r.RequestedAt = v1alpha1.RollbackRequested, saw.ID, seconds(s.now)
 	}); err != nil || taken {
-		return playbook.Wait(time.Millisecond, v1alpha1.ReasonRollingBack, "another incident rolls %s back", plan.Service), err
+		return playbook.Wait(time.Millisecond, v1alpha1.ReasonRollingBack, "%s is rolled back by another one already", plan.Service), err
 	}
 	// From here on Render is never asked again, unless it certainly did nothing. A manager that is being stopped waits for the answer.
 	made, err := api.Rollback(context.WithoutCancel(ctx), service.ID, plan.To)

@@ -1,0 +1,604 @@
+package crashmatrix_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/events"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
+	"github.com/1pass-dev/playbook-operator/controllers/incident"
+	"github.com/1pass-dev/playbook-operator/controllers/platform"
+	"github.com/1pass-dev/playbook-operator/hack/crashmatrix"
+	"github.com/1pass-dev/playbook-operator/hack/logi"
+	"github.com/1pass-dev/playbook-operator/hack/world"
+)
+
+// When things happen in an outage, since its Incident was opened. The clock goes from one to the next without waiting.
+const (
+	secondTierAfter = 30 * time.Second
+	thirdTierAfter  = 60 * time.Second
+	noticeAfter     = 90 * time.Second
+	goodAfter       = 120 * time.Second
+	clearAfter      = 60 * time.Second
+	// personAfter is when somebody looks at a response that stalled.
+	personAfter = 240 * time.Second
+	fixAfter    = 300 * time.Second
+	// maxSteps ends a run that does not come to an end.
+	maxSteps = 300
+)
+
+// outage is what an incident left behind, at the far sides and in the object.
+type outage struct {
+	// Rollbacks that Render did, and whether auto-deploy is on.
+	Rollbacks  int
+	AutoDeploy bool
+	// Pages by tier: triggers of the alert, messages, deliveries of the webhook.
+	Pages map[string]int
+	// Alerts that PagerDuty has, by their state.
+	Alerts map[string]int
+	// Resolved says by tier whose channel keeps no state whether it was told that it is over.
+	Resolved map[string]bool
+	// Notices that the public read, each as its statuses, the oldest first.
+	Notices []string
+	// Held is what of the Platform's status is still held by the incident.
+	Held string
+	// Conditions as "Status Reason".
+	Conditions map[string]string
+	// Unknown says that the object said that the rollback's outcome is.
+	Unknown bool
+	// Repeated is a text that the public was told twice.
+	Repeated string
+}
+
+// newOutageSlot makes a platform with somebody to page, a service at Render and a page for the public.
+func (s *stage) newOutageSlot(ctx context.Context, name string) (_ *slot, err error) {
+	o := &slot{stage: s, name: name}
+	if o.site, err = s.NewSite(ctx, name, logi.Config{ManualDispatch: true, Workers: 1}); err != nil {
+		return nil, err
+	}
+	key := make([]byte, 32)
+	_, _ = rand.Read(key) // never fails
+	hook := "whsec_" + base64.StdEncoding.EncodeToString(key)
+	o.site.Services.SetWebhookSecret("manager", hook)
+	ref := func(suffix string) v1alpha1.SecretReference {
+		return v1alpha1.SecretReference{Name: name + "-" + suffix}
+	}
+	tier := func(name, kind, suffix string, after time.Duration) v1alpha1.OncallTier {
+		return v1alpha1.OncallTier{Name: name, AfterSeconds: new(int32(after.Seconds())), Notify: []v1alpha1.Channel{{Type: kind, SecretRef: ref(suffix)}}}
+	}
+	for _, object := range []client.Object{
+		o.secret("pagerduty", map[string]string{"routingKey": strings.Repeat("k", 32), "url": o.site.URL() + "/pagerduty/v2/enqueue"}),
+		o.secret("slack", map[string]string{"url": o.site.URL() + "/slack/services/T/B/S"}),
+		o.secret("hook", map[string]string{"url": o.site.URL() + "/hooks/manager", "secret": hook}),
+		o.secret("render", map[string]string{"apiKey": o.site.Render().Key()}),
+		o.secret("statuspage", map[string]string{"apiKey": o.site.Services.StatuspageKey(), "url": o.site.URL() + "/statuspage/v1"}),
+		&v1alpha1.Platform{ObjectMeta: metav1.ObjectMeta{Namespace: world.Namespace, Name: name}, Spec: v1alpha1.PlatformSpec{
+			URL:      o.site.URL(),
+			Database: v1alpha1.PlatformDatabase{SecretRef: v1alpha1.SecretReference{Name: "nowhere"}},
+			Render: &v1alpha1.PlatformRender{
+				SecretRef: ref("render"), URL: o.site.URL() + logi.RenderPath, Services: []v1alpha1.RenderService{{Name: "web", ServiceID: logi.WebService}},
+			},
+			Rollback: &v1alpha1.PlatformRollback{Service: "web"},
+			Probes:   &v1alpha1.PlatformProbes{ClearSeconds: int32(clearAfter.Seconds())},
+			Oncall: &v1alpha1.PlatformOncall{RepeatSeconds: 86400, Tiers: []v1alpha1.OncallTier{
+				tier("first", "PagerDuty", "pagerduty", 0), tier("second", "Slack", "slack", secondTierAfter), tier("third", "Webhook", "hook", thirdTierAfter),
+			}},
+			StatusPage: &v1alpha1.PlatformStatusPage{PageID: "page", SecretRef: new(ref("statuspage")), AfterSeconds: new(int32(noticeAfter.Seconds()))},
+		}},
+	} {
+		if err := s.admin.Create(ctx, object); err != nil {
+			return nil, fmt.Errorf("applying the Platform: %w", err)
+		}
+	}
+	return o, nil
+}
+
+// emergency is one run of an outage: a bad deploy, until its fix is live.
+type emergency struct {
+	*slot
+	object  client.ObjectKey
+	now     time.Time
+	signals platform.Signals
+}
+
+// respond plays an outage once, under a plan or none. Where deleted is set, a person deletes the object when a manager is overtaken.
+func (s *slot) respond(ctx context.Context, plan *crashmatrix.Plan, v variant, stale, deleted bool) (got *outage, effects []crashmatrix.Recorded, fired bool, err error) {
+	e := &emergency{slot: s, object: client.ObjectKey{Namespace: world.Namespace, Name: fmt.Sprintf("run-%d", s.runs.Add(1))}}
+	if err := e.begin(ctx); err != nil {
+		return nil, nil, false, err
+	}
+	defer func() { err = errors.Join(err, e.forget(context.WithoutCancel(ctx))) }()
+	request := ctrl.Request{NamespacedName: e.object}
+	wire := &crashmatrix.Wire{Plan: plan}
+	wire.Overtake = func() {
+		if deleted {
+			if err := e.admin.Delete(ctx, &v1alpha1.Incident{ObjectMeta: metav1.ObjectMeta{Namespace: e.object.Namespace, Name: e.object.Name}}); err != nil {
+				panic(err)
+			}
+		}
+		other, err := e.newManager(&crashmatrix.Wire{}, v, stale)
+		if err != nil {
+			panic(err)
+		}
+		_, _ = other.Reconcile(ctx, request) // its errors are those of a manager that came second
+	}
+	manager, err := e.newManager(wire, v, stale)
+	if err != nil {
+		return nil, nil, false, err
+	}
+	began, unknown, current := e.now, false, wire
+	next := 0
+	happens := []struct {
+		after time.Duration
+		do    func() error
+	}{
+		{goodAfter, func() error { e.signals = platform.Signals{Each: e.signals.Each, ClearSince: e.now}; return nil }},
+		{personAfter, func() error {
+			if !unknown {
+				return nil
+			}
+			obj := &v1alpha1.Incident{ObjectMeta: metav1.ObjectMeta{Namespace: e.object.Namespace, Name: e.object.Name}}
+			return e.admin.Patch(ctx, obj, client.RawPatch(types.MergePatchType, []byte(`{"spec":{"resolution":{"by":"dana"}}}`)))
+		}},
+		{fixAfter, func() error {
+			e.site.Render().AddDeploy(logi.WebService, "fix", "live", "manual", e.now)
+			return nil
+		}},
+	}
+	for range maxSteps {
+		result, passErr := manager.Reconcile(ctx, request)
+		after := result.RequeueAfter
+		switch {
+		case current.Dead():
+			current = &crashmatrix.Wire{}
+			if manager, err = e.newManager(current, v, stale); err != nil {
+				return nil, nil, false, err
+			}
+			after = time.Second
+		case passErr != nil && plan == nil && v.name == "":
+			return nil, nil, false, fmt.Errorf("a clean pass failed: %w", passErr)
+		case passErr != nil:
+			after = time.Second
+		}
+		obj := &v1alpha1.Incident{}
+		if err := e.admin.Get(ctx, e.object, obj); client.IgnoreNotFound(err) != nil {
+			return nil, nil, false, err
+		} else if err != nil {
+			obj = nil
+		}
+		if obj == nil || meta.IsStatusConditionTrue(obj.Status.Conditions, v1alpha1.ConditionReady) {
+			// Once more, as after a restart: a finished object runs nothing.
+			if _, err := manager.Reconcile(ctx, request); err != nil && v.name == "" {
+				return nil, nil, false, fmt.Errorf("a pass after the end: %w", err)
+			}
+			got, err := e.left(ctx, obj, unknown)
+			return got, wire.Effects(), wire.Fired(), err
+		}
+		if c := meta.FindStatusCondition(obj.Status.Conditions, v1alpha1.ConditionStalled); c != nil {
+			unknown = unknown || c.Reason == v1alpha1.ReasonOutcomeUnknown
+		}
+		if next < len(happens) && (after == 0 || !e.now.Add(after).Before(began.Add(happens[next].after))) {
+			e.now = began.Add(happens[next].after)
+			if err := happens[next].do(); err != nil {
+				return nil, nil, false, err
+			}
+			next++
+			continue
+		}
+		if after == 0 && obj.DeletionTimestamp.IsZero() {
+			break // nothing will ever wake it
+		}
+		e.now = e.now.Add(after)
+	}
+	return nil, nil, wire.Fired(), errNotEnded
+}
+
+// begin puts the platform back to where each run begins: a bad commit is live. Then it opens the Incident, whose creation is when the
+// clock stands still.
+func (e *emergency) begin(ctx context.Context) error {
+	e.site.Services.Forget()
+	r := e.site.Render()
+	r.Forget()
+	obj := &v1alpha1.Incident{
+		ObjectMeta: metav1.ObjectMeta{Namespace: e.object.Namespace, Name: e.object.Name},
+		Spec:       v1alpha1.IncidentSpec{PlatformRef: v1alpha1.PlatformReference{Name: e.slot.name}, Category: v1alpha1.CategoryOutage},
+	}
+	if err := e.admin.Create(ctx, obj); err != nil {
+		return fmt.Errorf("opening the incident: %w", err)
+	}
+	e.now = obj.CreationTimestamp.Time
+	r.AddDeploy(logi.WebService, "good", "live", "new_commit", e.now.Add(-10*time.Hour))
+	r.AddDeploy(logi.WebService, "bad", "live", "new_commit", e.now.Add(-time.Minute))
+	e.signals = platform.Signals{
+		Each:     []platform.Signal{{Condition: v1alpha1.ConditionUpAnswers, State: metav1.ConditionFalse, Severity: v1alpha1.Sev1, Message: "/up answers HTTP 502"}},
+		Severity: v1alpha1.Sev1, Because: "/up answers HTTP 502", BadSince: e.now, Down: true,
+	}
+	return nil
+}
+
+// forget removes the incident, and what the Platform remembers of it.
+func (e *emergency) forget(ctx context.Context) error {
+	obj := &v1alpha1.Incident{ObjectMeta: metav1.ObjectMeta{Namespace: e.object.Namespace, Name: e.object.Name}}
+	p := &v1alpha1.Platform{ObjectMeta: metav1.ObjectMeta{Namespace: world.Namespace, Name: e.slot.name}}
+	return errors.Join(
+		client.IgnoreNotFound(e.admin.Delete(ctx, obj)),
+		client.IgnoreNotFound(e.admin.Patch(ctx, obj, client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`)))),
+		e.admin.Status().Patch(ctx, p, client.RawPatch(types.MergePatchType, []byte(`{"status":{"rollbacks":null,"notice":null}}`))),
+	)
+}
+
+// newManager puts a manager together as cmd/manager does, with everything that leaves it going over the wire.
+func (e *emergency) newManager(wire *crashmatrix.Wire, v variant, stale bool) (*incident.Reconciler, error) {
+	config := rest.CopyConfig(e.manager)
+	config.Wrap(func(next http.RoundTripper) http.RoundTripper {
+		next = wire.Transport(next, e.write)
+		if v.kube != nil {
+			next = v.kube(next)
+		}
+		return next
+	})
+	c, err := client.NewWithWatch(config, client.Options{Scheme: e.scheme, Mapper: e.mapper, FieldOwner: "playbook-manager"})
+	if err != nil {
+		return nil, err
+	}
+	transport := wire.Transport(&http.Transport{DisableKeepAlives: true}, told)
+	if v.http != nil {
+		transport = v.http(transport)
+	}
+	return &incident.Reconciler{
+		Client: e.cached(c, stale), APIReader: c, Recorder: &events.FakeRecorder{},
+		Connections: &platform.Connections{Secrets: c, Transport: transport},
+		Signals:     func(client.ObjectKey) platform.Signals { return e.signals },
+		Now:         func() time.Time { return e.now },
+	}, nil
+}
+
+// write names a write to the API server; reads are no effects.
+func (e *emergency) write(request *http.Request) string {
+	return strings.ReplaceAll(kubernetesWrite(request), "/"+e.slot.name, "")
+}
+
+var noticeID = regexp.MustCompile(`/incidents/[a-z0-9]+$`)
+
+// told names what a far side is told; reads are no effects.
+func told(request *http.Request) string {
+	if request.Method == http.MethodGet {
+		return ""
+	}
+	return request.Method + " " + noticeID.ReplaceAllString(request.URL.Path, "/incidents/:id")
+}
+
+// left reads what the run left behind.
+func (e *emergency) left(ctx context.Context, obj *v1alpha1.Incident, unknown bool) (*outage, error) {
+	r, services := e.site.Render(), e.site.Services
+	got := &outage{
+		Rollbacks: r.Counts().Rollbacks, AutoDeploy: r.AutoDeploy(logi.WebService), Unknown: unknown,
+		Pages: map[string]int{}, Alerts: map[string]int{}, Resolved: map[string]bool{}, Conditions: map[string]string{},
+	}
+	for _, page := range services.Pages() {
+		got.Alerts[page.State]++
+		got.Pages["first"] += page.Triggers
+	}
+	for _, chat := range services.Chats() {
+		if strings.HasPrefix(chat.Text, "Resolved: ") {
+			got.Resolved["second"] = true
+		} else {
+			got.Pages["second"]++
+		}
+	}
+	for _, hook := range services.Webhooks() {
+		if strings.Contains(hook.Body, `"type":"page.resolved"`) {
+			got.Resolved["third"] = true
+		} else {
+			got.Pages["third"] += hook.Times
+		}
+	}
+	for _, notice := range services.Notices() {
+		var statuses []string
+		last := ""
+		for _, update := range slices.Backward(notice.Updates) {
+			if update.Body == last {
+				got.Repeated = last
+			}
+			last = update.Body
+			statuses = append(statuses, update.Status)
+		}
+		got.Notices = append(got.Notices, strings.Join(statuses, " "))
+	}
+	p := &v1alpha1.Platform{}
+	if err := e.admin.Get(ctx, client.ObjectKey{Namespace: world.Namespace, Name: e.slot.name}, p); err != nil {
+		return nil, err
+	}
+	if p.Status.Notice != nil {
+		got.Held = "notice"
+	}
+	for _, rollback := range p.Status.Rollbacks {
+		got.Held += string(rollback.State) + " " + string(rollback.AutoDeploy)
+	}
+	if obj != nil {
+		for _, c := range obj.Status.Conditions {
+			got.Conditions[c.Type] = string(c.Status) + " " + c.Reason
+		}
+	}
+	return got, nil
+}
+
+// unknownOutcome says whether a plan can leave a rollback of which nobody can tell whether Render was asked for it: the manager ended
+// between the intent and the call, or did not learn that the intent was written.
+func unknownOutcome(plan crashmatrix.Plan) bool {
+	switch plan.What {
+	case "PATCH /platforms/status":
+		return plan.Fault == crashmatrix.ReplyLost || plan.Fault == crashmatrix.KilledAfter
+	case "POST " + logi.RenderPath + "/services/" + logi.WebService + "/rollback":
+		return plan.Fault == crashmatrix.DiedBefore
+	}
+	return false
+}
+
+// unknownPage says whether a plan can leave a page of which nobody can tell whether it arrived, so that it is sent again.
+func unknownPage(plan crashmatrix.Plan) bool {
+	switch {
+	case plan.What == "PATCH /incidents/status":
+		// What became of the page was not written down, or not yet.
+		return plan.Fault == crashmatrix.DiedBefore || plan.Fault == crashmatrix.Overtaken
+	case strings.HasPrefix(plan.What, "POST /pagerduty"), strings.HasPrefix(plan.What, "POST /slack"), strings.HasPrefix(plan.What, "POST /hooks"):
+		return plan.Fault != crashmatrix.DiedBefore
+	}
+	return false
+}
+
+// judge says what is wrong with what a run left behind, by the class of each effect.
+func judge(clean, got *outage, plan crashmatrix.Plan) error {
+	fail := func(format string, args ...any) error {
+		return fmt.Errorf(format+":\n%+v\n%+v", append(args, clean, got)...)
+	}
+	want := maps.Clone(clean.Conditions)
+	held := clean.Held
+	if got.Unknown {
+		if !unknownOutcome(plan) {
+			return fail("the rollback's outcome is unknown, and why")
+		}
+		// At most once: it was not asked for, and nobody can tell that; a person closed the incident.
+		want[v1alpha1.StepRolledBack], want[v1alpha1.StepMitigated] = "False NotNeeded", "False NotNeeded"
+		held = "Requested Restored"
+	}
+	repetitions := 0
+	for tier, n := range clean.Pages {
+		if got.Pages[tier] < n {
+			return fail("a page to the %s tier was lost", tier)
+		}
+		repetitions += got.Pages[tier] - n
+	}
+	switch {
+	case got.Unknown && got.Rollbacks != 0, !got.Unknown && got.Rollbacks != 1:
+		return fail("%d rollbacks", got.Rollbacks)
+	case !got.AutoDeploy:
+		return fail("auto-deploy is off")
+	case repetitions > 1, repetitions == 1 && !unknownPage(plan):
+		return fail("%d pages were repeated", repetitions)
+	case !reflect.DeepEqual(got.Alerts, clean.Alerts), !reflect.DeepEqual(got.Resolved, clean.Resolved):
+		return fail("other alerts, or other channels that know that it is over")
+	case len(got.Notices) != 1, !strings.HasSuffix(got.Notices[0], "resolved"):
+		return fail("the public read %d notices", len(got.Notices))
+	case got.Repeated != "":
+		return fail("the public was told the same twice")
+	case got.Held != held:
+		return fail("the Platform holds %q", got.Held)
+	case !maps.Equal(got.Conditions, want):
+		return fail("other conditions")
+	}
+	return nil
+}
+
+// afterDeletedIncident says what is wrong where a person deleted the object in the middle: nobody is left with an alert or a notice.
+func afterDeletedIncident(clean, got *outage) error {
+	switch {
+	case got.Rollbacks > 1:
+		return fmt.Errorf("%d rollbacks:\n%+v", got.Rollbacks, got)
+	case got.Alerts["triggered"]+got.Alerts["acknowledged"] > 0:
+		return fmt.Errorf("an alert was left open:\n%+v", got)
+	case len(got.Notices) > 1, len(got.Notices) == 1 && !strings.HasSuffix(got.Notices[0], "resolved"):
+		return fmt.Errorf("a notice was left open:\n%+v", got)
+	case strings.HasPrefix(got.Held, "notice"):
+		return fmt.Errorf("the Platform's notice is still taken:\n%+v", got)
+	case !got.AutoDeploy && !strings.HasSuffix(got.Held, string(v1alpha1.AutoDeployOff)):
+		return fmt.Errorf("auto-deploy is off, and the Platform does not say so:\n%+v", got)
+	}
+	return nil
+}
+
+// mistake is a manager that is broken on purpose, and the plans that show it: a hint that saves time.
+type mistake struct {
+	variant
+	fault crashmatrix.Fault
+	at    string
+}
+
+const (
+	askRollback = "POST " + logi.RenderPath + "/services/" + logi.WebService + "/rollback"
+	setService  = "PATCH " + logi.RenderPath + "/services/" + logi.WebService
+	addNotice   = "POST /statuspage/v1/pages/page/incidents"
+	setNotice   = "PATCH /statuspage/v1/pages/page/incidents/:id"
+)
+
+// patching is true of status patches of a kind whose body contains text.
+func patching(kind, text string) func(path, body string) bool {
+	return func(path, body string) bool {
+		return strings.Contains(path, "/"+kind+"/") && strings.HasSuffix(path, "/status") && strings.Contains(body, text)
+	}
+}
+
+// body changes what is sent in requests of a method whose path contains path.
+func body(method, path string, change func(string) string) func(http.RoundTripper) http.RoundTripper {
+	return func(next http.RoundTripper) http.RoundTripper {
+		return roundTrip(func(request *http.Request) (*http.Response, error) {
+			if request.Method != method || !strings.Contains(request.URL.Path, path) {
+				return next.RoundTrip(request)
+			}
+			text, err := io.ReadAll(request.Body)
+			if err != nil {
+				return nil, err
+			}
+			changed := change(string(text))
+			request = request.Clone(request.Context())
+			request.Body, request.ContentLength = io.NopCloser(strings.NewReader(changed)), int64(len(changed))
+			return next.RoundTrip(request)
+		})
+	}
+}
+
+// answering answers a read by itself.
+func answering(path, text string) func(http.RoundTripper) http.RoundTripper {
+	return func(next http.RoundTripper) http.RoundTripper {
+		return roundTrip(func(request *http.Request) (*http.Response, error) {
+			if request.Method != http.MethodGet || !strings.Contains(request.URL.Path, path) {
+				return next.RoundTrip(request)
+			}
+			return &http.Response{
+				StatusCode: http.StatusOK, Header: http.Header{"Content-Type": {"application/json"}}, Body: io.NopCloser(bytes.NewBufferString(text)), Request: request,
+			}, nil
+		})
+	}
+}
+
+// only applies a change to requests of one method whose path contains path.
+func only(method, path string, change func(http.RoundTripper) http.RoundTripper) func(http.RoundTripper) http.RoundTripper {
+	return func(next http.RoundTripper) http.RoundTripper {
+		changed := change(next)
+		return roundTrip(func(request *http.Request) (*http.Response, error) {
+			if request.Method == method && strings.Contains(request.URL.Path, path) {
+				return changed.RoundTrip(request)
+			}
+			return next.RoundTrip(request)
+		})
+	}
+}
+
+var mistakes = []mistake{
+	{variant{name: "a rollback without its intent", kube: body(http.MethodPatch, "/platforms/", func(text string) string {
+		return strings.ReplaceAll(text, `"state":"Requested"`, `"state":"Preparing"`)
+	})}, crashmatrix.Overtaken, askRollback},
+	{variant{name: "an intent without the optimistic lock", kube: only(http.MethodPatch, "/platforms/", unlocked)}, crashmatrix.Overtaken, "PATCH /platforms/status"},
+	{variant{name: "a rollback that is asked for again when its answer is lost", http: only(http.MethodPost, "/rollback", repeat)}, crashmatrix.ReplyLost, askRollback},
+	{variant{name: "an auto-deploy of which nobody knows who switched it off", kube: swallow(patching("platforms", `"autoDeploy":"Off"`))}, crashmatrix.KilledAfter, setService},
+	{variant{name: "a page that is written down as accepted before it is sent", kube: body(http.MethodPatch, "/status", func(text string) string {
+		return strings.ReplaceAll(text, `"state":"Sending"`, `"state":"Accepted"`)
+	})}, crashmatrix.DiedBefore, "POST /"},
+	{variant{name: "a page that is not written down", kube: swallow(patching("incidents", `"state":"Sending"`))}, crashmatrix.Overtaken, "POST /"},
+	{variant{name: "another alert for each attempt", http: body(http.MethodPost, "/pagerduty/", func(text string) string {
+		return strings.Replace(text, `"dedup_key":"`, `"dedup_key":"`+rand.Text(), 1)
+	})}, crashmatrix.ReplyLost, "POST /pagerduty"},
+	{variant{name: "a notice that is published without looking for it", http: answering("/incidents/unresolved", "[]")}, crashmatrix.ReplyLost, addNotice},
+	{variant{name: "a notice that the Platform does not know of", kube: swallow(patching("platforms", `"notice":{`))}, crashmatrix.Overtaken, addNotice},
+}
+
+func TestCrashMatrixIncident(t *testing.T) {
+	ctx := context.Background()
+	s := newStage(t)
+	slots := make([]*slot, parallel)
+	for i := range slots {
+		var err error
+		if slots[i], err = s.newOutageSlot(ctx, fmt.Sprintf("inc-slot-%d", i)); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := slots[i].site.Close(context.Background()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	began := time.Now()
+	clean, recorded, _, err := slots[0].respond(ctx, nil, never, false, false)
+	if err != nil {
+		t.Fatalf("the clean run: %v", err)
+	}
+	t.Logf("%s for %d effects: %+v", time.Since(began), len(recorded), clean)
+	if err := judge(clean, clean, crashmatrix.Plan{}); err != nil {
+		t.Fatalf("the clean run: %v", err)
+	}
+	stale, _, _, err := slots[0].respond(ctx, nil, never, true, false)
+	if err == nil {
+		err = judge(clean, stale, crashmatrix.Plan{})
+	}
+	if err != nil {
+		t.Errorf("with stale reads: %v", err)
+	}
+	var plans []crashmatrix.Plan
+	for _, effect := range recorded {
+		for _, fault := range faultsAt(effect) {
+			plans = append(plans, crashmatrix.Plan{Effect: effect.Effect, Fault: fault})
+		}
+	}
+	try := func(s *slot, plan crashmatrix.Plan, v variant, deleted bool) error {
+		got, _, fired, err := s.respond(ctx, &plan, v, false, deleted)
+		switch {
+		case err != nil:
+			return err
+		case !fired:
+			return errNoEffect
+		case deleted:
+			return afterDeletedIncident(clean, got)
+		}
+		return judge(clean, got, plan)
+	}
+	var failed, unknown atomic.Int64
+	play := func(deleted bool) func(*slot, crashmatrix.Plan) bool {
+		return func(s *slot, plan crashmatrix.Plan) bool {
+			if deleted && plan.Fault != crashmatrix.Overtaken {
+				return true
+			}
+			if unknownOutcome(plan) {
+				unknown.Add(1)
+			}
+			if err := try(s, plan, never, deleted); err != nil {
+				failed.Add(1)
+				t.Errorf("deleted %t, %s %s #%d: %v", deleted, plan.Fault, plan.What, plan.Nth, err)
+			}
+			return failed.Load() < 20
+		}
+	}
+	each(slots, plans, play(false))
+	each(slots, plans, play(true))
+	t.Logf("%s for %d plans", time.Since(began), len(plans))
+	caught := 0
+	for _, v := range mistakes {
+		var found atomic.Bool
+		each(slots, plans, func(s *slot, plan crashmatrix.Plan) bool {
+			if !found.Load() && plan.Fault == v.fault && strings.HasPrefix(plan.What, v.at) {
+				// One that does not end is not caught: the oracle must say what is wrong.
+				err := try(s, plan, v.variant, false)
+				if err != nil && !errors.Is(err, errNoEffect) && !errors.Is(err, errNotEnded) && !found.Swap(true) {
+					t.Logf("a manager with %s, %s %s #%d: %v", v.name, plan.Fault, plan.What, plan.Nth, err)
+				}
+			}
+			return !found.Load()
+		})
+		if found.Load() {
+			caught++
+		} else {
+			t.Errorf("a manager with %s passes", v.name)
+		}
+	}
+	fmt.Printf("crash matrix Incident: %d effects, %d plans, %d/%d variants caught\n", len(recorded), len(plans)+1, caught, len(mistakes))
+}
