@@ -245,7 +245,7 @@ func (s *trial) lead(ctx context.Context) error {
 	}
 	// A watch that is refused lets objects be seen only by the lists that follow the first one.
 	if err := s.await(ctx, "the controllers to work", func() bool {
-		return strings.Count(s.managers[0].Log(), "Starting workers") == 4
+		return strings.Count(s.managers[0].Log(), "Starting workers") == 5
 	}); err != nil {
 		return err
 	}
@@ -373,16 +373,30 @@ func (s *trial) remove(ctx context.Context) error {
 	})
 }
 
-// fall moves the Platform to where nothing listens.
+// fall moves the Platform to where nothing listens. An Incident opens, is responded to, and is deleted.
 func (s *trial) fall(ctx context.Context) error {
 	platform := &v1alpha1.Platform{ObjectMeta: metav1.ObjectMeta{Namespace: s.namespace, Name: s.site.Name}}
 	patch := client.RawPatch("application/merge-patch+json", []byte(`{"spec": {"url": "http://127.0.0.1:1", "autoOpen": ["Outage"], "probes": {"intervalSeconds": 1, "failures": 1}}}`))
 	if err := kube.Patch(ctx, platform, patch); err != nil {
 		return err
 	}
-	return s.await(ctx, "an Incident", func() bool {
-		var list v1alpha1.IncidentList
-		return kube.List(ctx, &list, client.InNamespace(s.namespace)) == nil && len(list.Items) == 1
+	var list v1alpha1.IncidentList
+	if err := s.await(ctx, "an Incident that is responded to", func() bool {
+		if kube.List(ctx, &list, client.InNamespace(s.namespace)) != nil || len(list.Items) != 1 {
+			return false
+		}
+		c := meta.FindStatusCondition(list.Items[0].Status.Conditions, v1alpha1.StepRolledBack)
+		return c != nil && c.Reason == v1alpha1.ReasonNotNeeded
+	}); err != nil {
+		return err
+	}
+	incident, uid := &list.Items[0], list.Items[0].UID
+	if err := kube.Delete(ctx, incident); err != nil {
+		return err
+	}
+	return s.await(ctx, "the Incident to go", func() bool {
+		// While the platform is down, another one opens in its place.
+		return apierrors.IsNotFound(kube.Get(ctx, client.ObjectKeyFromObject(incident), incident)) || incident.UID != uid
 	})
 }
 
