@@ -297,7 +297,7 @@ func (s *story) fix(ctx context.Context) error {
 	fmt.Println()
 	pages := s.site.Services.Pages()
 	if render := s.site.Render(); render.Counts().Rollbacks != 1 || !render.AutoDeploy(logi.WebService) || len(pages) != 1 || pages[0].Triggers != 1 {
-		return fmt.Errorf("Render was told %+v, and PagerDuty has %+v", render.Counts(), pages)
+		return fmt.Errorf("it should have been one rollback and one page: %+v, %+v", render.Counts(), pages)
 	}
 	return nil
 }
