@@ -106,10 +106,13 @@ func nextPage(tiers []v1alpha1.OncallTier, repeat time.Duration, policy v1alpha1
 		pages = status.Pages
 	}
 	begin := opened
-	round := firstRound(pages)
-	if round > 1 {
+	switch {
+	case len(pages) > 0:
 		begin = pages[0].BegunAt.Time
+	case now.Before(opened):
+		begin = now // a clock that is behind the API server's delays no first page
 	}
+	round := firstRound(pages)
 	for ; ; round++ {
 		roundAt, heard, last := time.Time{}, false, begin
 		dueAt := begin

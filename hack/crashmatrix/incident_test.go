@@ -350,7 +350,7 @@ func unknownOutcome(plan crashmatrix.Plan) bool {
 	switch plan.What {
 	case "PATCH /platforms/status":
 		return plan.Fault == crashmatrix.ReplyLost || plan.Fault == crashmatrix.KilledAfter
-	case "POST " + logi.RenderPath + "/services/" + logi.WebService + "/rollback":
+	case askRollback:
 		return plan.Fault == crashmatrix.DiedBefore
 	}
 	return false
@@ -412,7 +412,7 @@ func judge(clean, got *outage, plan crashmatrix.Plan) error {
 }
 
 // afterDeletedIncident says what is wrong where a person deleted the object in the middle: nobody is left with an alert or a notice.
-func afterDeletedIncident(clean, got *outage) error {
+func afterDeletedIncident(got *outage) error {
 	switch {
 	case got.Rollbacks > 1:
 		return fmt.Errorf("%d rollbacks:\n%+v", got.Rollbacks, got)
@@ -439,7 +439,6 @@ const (
 	askRollback = "POST " + logi.RenderPath + "/services/" + logi.WebService + "/rollback"
 	setService  = "PATCH " + logi.RenderPath + "/services/" + logi.WebService
 	addNotice   = "POST /statuspage/v1/pages/page/incidents"
-	setNotice   = "PATCH /statuspage/v1/pages/page/incidents/:id"
 )
 
 // patching is true of status patches of a kind whose body contains text.
@@ -503,6 +502,9 @@ var mistakes = []mistake{
 	{variant{name: "a rollback that is asked for again when its answer is lost", http: only(http.MethodPost, "/rollback", repeat)}, crashmatrix.ReplyLost, askRollback},
 	{variant{name: "an auto-deploy of which nobody knows who switched it off", kube: swallow(patching("platforms", `"autoDeploy":"Off"`))}, crashmatrix.KilledAfter, setService},
 	{variant{name: "a page that is written down as accepted before it is sent", kube: body(http.MethodPatch, "/status", func(text string) string {
+		if strings.Contains(text, `"state":"Sending"`) {
+			text = strings.Replace(text, `"status":{`, `"status":{"pagedAt":"2026-01-01T00:00:00Z",`, 1)
+		}
 		return strings.ReplaceAll(text, `"state":"Sending"`, `"state":"Accepted"`)
 	})}, crashmatrix.DiedBefore, "POST /"},
 	{variant{name: "a page that is not written down", kube: swallow(patching("incidents", `"state":"Sending"`))}, crashmatrix.Overtaken, "POST /"},
@@ -550,6 +552,7 @@ func TestCrashMatrixIncident(t *testing.T) {
 			plans = append(plans, crashmatrix.Plan{Effect: effect.Effect, Fault: fault})
 		}
 	}
+	var failed, unknown atomic.Int64
 	try := func(s *slot, plan crashmatrix.Plan, v variant, deleted bool) error {
 		got, _, fired, err := s.respond(ctx, &plan, v, false, deleted)
 		switch {
@@ -558,19 +561,15 @@ func TestCrashMatrixIncident(t *testing.T) {
 		case !fired:
 			return errNoEffect
 		case deleted:
-			return afterDeletedIncident(clean, got)
+			return afterDeletedIncident(got)
+		}
+		if got.Unknown && v.name == "" {
+			unknown.Add(1)
 		}
 		return judge(clean, got, plan)
 	}
-	var failed, unknown atomic.Int64
 	play := func(deleted bool) func(*slot, crashmatrix.Plan) bool {
 		return func(s *slot, plan crashmatrix.Plan) bool {
-			if deleted && plan.Fault != crashmatrix.Overtaken {
-				return true
-			}
-			if unknownOutcome(plan) {
-				unknown.Add(1)
-			}
 			if err := try(s, plan, never, deleted); err != nil {
 				failed.Add(1)
 				t.Errorf("deleted %t, %s %s #%d: %v", deleted, plan.Fault, plan.What, plan.Nth, err)
@@ -579,8 +578,13 @@ func TestCrashMatrixIncident(t *testing.T) {
 		}
 	}
 	each(slots, plans, play(false))
-	each(slots, plans, play(true))
-	t.Logf("%s for %d plans", time.Since(began), len(plans))
+	// Another manager finds the object deleted.
+	deletions := slices.DeleteFunc(slices.Clone(plans), func(plan crashmatrix.Plan) bool { return plan.Fault != crashmatrix.Overtaken })
+	each(slots, deletions, play(true))
+	t.Logf("%s for %d plans and %d deletions", time.Since(began), len(plans), len(deletions))
+	if n := unknown.Load(); n == 0 || n > 8 {
+		t.Errorf("%d outcomes could not be told", n)
+	}
 	caught := 0
 	for _, v := range mistakes {
 		var found atomic.Bool
@@ -600,5 +604,5 @@ func TestCrashMatrixIncident(t *testing.T) {
 			t.Errorf("a manager with %s passes", v.name)
 		}
 	}
-	fmt.Printf("crash matrix Incident: %d effects, %d plans, %d/%d variants caught\n", len(recorded), len(plans)+1, caught, len(mistakes))
+	fmt.Printf("crash matrix Incident: %d effects, %d plans, %d/%d variants caught\n", len(recorded), len(plans)+len(deletions)+1, caught, len(mistakes))
 }
