@@ -22,7 +22,7 @@ build: ## Build the programs of cmd/ into bin/.
 	go build -o bin/ ./cmd/...
 
 .PHONY: demo
-demo: ## Tell the story of a replay in kubectl's own output, on a real API server and Postgres.
+demo: ## Tell the story of a replay, a leaked key and an outage in kubectl's own output, on a real API server and Postgres.
 	go build -o bin/demo ./hack/demo
 	exec bin/demo
 

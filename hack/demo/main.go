@@ -73,6 +73,8 @@ func run(ctx context.Context, dev bool) (err error) {
 			return err
 		}
 	}
+	// What a bad deploy is rolled back to.
+	site.Render().AddDeploy(logi.WebService, "a1b2c3d", "live", "new_commit", time.Now().Add(-20*time.Hour))
 	if dev {
 		return keep(ctx, w, site, manager)
 	}
@@ -84,7 +86,7 @@ func run(ctx context.Context, dev bool) (err error) {
 
 // keep applies the Platform and waits for Ctrl-C, or for the manager to end.
 func keep(ctx context.Context, w *world.World, site *world.Site, manager *servers.Process) error {
-	if err := site.Apply(ctx); err != nil {
+	if _, err := w.KubectlInput(ctx, site.IncidentManifest(), "apply", "-f", "-"); err != nil {
 		return err
 	}
 	path := filepath.Join(world.Root(), "bin", "dev.env")
@@ -111,6 +113,7 @@ Running. In another terminal:
   curl $LOGI_URL/_control/seed -d '{"applicationID":"42","dead":1000,"lastError":"HTTP 503: Service Unavailable","attempts":7}'
   %s apply -f config/samples/dlqreplay-plan.yaml
   curl $LOGI_URL/_control/counts
+  curl $LOGI_URL/_control/render/break -d '{"commit":"9fceb02","tokens":true}'; curl $LOGI_URL/_control/render/push -d '{"commit":"9fceb02"}'
 
 The manager's log is %s. Ctrl-C stops everything.
 `, path, kubectl, kubectl, manager.LogPath())

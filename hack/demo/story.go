@@ -229,7 +229,6 @@ func (s *story) bringRest(ctx context.Context) error {
 
 func (s *story) watched(ctx context.Context) error {
 	say("Third chapter: the platform is probed from outside, and who is on call is known. It deploys what is pushed.")
-	s.site.Render().AddDeploy(logi.WebService, "a1b2c3d", "live", "new_commit", time.Now().Add(-20*time.Hour))
 	fmt.Println("$ kubectl apply -f platform.yaml")
 	out, err := s.KubectlInput(ctx, s.site.IncidentManifest(), "apply", "-f", "-")
 	fmt.Print(out)
