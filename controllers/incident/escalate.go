@@ -142,7 +142,12 @@ func nextPage(tiers []v1alpha1.OncallTier, repeat time.Duration, policy v1alpha1
 					accepted = true
 					break
 				}
-				dueAt = later(dueAt, pages[k].SettledAt.Time)
+				// It was given up while this pass ran, so the next one is due now.
+				if settled := pages[k].SettledAt.Time; settled.Before(now) {
+					dueAt = later(dueAt, settled)
+				} else {
+					dueAt = later(dueAt, now)
+				}
 			}
 			heard = heard || accepted
 			if !accepted {

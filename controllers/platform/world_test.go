@@ -29,7 +29,7 @@ import (
 )
 
 const (
-	deadline = 2 * time.Minute
+	deadline = 5 * time.Minute
 	// unwatched is a namespace that the manager does not watch: a Reconciler of the test's own is alone there.
 	unwatched = "unwatched"
 )
