@@ -135,7 +135,7 @@ func (s *response) noticeDue(ctx context.Context) (playbook.Outcome, bool, error
 	}
 	var other *v1alpha1.NoticeClaim
 	take := func(p *v1alpha1.PlatformStatus) bool {
-		if p.Notice != nil && p.Notice.IncidentUID != string(s.obj.UID) && (other == nil || *p.Notice != *other) {
+		if p.Notice != nil && p.Notice.IncidentUID != string(s.obj.UID) && (other == nil || p.Notice.IncidentUID != other.IncidentUID) {
 			other = p.Notice
 			return false
 		}
@@ -147,18 +147,18 @@ func (s *response) noticeDue(ctx context.Context) (playbook.Outcome, bool, error
 	if err == nil && other != nil {
 		holder := &v1alpha1.Incident{}
 		err = s.APIReader.Get(ctx, client.ObjectKey{Namespace: s.obj.Namespace, Name: other.Incident}, holder)
-		switch {
-		case err == nil && string(holder.UID) == other.IncidentUID:
-			return not(time.Minute, "the public reads the notice of Incident %s", other.Incident)
-		case client.IgnoreNotFound(err) == nil:
-			// One that is gone and did not give it back: its notice is found at the status page.
+		if apierrors.IsNotFound(err) || err == nil && string(holder.UID) != other.IncidentUID {
+			// It is gone and did not give it back: its notice is found at the status page.
 			err = s.claim(ctx, take)
 		}
 	}
-	if err != nil {
-		return playbook.Outcome{}, false, err
+	switch {
+	case err != nil:
+		return playbook.Outcome{}, false, fmt.Errorf("taking the Platform's notice: %w", err)
+	case other != nil:
+		return not(time.Minute, "the public reads the notice of Incident %s", other.Incident)
 	}
-	return playbook.Outcome{}, other == nil, nil
+	return playbook.Outcome{}, true, nil
 }
 
 // notify adds an update to the notice, once per state, and never back to an earlier one.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"net/http"
 	"os"
 	"slices"
 	"strings"
@@ -36,8 +37,8 @@ import (
 
 var (
 	w     *world.World
-	admin client.Client // as the cluster's administrator
-	kube  client.Client // as the manager's ServiceAccount
+	admin client.Client    // as the cluster's administrator
+	kube  client.WithWatch // as the manager's ServiceAccount
 )
 
 const (
@@ -83,7 +84,7 @@ func runTests(m *testing.M) (code int, err error) {
 		return 0, err
 	}
 	config.QPS = -1
-	if kube, err = client.New(config, client.Options{Scheme: scheme}); err != nil {
+	if kube, err = client.NewWithWatch(config, client.Options{Scheme: scheme}); err != nil {
 		return 0, err
 	}
 	return m.Run(), nil
@@ -97,6 +98,9 @@ type scene struct {
 	signals  platform.Signals
 	offset   time.Duration
 	recorder *events.FakeRecorder
+	events   []string // that were read from the recorder
+	// transport of HTTP requests; nil is the platform's.
+	transport http.RoundTripper
 }
 
 func newScene(t *testing.T, name string) *scene {
@@ -258,7 +262,7 @@ func (s *scene) good() {
 // manager is one that has just started.
 func (s *scene) manager() *incident.Reconciler {
 	return &incident.Reconciler{
-		Client: kube, APIReader: kube, Recorder: s.recorder, Connections: &platform.Connections{Secrets: kube}, Now: s.clock,
+		Client: kube, APIReader: kube, Recorder: s.recorder, Connections: &platform.Connections{Secrets: kube, Transport: s.transport}, Now: s.clock,
 		Signals: func(client.ObjectKey) platform.Signals { return s.signals },
 	}
 }

@@ -507,7 +507,7 @@ var mistakes = []mistake{
 		}
 		return strings.ReplaceAll(text, `"state":"Sending"`, `"state":"Accepted"`)
 	})}, crashmatrix.DiedBefore, "POST /"},
-	{variant{name: "a page that is not written down", kube: swallow(patching("incidents", `"state":"Sending"`))}, crashmatrix.Overtaken, "POST /"},
+	{variant{name: "a page of which nobody writes down that it was accepted", kube: swallow(patching("incidents", `"state":"Accepted"`))}, crashmatrix.DiedBefore, "POST /"},
 	{variant{name: "another alert for each attempt", http: body(http.MethodPost, "/pagerduty/", func(text string) string {
 		return strings.Replace(text, `"dedup_key":"`, `"dedup_key":"`+rand.Text(), 1)
 	})}, crashmatrix.ReplyLost, "POST /pagerduty"},
@@ -579,7 +579,9 @@ func TestCrashMatrixIncident(t *testing.T) {
 	}
 	each(slots, plans, play(false))
 	// Another manager finds the object deleted.
-	deletions := slices.DeleteFunc(slices.Clone(plans), func(plan crashmatrix.Plan) bool { return plan.Fault != crashmatrix.Overtaken })
+	deletions := slices.DeleteFunc(slices.Clone(plans), func(plan crashmatrix.Plan) bool {
+		return plan.Fault != crashmatrix.Overtaken
+	})
 	each(slots, deletions, play(true))
 	t.Logf("%s for %d plans and %d deletions", time.Since(began), len(plans), len(deletions))
 	if n := unknown.Load(); n == 0 || n > 8 {

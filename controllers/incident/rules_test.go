@@ -1,0 +1,371 @@
+package incident_test
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
+	"github.com/1pass-dev/playbook-operator/controllers/platform"
+)
+
+// Each rule of the playbook's classification and escalation that is this package's, by its name. What makes a signal sev1, sev2 or
+// sev3 is controllers/platform's.
+
+func (s *scene) severity(name string) v1alpha1.Severity {
+	s.Helper()
+	return s.get(name).Status.Severity
+}
+
+// timeline says whether an entry contains text.
+func (s *scene) told(name, text string) bool {
+	s.Helper()
+	return slices.ContainsFunc(s.get(name).Status.Timeline, func(e v1alpha1.TimelineEntry) bool { return strings.Contains(e.Text, text) })
+}
+
+func TestRuleTheSignalsDecideTheSeverity(t *testing.T) {
+	s := newScene(t, "rule-signals")
+	for _, want := range []v1alpha1.Severity{v1alpha1.Sev1, v1alpha1.Sev2, v1alpha1.Sev3} {
+		s.bad(want, "as "+string(want))
+		name := s.open(string(want), "{category: Outage, rollback: Never}")
+		s.pass(name)
+		if got := s.severity(name); got != want {
+			t.Errorf("signals of %s make %s", want, got)
+		}
+		if got := s.message(name, "Classified"); got != string(want)+": as "+string(want) {
+			t.Errorf("it says %q", got)
+		}
+	}
+}
+
+func TestRuleWhatMatchesNothingIsSev3(t *testing.T) {
+	s := newScene(t, "rule-nothing")
+	s.good()
+	name := s.open("good", "{rollback: Never}")
+	s.pass(name)
+	if got := s.severity(name); got != v1alpha1.Sev3 {
+		t.Errorf("an incident whose signals are good is %s", got)
+	}
+	s.signals = platform.Signals{}
+	name = s.open("unknown", "{rollback: Never}")
+	s.pass(name)
+	if got := s.severity(name); got != v1alpha1.Sev3 {
+		t.Errorf("an incident whose signals are unknown is %s", got)
+	}
+	if got := s.message(name, "Classified"); !strings.Contains(got, "unknown") {
+		t.Errorf("it says %q", got)
+	}
+}
+
+func TestRuleASignalThatCannotBeReadIsUnknownAndNeverHealthy(t *testing.T) {
+	s := newScene(t, "rule-unknown")
+	s.bad(v1alpha1.Sev1, "/up answers HTTP 502")
+	name := s.open("inc", "{category: Outage, rollback: Never}")
+	s.pass(name)
+	s.signals = platform.Signals{Each: []platform.Signal{{Condition: v1alpha1.ConditionUpAnswers, State: metav1.ConditionUnknown}}}
+	s.after(2*time.Hour, name)
+	s.expect(name, "Mitigated Unknown AwaitingMitigation")
+	if got := s.message(name, "Mitigated"); strings.Contains(got, "good") {
+		t.Errorf("it says %q", got)
+	}
+}
+
+func TestRuleAWorseSignalRaisesTheSeverityAndABetterOneNeverLowersIt(t *testing.T) {
+	s := newScene(t, "rule-raises")
+	s.bad(v1alpha1.Sev3, "one relying party has dead letters")
+	name := s.open("inc", "{category: Outage, rollback: Never}")
+	for _, step := range []struct{ seen, want v1alpha1.Severity }{
+		{v1alpha1.Sev3, v1alpha1.Sev3}, {v1alpha1.Sev2, v1alpha1.Sev2}, {v1alpha1.Sev3, v1alpha1.Sev2}, {v1alpha1.Sev1, v1alpha1.Sev1}, {v1alpha1.Sev2, v1alpha1.Sev1},
+	} {
+		s.bad(step.seen, "signals of "+string(step.seen))
+		s.pass(name)
+		if got := s.severity(name); got != step.want {
+			t.Errorf("with signals of %s it is %s, want %s", step.seen, got, step.want)
+		}
+	}
+	s.good()
+	s.pass(name)
+	if got := s.severity(name); got != v1alpha1.Sev1 {
+		t.Errorf("with good signals it is %s", got)
+	}
+	if !s.told(name, "sev1: signals of sev1") {
+		t.Errorf("the timeline does not say why: %+v", s.get(name).Status.Timeline)
+	}
+}
+
+func TestRuleADecidedSeverityIsFinalAndAWorseSignalOnlyReported(t *testing.T) {
+	s := newScene(t, "rule-decided")
+	s.bad(v1alpha1.Sev1, "/up answers HTTP 502")
+	name := s.open("inc", "{category: Outage, severity: sev3, rollback: Never}")
+	s.pass(name)
+	s.pass(name)
+	if got := s.severity(name); got != v1alpha1.Sev3 {
+		t.Errorf("it is %s", got)
+	}
+	s.expectPages()
+	reports := 0
+	for _, e := range s.get(name).Status.Timeline {
+		if strings.Contains(e.Text, "the signals say sev1, and spec.severity says sev3") {
+			reports++
+		}
+	}
+	if reports != 1 {
+		t.Errorf("the worse signal was reported %d times", reports)
+	}
+	// The person changes their mind, either way.
+	s.patch(name, `{"spec":{"severity":"sev1"}}`)
+	s.pass(name)
+	s.expectPages("oncall 1 triggered")
+	s.patch(name, `{"spec":{"severity":"sev2"}}`)
+	s.pass(name)
+	if got := s.severity(name); got != v1alpha1.Sev2 {
+		t.Errorf("it is %s", got)
+	}
+}
+
+func TestRuleRespondByIsAtOnceAnHourAndADay(t *testing.T) {
+	s := newScene(t, "rule-respond-by")
+	for severity, within := range map[v1alpha1.Severity]time.Duration{v1alpha1.Sev1: 0, v1alpha1.Sev2: time.Hour, v1alpha1.Sev3: 24 * time.Hour} {
+		name := s.open(string(severity), fmt.Sprintf("{severity: %s, rollback: Never}", severity))
+		s.pass(name)
+		obj := s.get(name)
+		if got := obj.Status.RespondBy.Sub(obj.CreationTimestamp.Time); got != within {
+			t.Errorf("%s is to be responded to %s after it was opened, want %s", severity, got, within)
+		}
+		was := obj.Status.RespondBy.Time
+		s.after(10*time.Minute, name)
+		if got := s.get(name).Status.RespondBy.Time; !got.Equal(was) {
+			t.Errorf("status.respondBy of %s moved from %s to %s", severity, was, got)
+		}
+	}
+}
+
+func TestRuleARaisedSeverityIsToBeRespondedToSooner(t *testing.T) {
+	s := newScene(t, "rule-sooner")
+	s.bad(v1alpha1.Sev2, "/api answers HTTP 500")
+	name := s.open("inc", "{category: Outage, rollback: Never}")
+	s.pass(name)
+	s.bad(v1alpha1.Sev1, "/up answers HTTP 502")
+	s.after(20*time.Minute, name)
+	obj := s.get(name)
+	if !obj.Status.RespondBy.Time.Equal(obj.CreationTimestamp.Time) {
+		t.Errorf("status.respondBy is %s after it was opened", obj.Status.RespondBy.Sub(obj.CreationTimestamp.Time))
+	}
+}
+
+func TestRuleAMissedResponseIsAConditionUntilSomebodyResponds(t *testing.T) {
+	s := newScene(t, "rule-overdue")
+	for severity, within := range map[v1alpha1.Severity]time.Duration{v1alpha1.Sev2: time.Hour, v1alpha1.Sev3: 24 * time.Hour} {
+		began := s.offset
+		name := s.open(string(severity), fmt.Sprintf("{severity: %s, rollback: Never}", severity))
+		// Opened now by the API server's clock, and by this one's after all that was let pass.
+		s.offset = 0
+		s.after(within-time.Minute, name)
+		s.expect(name, "ResponseOverdue none")
+		s.after(2*time.Minute, name)
+		s.expect(name, "ResponseOverdue True Overdue")
+		if !s.told(name, "nobody has responded to this "+string(severity)) {
+			t.Error("the timeline does not say so")
+		}
+		s.patch(name, `{"spec":{"acknowledgement":{"by":"dana"}}}`)
+		s.pass(name)
+		s.expect(name, "ResponseOverdue none", "Acknowledged True Succeeded")
+		s.offset = began
+	}
+}
+
+func TestRuleSev1PagesTheFirstTierImmediately(t *testing.T) {
+	s := newScene(t, "rule-immediately")
+	s.bad(v1alpha1.Sev1, "/up answers HTTP 502")
+	name := s.open("inc", "{category: Outage, rollback: Never}")
+	s.pass(name)
+	s.expectPages("oncall 1 triggered")
+	obj := s.get(name)
+	if obj.Status.PagedAt == nil || obj.Status.Durations.ToPageSeconds == nil {
+		t.Errorf("paged at %v, durations %+v", obj.Status.PagedAt, obj.Status.Durations)
+	}
+	s.expect(name, "ResponseOverdue none")
+}
+
+func TestRuleTheSecondTierIsPagedAfterFifteenMinutesWithoutAcknowledgement(t *testing.T) {
+	s := newScene(t, "rule-second-tier")
+	s.bad(v1alpha1.Sev1, "/up answers HTTP 502")
+	acknowledged := s.open("acked", "{category: Outage, rollback: Never}")
+	name := s.open("inc", "{category: Outage, rollback: Never}")
+	s.pass(acknowledged)
+	s.pass(name)
+	wait := s.after(14*time.Minute, name)
+	s.expectPages("oncall 1 triggered", "oncall 1 triggered")
+	if wait == 0 || wait > time.Minute {
+		t.Errorf("a minute before the second tier is due, it comes back after %s", wait)
+	}
+	s.patch(acknowledged, `{"spec":{"acknowledgement":{"by":"dana"}}}`)
+	s.after(time.Minute, name)
+	s.pass(acknowledged)
+	s.expectPages("oncall 1 acknowledged", "oncall 1 triggered", "owner 1 triggered")
+	s.after(24*time.Hour, acknowledged)
+	s.expectPages("oncall 1 acknowledged", "oncall 1 triggered", "owner 1 triggered")
+}
+
+func TestRuleARestartNeitherLosesNorRepeatsAPage(t *testing.T) {
+	s := newScene(t, "rule-restart")
+	s.bad(v1alpha1.Sev1, "/up answers HTTP 502")
+	name := s.open("inc", "{category: Outage, rollback: Never}")
+	for range 5 {
+		s.pass(name) // each by a manager that has just started
+		s.offset += time.Minute
+	}
+	s.expectPages("oncall 1 triggered")
+	s.after(11*time.Minute, name)
+	s.pass(name)
+	s.expectPages("oncall 1 triggered", "owner 1 triggered")
+}
+
+func TestRuleOnlySev1IsToldToThePublic(t *testing.T) {
+	s := newScene(t, "rule-public-sev1")
+	s.bad(v1alpha1.Sev2, "/api answers HTTP 500")
+	s.signals.Down = true
+	name := s.open("inc", "{category: Outage, rollback: Never}")
+	asked := s.open("asked", "{category: Outage, rollback: Never, notice: Publish}")
+	s.pass(name)
+	s.after(2*time.Hour, name)
+	s.pass(asked)
+	s.expect(name, "Announced Unknown NotAnnounced")
+	s.expect(asked, "Announced Unknown NotAnnounced")
+	if got := s.message(name, "Announced"); got != "the public is told of sev1 only" {
+		t.Errorf("it says %q", got)
+	}
+	if got := len(s.Services.Notices()); got != 0 {
+		t.Errorf("%d notices", got)
+	}
+}
+
+func TestRuleThePublicIsToldOnlyWhereRelyingPartiesAreAffectedForMoreThanThirtyMinutes(t *testing.T) {
+	s := newScene(t, "rule-public-30")
+	s.bad(v1alpha1.Sev1, "/up answers HTTP 502")
+	s.signals.Down = false
+	unaffected := s.open("unaffected", "{category: Outage, rollback: Never}")
+	s.pass(unaffected)
+	s.after(time.Hour, unaffected)
+	s.expect(unaffected, "Announced Unknown NotAnnounced")
+
+	s.bad(v1alpha1.Sev1, "/up answers HTTP 502")
+	name := s.open("inc", "{category: Outage, rollback: Never}")
+	wait := s.pass(name)
+	s.after(29*time.Minute, name)
+	if got := len(s.Services.Notices()); got != 0 || wait == 0 {
+		t.Errorf("%d notices after 29 minutes; it wanted to come back after %s", got, wait)
+	}
+	s.after(61*time.Second, name)
+	if got := s.Services.Notices(); len(got) != 1 || got[0].Status != "investigating" || got[0].Impact != "critical" {
+		t.Errorf("after 30 minutes the status page has %+v", got)
+	}
+}
+
+func TestRuleAWithheldNoticeIsNotPublished(t *testing.T) {
+	s := newScene(t, "rule-withheld")
+	s.bad(v1alpha1.Sev1, "/up answers HTTP 502")
+	name := s.open("inc", "{category: Outage, rollback: Never, notice: Withhold}")
+	s.pass(name)
+	s.after(2*time.Hour, name)
+	s.expect(name, "Announced Unknown NotAnnounced")
+	if got := len(s.Services.Notices()); got != 0 {
+		t.Errorf("%d notices", got)
+	}
+}
+
+func TestRuleAPlatformHasOneNotice(t *testing.T) {
+	s := newScene(t, "rule-one-notice")
+	s.bad(v1alpha1.Sev1, "/up answers HTTP 502")
+	first := s.open("first", "{category: Outage, rollback: Never, notice: Publish}")
+	second := s.open("second", "{category: Outage, rollback: Never, notice: Publish}")
+	s.pass(first)
+	s.pass(second)
+	s.expect(second, "Announced Unknown NotAnnounced")
+	if got := s.message(second, "Announced"); !strings.Contains(got, first) {
+		t.Errorf("it says %q", got)
+	}
+	if got := len(s.Services.Notices()); got != 1 {
+		t.Errorf("%d notices", got)
+	}
+	// Once the first is over, and it is still down, the second tells the public.
+	s.patch(first, `{"spec":{"resolution":{"by":"dana"}}}`)
+	s.pass(first)
+	s.after(61*time.Second, second)
+	notices := s.Services.Notices()
+	if len(notices) != 2 || notices[0].Status != "resolved" || notices[1].Status != "investigating" {
+		t.Errorf("the status page has %+v", notices)
+	}
+}
+
+func TestRuleANoticeOfAnIncidentThatIsGoneIsTakenOver(t *testing.T) {
+	s := newScene(t, "rule-orphaned-notice")
+	s.bad(v1alpha1.Sev1, "/up answers HTTP 502")
+	first := s.open("first", "{category: Outage, rollback: Never, notice: Publish}")
+	s.pass(first)
+	// As where nobody could reach the status page for a minute after it was deleted.
+	if err := admin.Delete(s.ctx, s.get(first)); err != nil {
+		t.Fatal(err)
+	}
+	s.patch(first, `{"metadata":{"finalizers":null}}`)
+	second := s.open("second", "{category: Outage, rollback: Never, notice: Publish}")
+	s.pass(second)
+	s.expect(second, "Announced Unknown Published")
+	s.good()
+	s.after(6*time.Minute, second)
+	notices := s.Services.Notices()
+	if len(notices) != 1 || notices[0].Status != "resolved" {
+		t.Errorf("the status page has %+v", notices)
+	}
+	if got := s.platform().Status.Notice; got != nil {
+		t.Errorf("the Platform's notice is taken by %+v", got)
+	}
+}
+
+func TestRuleFlappingDoesNotRestartTheClock(t *testing.T) {
+	s := newScene(t, "rule-flapping")
+	s.bad(v1alpha1.Sev1, "/up answers HTTP 502")
+	name := s.open("inc", "{category: Outage, rollback: Never}")
+	s.pass(name)
+	onset, affected := s.get(name).Status.Onset, s.get(name).Status.AffectedSince
+	for range 7 {
+		s.good()
+		s.after(2*time.Minute, name)
+		s.bad(v1alpha1.Sev1, "/up answers HTTP 502")
+		s.after(2*time.Minute, name)
+	}
+	if got := len(s.Services.Notices()); got != 0 {
+		t.Fatalf("%d notices after 28 minutes", got)
+	}
+	s.after(2*time.Minute+time.Second, name)
+	if got := len(s.Services.Notices()); got != 1 {
+		t.Errorf("%d notices after 30 minutes of flapping", got)
+	}
+	obj := s.get(name)
+	if !obj.Status.Onset.Equal(onset) || !obj.Status.AffectedSince.Equal(affected) {
+		t.Errorf("the onset moved from %s to %s, and what the public is told from %s to %s", onset, obj.Status.Onset, affected, obj.Status.AffectedSince)
+	}
+	// Nor does it start the escalation over: 15 minutes after the first page is when the second tier was paged.
+	s.expectPages("oncall 1 triggered", "owner 1 triggered")
+}
+
+func TestRuleMitigationNeedsSignalsThatStayGood(t *testing.T) {
+	s := newScene(t, "rule-mitigated")
+	s.bad(v1alpha1.Sev1, "/up answers HTTP 502")
+	name := s.open("inc", "{category: Outage, rollback: Never}")
+	s.pass(name)
+	for range 3 {
+		s.good()
+		s.after(4*time.Minute, name)
+		s.bad(v1alpha1.Sev1, "/up answers HTTP 502")
+		s.pass(name)
+	}
+	s.expect(name, "Mitigated Unknown AwaitingMitigation")
+	s.good()
+	s.after(5*time.Minute+time.Second, name)
+	s.expect(name, "Mitigated True Succeeded", "Ready True Succeeded")
+}
