@@ -142,12 +142,7 @@ func nextPage(tiers []v1alpha1.OncallTier, repeat time.Duration, policy v1alpha1
 					accepted = true
 					break
 				}
-				// It was given up while this pass ran, so the next one is due now.
-				if settled := pages[k].SettledAt.Time; settled.Before(now) {
-					dueAt = later(dueAt, settled)
-				} else {
-					dueAt = later(dueAt, now)
-				}
+				dueAt = later(dueAt, pages[k].SettledAt.Time)
 			}
 			heard = heard || accepted
 			if !accepted {
@@ -243,7 +238,7 @@ func (s *response) page(ctx context.Context, next due) (settled bool, err error)
 			}
 			s.note(v1alpha1.ReasonPaging, "%s was paged by %s%s", next.tier, next.channel.SecretRef.Name, late)
 		case v1alpha1.PageFailed:
-			page.SettledAt = seconds(at)
+			page.SettledAt = seconds(s.now) // the pass's clock, by which the next one is due at once
 			s.note(v1alpha1.ReasonPaging, "%s could not be paged by %s: %s", next.tier, next.channel.SecretRef.Name, page.Problem)
 		}
 	})

@@ -78,7 +78,7 @@ func troubles() []trouble {
 	return []trouble{
 		{name: "refused", service: logi.ServiceFault{Refuse: true}, render: logi.RenderFault{Refuse: true}, says: "the connection was closed without an answer", saysRender: "the answer broke off"},
 		{name: "timeout", service: logi.ServiceFault{DelayMilliseconds: 4000}, render: logi.RenderFault{DelayMilliseconds: 4000}, says: "no answer in time", saysRender: "no answer in time"},
-		{name: "slow-body", service: logi.ServiceFault{Status: 200, Stall: true}, render: logi.RenderFault{SlowBody: true, DelayMilliseconds: 8000}, says: "broke off or is too long", saysRender: "no answer in time"},
+		{name: "slow-body", service: logi.ServiceFault{Status: 200, Stall: true}, render: logi.RenderFault{Status: 200, SlowBody: true, DelayMilliseconds: 8000}, says: "broke off or is too long", saysRender: "no answer in time"},
 		{name: "10-mb", service: logi.ServiceFault{Status: 200, BodyBytes: 10 << 20}, render: logi.RenderFault{Status: 200, Megabytes: 10}, says: "broke off or is too long", saysRender: "larger than 1 MiB"},
 		{name: "html", service: logi.ServiceFault{Status: 200, Body: html, Echo: true}, render: logi.RenderFault{Status: 200, Body: html}, says: "is not this API's", saysRender: "not the JSON that was expected"},
 		status(401, "401"), status(404, "404"), status(409, "409"),
@@ -373,6 +373,7 @@ func TestAClockThatJumpsBackwardsLosesNothingAndDoesNothingTwice(t *testing.T) {
 	// An hour behind when it is opened: the first page comes at once all the same.
 	s.offset = -time.Hour
 	name := s.regression("inc", "{category: Outage, notice: Publish}")
+	s.signals.BadSince = time.Now() // the deploy's clock is right
 	s.pass(name)
 	s.expectPages("oncall 1 triggered")
 	s.until(name, "RolledBack True Succeeded")
