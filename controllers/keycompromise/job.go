@@ -40,6 +40,10 @@ func (s *compromise) runJob(ctx context.Context, command platformdb.Command) (pl
 			return playbook.Wait(observeInterval, v1alpha1.ReasonRevoking, "the job %s runs the platform's rake for this key already: waiting for its end", job.ID), false, nil
 		}
 	}
+	// One that ended since the key's row was read is not among those that run, and has done its work.
+	if outcome, ok, err := s.adopt(ctx); !errors.Is(err, platformdb.ErrNotRevoked) && !isUnfinished(err) {
+		return outcome, ok, err
+	}
 	if outcome, ok, err := s.intend(ctx, &command); err != nil || !ok {
 		return outcome, false, err
 	}
