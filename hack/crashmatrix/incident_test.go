@@ -512,7 +512,7 @@ var mistakes = []mistake{
 		return strings.Replace(text, `"dedup_key":"`, `"dedup_key":"`+rand.Text(), 1)
 	})}, crashmatrix.ReplyLost, "POST /pagerduty"},
 	{variant{name: "a notice that is published without looking for it", http: answering("/incidents/unresolved", "[]")}, crashmatrix.ReplyLost, addNotice},
-	{variant{name: "a notice that the Platform does not know of", kube: swallow(patching("platforms", `"notice":{`))}, crashmatrix.Overtaken, addNotice},
+	{variant{name: "a notice whose intent has no optimistic lock", kube: only(http.MethodPatch, "/incidents/", unlocked)}, crashmatrix.Overtaken, "PATCH /incidents/status"},
 }
 
 func TestCrashMatrixIncident(t *testing.T) {
