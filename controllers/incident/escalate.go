@@ -73,6 +73,8 @@ func escalate(ctx context.Context, s *response) (playbook.Outcome, error) {
 		if !settled {
 			return playbook.Wait(channelRetry, v1alpha1.ReasonPaging, "%s did not accept the page to %s yet; it is tried again", next.channel.SecretRef.Name, next.tier), nil
 		}
+		// That took its time, and what is due now was not before.
+		s.now = s.Now()
 	}
 }
 

@@ -27,7 +27,7 @@ import (
 )
 
 // shortly is how long the far sides of these tests have: the timeouts of the clients are paging's, render's and statuspage's own.
-const shortly = 2 * time.Second
+const shortly = 3 * time.Second
 
 type hasty struct{ next http.RoundTripper }
 
@@ -77,8 +77,8 @@ func troubles() []trouble {
 	}
 	return []trouble{
 		{name: "refused", service: logi.ServiceFault{Refuse: true}, render: logi.RenderFault{Refuse: true}, says: "the connection was closed without an answer", saysRender: "the answer broke off"},
-		{name: "timeout", service: logi.ServiceFault{DelayMilliseconds: 4000}, render: logi.RenderFault{DelayMilliseconds: 4000}, says: "no answer in time", saysRender: "no answer in time"},
-		{name: "slow-body", service: logi.ServiceFault{Status: 200, Stall: true}, render: logi.RenderFault{Status: 200, SlowBody: true, DelayMilliseconds: 8000}, says: "broke off or is too long", saysRender: "no answer in time"},
+		{name: "timeout", service: logi.ServiceFault{DelayMilliseconds: 6000}, render: logi.RenderFault{DelayMilliseconds: 6000}, says: "no answer in time", saysRender: "no answer in time"},
+		{name: "slow-body", service: logi.ServiceFault{Status: 200, Stall: true}, render: logi.RenderFault{Status: 200, SlowBody: true, DelayMilliseconds: 9000}, says: "broke off or is too long", saysRender: "no answer in time"},
 		{name: "10-mb", service: logi.ServiceFault{Status: 200, BodyBytes: 10 << 20}, render: logi.RenderFault{Status: 200, Megabytes: 10}, says: "broke off or is too long", saysRender: "larger than 1 MiB"},
 		{name: "html", service: logi.ServiceFault{Status: 200, Body: html, Echo: true}, render: logi.RenderFault{Status: 200, Body: html}, says: "is not this API's", saysRender: "not the JSON that was expected"},
 		status(401, "401"), status(404, "404"), status(409, "409"),
@@ -372,8 +372,9 @@ func TestAClockThatJumpsBackwardsLosesNothingAndDoesNothingTwice(t *testing.T) {
 	s := newScene(t, "jump-backwards")
 	// An hour behind when it is opened: the first page comes at once all the same.
 	s.offset = -time.Hour
-	name := s.regression("inc", "{category: Outage, notice: Publish}")
-	s.signals.BadSince = time.Now() // the deploy's clock is right
+	s.Server.Render().AddDeploy(logi.WebService, "bad", "live", "new_commit", s.clock().Add(-time.Minute))
+	s.bad(v1alpha1.Sev1, "/up answers HTTP 502")
+	name := s.open("inc", "{category: Outage, notice: Publish}")
 	s.pass(name)
 	s.expectPages("oncall 1 triggered")
 	s.until(name, "RolledBack True Succeeded")
