@@ -359,17 +359,20 @@ func reSignCursor(ctx context.Context, tx pgx.Tx, r *Revocation, signer *signing
 		if err != nil {
 			return 0, 0, err
 		}
-		if pages[i], err = collect(rows, signer); err != nil {
+		if pages[i], err = collect(rows); err != nil {
 			return 0, 0, err
 		}
 	}
 	page, next := pages[0], pages[1]
 	undelivered := page.undelivered
+	signing := signer.begin(page.bodies)
 	for len(page.ids) > 0 {
-		signatures, err := page.signatures.all()
+		signatures, err := signing.all()
 		if err != nil {
 			return 0, 0, err
 		}
+		// Not before: one page of large RSA keys is as much as a session may be idle for.
+		signing = signer.begin(next.bodies)
 		batch := &pgx.Batch{}
 		batch.Queue(reSignSQL, signer.kid, page.ids, signatures)
 		batch.Queue(fetchSQL)
@@ -379,7 +382,7 @@ func reSignCursor(ctx context.Context, tx pgx.Tx, r *Revocation, signer *signing
 		if err == nil {
 			var rows pgx.Rows
 			if rows, err = results.Query(); err == nil {
-				after, err = collect(rows, signer)
+				after, err = collect(rows)
 			}
 		}
 		if err = errors.Join(err, results.Close()); err != nil {
@@ -397,24 +400,21 @@ func reSignCursor(ctx context.Context, tx pgx.Tx, r *Revocation, signer *signing
 	return signed, left, err
 }
 
-// unsigned is a page of entries that are being signed.
+// unsigned is a page of entries to sign.
 type unsigned struct {
-	ids        []int64
-	signatures *signatures
+	ids    []int64
+	bodies []string
 	// undelivered entries of the kind when the cursor was declared, whoever held them and whatever their kid.
 	undelivered int64
 }
 
-// collect reads a page, and begins to sign it.
-func collect(rows pgx.Rows, signer *signingKey) (*unsigned, error) {
-	page := &unsigned{ids: make([]int64, 0, pageSize)}
-	bodies := make([]string, 0, pageSize)
+func collect(rows pgx.Rows) (*unsigned, error) {
+	page := &unsigned{ids: make([]int64, 0, pageSize), bodies: make([]string, 0, pageSize)}
 	var id int64
 	var body string
 	_, err := pgx.ForEachRow(rows, []any{&id, &body, &page.undelivered}, func() error {
-		page.ids, bodies = append(page.ids, id), append(bodies, body)
+		page.ids, page.bodies = append(page.ids, id), append(page.bodies, body)
 		return nil
 	})
-	page.signatures = signer.begin(bodies)
 	return page, err
 }
