@@ -19,7 +19,7 @@ const (
 	// workers of the dispatcher, and how long a relying party takes to answer: together at most 800 deliveries a second.
 	workers = 4
 	answer  = 5 * time.Millisecond
-	// freshPerTick webhooks are enqueued each tick, 200 a second.
+	// freshPerTick webhooks of an application are enqueued each tick, 200 a second.
 	freshPerTick = 20
 	tick         = 100 * time.Millisecond
 	phase        = 5 * time.Second
@@ -46,7 +46,8 @@ func BenchmarkClaim(b *testing.B) {
 				"paced":   func(ctx context.Context) error { return r.keepRequeueing(ctx, platformdb.Pace{MaxInFlight: 500}, nil) },
 				"unpaced": func(ctx context.Context) error { return r.keepRequeueing(ctx, platformdb.Pace{}, &batches) },
 			}[name]
-			p99[name] = quantile(d.claimsDuring(b, run), 0.99)
+			claims, _ := d.traffic(b, phase, run, application)
+			p99[name] = quantile(claims, 0.99)
 		}
 		op, err := r.Operation(b.Context(), r.uid)
 		check(b, err)
@@ -93,22 +94,37 @@ func (r *replay) keepRequeueing(ctx context.Context, pace platformdb.Pace, batch
 	return nil
 }
 
-// claimsDuring plays the platform for one phase, with webhooks that come and a dispatcher that delivers, while something else
-// runs. It returns how many milliseconds each claim took.
-func (d *database) claimsDuring(b *testing.B, run func(context.Context) error) []float64 {
+// traffic plays the platform for a time, or where that is 0 for as long as run takes: webhooks that come for each application, and a
+// dispatcher that delivers. It returns how many milliseconds each claim took, and each insertion of the first application's.
+func (d *database) traffic(b *testing.B, length time.Duration, run func(context.Context) error, applications ...int64) (claims, enqueues []float64) {
 	b.Helper()
 	server, err := postgres()
 	check(b, err)
 	url := server.URL(d.name)
 	var mu sync.Mutex
-	var claims []float64
-	ctx, cancel := context.WithTimeout(b.Context(), phase)
+	ctx, cancel := context.WithCancel(b.Context())
+	if length > 0 {
+		ctx, cancel = context.WithTimeout(b.Context(), length)
+	}
 	defer cancel()
 	var group errgroup.Group
-	group.Go(func() error { return run(ctx) })
 	group.Go(func() error {
-		return connected(ctx, url, func(conn *pgx.Conn) error { return enqueue(ctx, conn) })
+		if length == 0 {
+			defer cancel()
+		}
+		return run(ctx)
 	})
+	for i, application := range applications {
+		group.Go(func() error {
+			return connected(ctx, url, func(conn *pgx.Conn) error {
+				took, err := enqueue(ctx, conn, application)
+				if i == 0 {
+					enqueues = took
+				}
+				return err
+			})
+		})
+	}
 	for range workers {
 		group.Go(func() error {
 			return connected(ctx, url, func(conn *pgx.Conn) error {
@@ -121,7 +137,7 @@ func (d *database) claimsDuring(b *testing.B, run func(context.Context) error) [
 		})
 	}
 	check(b, group.Wait())
-	return claims
+	return claims, enqueues
 }
 
 func connected(ctx context.Context, url string, fn func(*pgx.Conn) error) error {
@@ -133,19 +149,21 @@ func connected(ctx context.Context, url string, fn func(*pgx.Conn) error) error 
 	return errors.Join(fn(conn), conn.Close(ctx))
 }
 
-// enqueue adds fresh webhooks until ctx is done.
-func enqueue(ctx context.Context, conn *pgx.Conn) error {
+// enqueue adds fresh webhooks of an application until ctx is done, and returns how many milliseconds each insertion took.
+func enqueue(ctx context.Context, conn *pgx.Conn, application int64) (took []float64, err error) {
 	for ctx.Err() == nil {
+		began := time.Now()
 		if _, err := conn.Exec(context.WithoutCancel(ctx), `INSERT INTO webhook_outbox_entries
 				(oauth_application_id, event_type, payload, idempotency_key, kid, signature, enqueued_at)
 			SELECT o.oauth_application_id, o.event_type, o.payload, gen_random_uuid(), o.kid, o.signature, clock_timestamp()
 			FROM (SELECT * FROM webhook_outbox_entries WHERE oauth_application_id = $1 LIMIT 1) o, generate_series(1, $2::int)`,
 			application, freshPerTick); err != nil {
-			return fmt.Errorf("enqueueing fresh webhooks: %w", err)
+			return nil, fmt.Errorf("enqueueing fresh webhooks: %w", err)
 		}
+		took = append(took, milliseconds(time.Since(began)))
 		time.Sleep(tick)
 	}
-	return nil
+	return took, nil
 }
 
 // dispatch delivers until ctx is done, and returns how many milliseconds each claim took that found an entry.

@@ -58,6 +58,57 @@ spec:
 	b.ReportMetric(0, "ns/op")
 }
 
+// BenchmarkRevokeMemory lets the real manager end a key under a million undelivered entries, and sign them all anew in the same
+// transaction: more of them than its default does.
+func BenchmarkRevokeMemory(b *testing.B) {
+	ctx := b.Context()
+	w, err := world.Start(ctx, filepath.Join(dir, "revocation"), servers.PostgresOptions{})
+	check(b, err)
+	defer func() { check(b, w.Stop(ctx)) }()
+	site, err := w.NewSite(ctx, "revocation", logi.Config{ManualDispatch: true})
+	check(b, err)
+	defer func() { check(b, site.Close(ctx)) }()
+	conn, err := pgx.Connect(ctx, site.URLAs(""))
+	check(b, err)
+	defer conn.Close(ctx)
+	check(b, site.CreateApplication(ctx, application, "acme"))
+	check(b, logi.SeedFiller(ctx, conn, application, 0, outbox))
+	// Of the filler's key there is no private half.
+	var kid string
+	_, err = conn.Exec(ctx, `DELETE FROM webhook_signing_keys WHERE kid = $1`, filler)
+	check(b, err)
+	check(b, conn.QueryRow(ctx, `SELECT kid FROM webhook_signing_keys WHERE oauth_application_id = $1`, application).Scan(&kid))
+	manager, err := w.StartManager(ctx, "manager")
+	check(b, err)
+	defer func() { check(b, manager.Stop(ctx)) }()
+	check(b, site.Apply(ctx))
+	kubectl := func(input string, args ...string) string {
+		b.Helper()
+		out, err := w.KubectlInput(ctx, input, append([]string{"-n", world.Namespace}, args...)...)
+		check(b, err)
+		return out
+	}
+	kubectl("", "patch", "platform", "revocation", "--type=merge", "-p", fmt.Sprintf(`{"spec": {"signingKeys": {"resignLimit": %d}}}`, outbox))
+	kubectl("", "wait", "--for=condition=Ready", "--timeout=5m", "platform/revocation")
+	before := memory(b, manager, "VmRSS")
+	kubectl(fmt.Sprintf(`
+apiVersion: playbook.1pass.dev/v1alpha1
+kind: KeyCompromise
+metadata: {name: million}
+spec:
+  platformRef: {name: revocation}
+  applicationID: "%d"
+  kid: %s
+  reason: benchmark
+`, application, kid), "apply", "-f", "-")
+	kubectl("", "wait", "--for=condition=Revoked", "--timeout=30m", "keycompromise/million")
+	if resigned := kubectl("", "get", "keycompromise/million", "-o", "jsonpath={.status.resignedEntries}"); resigned != fmt.Sprint(outbox) {
+		b.Fatalf("%s entries were signed anew", resigned)
+	}
+	b.ReportMetric(float64(memory(b, manager, "VmHWM")-before)/1024, "rss-growth-mib")
+	b.ReportMetric(0, "ns/op")
+}
+
 // memory reads a line of the kernel's account of a process, in KiB.
 func memory(b *testing.B, p *servers.Process, name string) int {
 	b.Helper()

@@ -131,30 +131,31 @@ func (db *DB) reSignPage(ctx context.Context, uid string, progress *ReSigning) (
 		if err != nil {
 			return err
 		}
-		var page unsigned
+		var ids []int64
+		var bodies []string
 		var id int64
 		var at time.Time
 		var body string
 		if _, err := pgx.ForEachRow(rows, []any{&id, &at, &body}, func() error {
-			page.ids, page.bodies = append(page.ids, id), append(page.bodies, body)
+			ids, bodies = append(ids, id), append(bodies, body)
 			return nil
 		}); err != nil {
 			return err
 		}
-		signatures, err := signer.signAll(page.bodies)
+		signatures, err := signer.signAll(bodies)
 		if err != nil {
 			return err
 		}
-		if _, err := tx.Exec(ctx, reSignSQL, signer.kid, page.ids, signatures); err != nil {
+		if _, err := tx.Exec(ctx, reSignSQL, signer.kid, ids, signatures); err != nil {
 			return err
 		}
 		sweptDead, sweptAt, sweptID := now.SweptDead, &at, &id
-		if len(page.ids) < pageSize {
+		if len(ids) < pageSize {
 			sweptDead, sweptAt, sweptID = !now.SweptDead, nil, nil
 		}
 		more = sweptDead || sweptAt != nil
 		if _, err := tx.Exec(ctx, `UPDATE playbook.key_revocations SET resigned = resigned + $3, swept_dead = $4, swept_enqueued_at = $5, swept_id = $6
-			WHERE application_id = $1 AND kid = $2`, now.ApplicationID, now.Kid, len(page.ids), sweptDead, sweptAt, sweptID); err != nil {
+			WHERE application_id = $1 AND kid = $2`, now.ApplicationID, now.Kid, len(ids), sweptDead, sweptAt, sweptID); err != nil {
 			return err
 		}
 		progress.Revocation, err = revocation(ctx, tx, uid)

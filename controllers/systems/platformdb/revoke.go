@@ -135,13 +135,13 @@ func (db *DB) revoke(ctx context.Context, uid, kid, reason string, limit int64) 
 			return err
 		}
 		defer signer.wipe()
-		if err := enqueueEvent(ctx, tx, r, signer); err != nil {
-			return err
-		}
 		if !deferred {
 			if err := reSignNow(ctx, tx, r, signer); err != nil {
 				return err
 			}
+		}
+		if err := enqueueEvent(ctx, tx, r, signer); err != nil {
+			return err
 		}
 		return record(ctx, tx, op, r, reason)
 	})
@@ -316,18 +316,14 @@ func record(ctx context.Context, tx pgx.Tx, op *Operation, r *Revocation, reason
 // a little, and then left.
 func reSignNow(ctx context.Context, tx pgx.Tx, r *Revocation, signer *signingKey) error {
 	for end := time.Now().Add(claimTimeout); ; {
+		r.Claimed = 0
 		for _, dead := range []string{"IS NOT NULL", "IS NULL"} {
-			n, err := reSignCursor(ctx, tx, r, signer, dead)
+			signed, left, err := reSignCursor(ctx, tx, r, signer, dead)
 			if err != nil {
 				return err
 			}
-			r.Resigned += n
-		}
-		if err := tx.QueryRow(ctx, `SELECT (SELECT count(*) FROM webhook_outbox_entries
-				WHERE oauth_application_id = $1 AND delivered_at IS NULL AND dlq_at IS NOT NULL AND kid <> $2)
-			+ (SELECT count(*) FROM webhook_outbox_entries
-				WHERE oauth_application_id = $1 AND delivered_at IS NULL AND dlq_at IS NULL AND kid <> $2)`, r.ApplicationID, signer.kid).Scan(&r.Claimed); err != nil {
-			return err
+			r.Resigned += signed
+			r.Claimed += left
 		}
 		if r.Claimed == 0 || time.Now().After(end) {
 			return nil
@@ -340,81 +336,83 @@ func reSignNow(ctx context.Context, tx pgx.Tx, r *Revocation, signer *signingKey
 	}
 }
 
-// unsigned is a page of entries to sign.
-type unsigned struct {
-	ids    []int64
-	bodies []string
-}
-
 const (
-	fetchSQL   = `FETCH 1000 FROM unsigned`
-	reSignSQL  = `UPDATE webhook_outbox_entries w SET kid = $1, signature = s.signature, updated_at = clock_timestamp() FROM unnest($2::bigint[], $3::text[]) AS s(id, signature) WHERE w.id = s.id`
-	closeSQL   = `CLOSE unsigned`
-	declareSQL = `DECLARE unsigned NO SCROLL CURSOR FOR SELECT id, payload::text FROM webhook_outbox_entries
-		WHERE oauth_application_id = %d AND delivered_at IS NULL AND dlq_at %s AND kid <> %s FOR NO KEY UPDATE SKIP LOCKED`
+	undeliveredSQL = `FROM webhook_outbox_entries WHERE oauth_application_id = %[1]d AND delivered_at IS NULL AND dlq_at %[2]s`
+	// The count is taken in the cursor's own snapshot, once, and from the index alone where the table was vacuumed.
+	declareSQL = `DECLARE unsigned NO SCROLL CURSOR FOR SELECT id, payload::text, (SELECT count(*) ` + undeliveredSQL + `)
+		` + undeliveredSQL + ` AND kid <> %[3]s FOR NO KEY UPDATE SKIP LOCKED`
+	fetchSQL  = `FETCH 1000 FROM unsigned`
+	reSignSQL = `UPDATE webhook_outbox_entries w SET kid = $1, signature = s.signature, updated_at = clock_timestamp() FROM unnest($2::bigint[], $3::text[]) AS s(id, signature) WHERE w.id = s.id`
+	closeSQL  = `CLOSE unsigned`
 )
 
-// reSignCursor goes through a kind of undelivered entries once. While the server writes one page and reads the page after next,
-// the next one is signed here.
-func reSignCursor(ctx context.Context, tx pgx.Tx, r *Revocation, signer *signingKey, dead string) (int64, error) {
+// reSignCursor goes through a kind of undelivered entries once. It returns how many it signed, and how many are left under another
+// kid. While the server writes one page and reads another, the one between them is signed here.
+func reSignCursor(ctx context.Context, tx pgx.Tx, r *Revocation, signer *signingKey, dead string) (signed, left int64, err error) {
 	// DECLARE takes no parameters; our own kids need no more quoting than this.
 	if _, err := tx.Exec(ctx, fmt.Sprintf(declareSQL, r.ApplicationID, dead, quoteLiteral(signer.kid))); err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	var signed int64
-	rows, err := tx.Query(ctx, fetchSQL)
-	if err != nil {
-		return 0, err
-	}
-	page, err := collect(rows)
-	if err != nil {
-		return 0, err
-	}
-	signatures, err := signer.signAll(page.bodies)
-	if err != nil {
-		return 0, err
-	}
-	next := &unsigned{}
-	if len(page.ids) == pageSize {
-		if rows, err = tx.Query(ctx, fetchSQL); err != nil {
-			return 0, err
+	var pages [2]*unsigned
+	for i := range pages {
+		rows, err := tx.Query(ctx, fetchSQL)
+		if err != nil {
+			return 0, 0, err
 		}
-		if next, err = collect(rows); err != nil {
-			return 0, err
+		if pages[i], err = collect(rows); err != nil {
+			return 0, 0, err
 		}
 	}
+	page, next := pages[0], pages[1]
+	undelivered := page.undelivered
+	signing := signer.begin(page.bodies)
 	for len(page.ids) > 0 {
+		signatures, err := signing.all()
+		if err != nil {
+			return 0, 0, err
+		}
+		// Not before: one page of large RSA keys is as much as a session may be idle for.
+		signing = signer.begin(next.bodies)
 		batch := &pgx.Batch{}
 		batch.Queue(reSignSQL, signer.kid, page.ids, signatures)
-		more := len(next.ids) == pageSize
-		if more {
-			batch.Queue(fetchSQL)
-		}
+		batch.Queue(fetchSQL)
 		results := tx.SendBatch(ctx, batch)
-		nextSignatures, signErr := signer.signAll(next.bodies)
 		tag, err := results.Exec()
 		after := &unsigned{}
-		if err == nil && more {
+		if err == nil {
 			var rows pgx.Rows
 			if rows, err = results.Query(); err == nil {
 				after, err = collect(rows)
 			}
 		}
-		if err = errors.Join(err, results.Close(), signErr); err != nil {
-			return 0, err
+		if err = errors.Join(err, results.Close()); err != nil {
+			return 0, 0, err
 		}
 		signed += tag.RowsAffected()
-		page, signatures, next = next, nextSignatures, after
+		page, next = next, after
 	}
-	_, err = tx.Exec(ctx, closeSQL)
-	return signed, err
+	if _, err := tx.Exec(ctx, closeSQL); err != nil || signed == undelivered && signed > 0 {
+		return signed, 0, err
+	}
+	// Some were skipped. They may also have been delivered meanwhile, or be under this kid already: to look costs as much as to read
+	// each entry once more.
+	err = tx.QueryRow(ctx, fmt.Sprintf(`SELECT count(*) `+undeliveredSQL+` AND kid <> %[3]s`, r.ApplicationID, dead, quoteLiteral(signer.kid))).Scan(&left)
+	return signed, left, err
+}
+
+// unsigned is a page of entries to sign.
+type unsigned struct {
+	ids    []int64
+	bodies []string
+	// undelivered entries of the kind when the cursor was declared, whoever held them and whatever their kid.
+	undelivered int64
 }
 
 func collect(rows pgx.Rows) (*unsigned, error) {
 	page := &unsigned{ids: make([]int64, 0, pageSize), bodies: make([]string, 0, pageSize)}
 	var id int64
 	var body string
-	_, err := pgx.ForEachRow(rows, []any{&id, &body}, func() error {
+	_, err := pgx.ForEachRow(rows, []any{&id, &body, &page.undelivered}, func() error {
 		page.ids, page.bodies = append(page.ids, id), append(page.bodies, body)
 		return nil
 	})

@@ -15,6 +15,8 @@ import (
 	"fmt"
 	"runtime"
 	"strings"
+	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 )
@@ -31,6 +33,8 @@ type signingKey struct {
 	kid    string
 	header string // the protected header, encoded
 	key    crypto.Signer
+	// signing counts who uses the key beside the transaction's own goroutine.
+	signing sync.WaitGroup
 }
 
 // parseKey reads a private key, PKCS#8 in PEM as the platform writes it, and clears text.
@@ -72,6 +76,7 @@ func newSigningKey(kid, algorithm string, key crypto.Signer) (*signingKey, error
 }
 
 func (k *signingKey) wipe() {
+	k.signing.Wait()
 	if key, ok := k.key.(ed25519.PrivateKey); ok {
 		clear(key)
 	}
@@ -106,23 +111,49 @@ func (k *signingKey) sign(body string) (string, error) {
 	return k.header + ".." + base64.RawURLEncoding.EncodeToString(signature), nil
 }
 
-// signAll signs bodies on all cores.
-func (k *signingKey) signAll(bodies []string) ([]string, error) {
-	signatures := make([]string, len(bodies))
-	var group errgroup.Group
-	workers := min(runtime.GOMAXPROCS(0), len(bodies))
-	for w := range workers {
-		group.Go(func() error {
-			for i := w; i < len(bodies); i += workers {
-				var err error
-				if signatures[i], err = k.sign(bodies[i]); err != nil {
-					return err
-				}
-			}
-			return nil
+// signatures of bodies, in their order, while they are being made.
+type signatures struct {
+	key    *signingKey
+	bodies []string
+	made   []string
+	next   atomic.Int64
+	group  errgroup.Group
+}
+
+// begin signs bodies on all cores but one: that is for who reads what the server answers meanwhile, or for the server itself, where it
+// has no other machine. Were each core taken by signing, the server would wait for its share, and the cores for the server later.
+func (k *signingKey) begin(bodies []string) *signatures {
+	s := &signatures{key: k, bodies: bodies, made: make([]string, len(bodies))}
+	for range min(max(1, runtime.GOMAXPROCS(0)-1), len(bodies)) {
+		k.signing.Add(1)
+		s.group.Go(func() error {
+			defer k.signing.Done()
+			return s.work()
 		})
 	}
-	return signatures, group.Wait()
+	return s
+}
+
+// signAll signs bodies on all cores.
+func (k *signingKey) signAll(bodies []string) ([]string, error) { return k.begin(bodies).all() }
+
+// all lends a hand with what is left to sign, and returns the signatures.
+func (s *signatures) all() ([]string, error) {
+	s.group.Go(s.work)
+	return s.made, s.group.Wait()
+}
+
+func (s *signatures) work() error {
+	for {
+		i := int(s.next.Add(1)) - 1
+		if i >= len(s.bodies) {
+			return nil
+		}
+		var err error
+		if s.made[i], err = s.key.sign(s.bodies[i]); err != nil {
+			return err
+		}
+	}
 }
 
 // issued is a new key as the platform's table has it.
