@@ -240,7 +240,7 @@ func (s *response) page(ctx context.Context, next due) (settled bool, err error)
 			}
 			s.note(v1alpha1.ReasonPaging, "%s was paged by %s%s", next.tier, next.channel.SecretRef.Name, late)
 		case v1alpha1.PageFailed:
-			page.SettledAt = seconds(s.now) // the pass's clock, by which the next one is due at once
+			page.SettledAt = seconds(at)
 			s.note(v1alpha1.ReasonPaging, "%s could not be paged by %s: %s", next.tier, next.channel.SecretRef.Name, page.Problem)
 		}
 	})
