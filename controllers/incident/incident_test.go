@@ -13,7 +13,7 @@ import (
 func TestABadDeployIsPagedRolledBackAndResolved(t *testing.T) {
 	s := newScene(t, "regression")
 	r := s.Server.Render()
-	r.SetRollbackDelay(200 * time.Millisecond)
+	r.SetRollbackDelay(5 * time.Second)
 	r.BreakCommit("bad", logi.Breakage{})
 	bad := r.Push(logi.WebService, "bad")
 	s.bad(v1alpha1.Sev1, "/up answers HTTP 502")
