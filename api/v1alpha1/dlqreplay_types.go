@@ -488,3 +488,6 @@ type DLQReplayList struct {
 
 // GetConditions returns the conditions for reading and setting.
 func (r *DLQReplay) GetConditions() *[]metav1.Condition { return &r.Status.Conditions }
+
+// PlatformName is the name of the Platform that it is about.
+func (r *DLQReplay) PlatformName() string { return r.Spec.PlatformRef.Name }

@@ -564,3 +564,6 @@ type IncidentList struct {
 
 // GetConditions returns the conditions for reading and setting.
 func (i *Incident) GetConditions() *[]metav1.Condition { return &i.Status.Conditions }
+
+// PlatformName is the name of the Platform that it is about.
+func (i *Incident) PlatformName() string { return i.Spec.PlatformRef.Name }

@@ -279,3 +279,6 @@ type KeyCompromiseList struct {
 
 // GetConditions returns the conditions for reading and setting.
 func (k *KeyCompromise) GetConditions() *[]metav1.Condition { return &k.Status.Conditions }
+
+// PlatformName is the name of the Platform that it is about.
+func (k *KeyCompromise) PlatformName() string { return k.Spec.PlatformRef.Name }

@@ -4,20 +4,12 @@ package incident
 
 import (
 	"context"
-	"fmt"
 	"time"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/tools/events"
-	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
-	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/event"
-	"sigs.k8s.io/controller-runtime/pkg/handler"
-	"sigs.k8s.io/controller-runtime/pkg/predicate"
-	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
@@ -60,6 +52,9 @@ type Reconciler struct {
 // concurrency is how many run at once: a page must not queue behind the slow API of another platform.
 const concurrency = 32
 
+// slowestRetry is how long a pass that fails again and again is put off at most.
+const slowestRetry = 10 * time.Second
+
 // +kubebuilder:rbac:groups=playbook.1pass.dev,namespace=playbook-system,resources=incidents,verbs=get;list;watch;patch
 // +kubebuilder:rbac:groups=playbook.1pass.dev,namespace=playbook-system,resources=incidents/status,verbs=patch
 // +kubebuilder:rbac:groups=playbook.1pass.dev,namespace=playbook-system,resources=platforms,verbs=get;list;watch
@@ -69,36 +64,12 @@ const concurrency = 32
 
 // SetupWithManager registers the controller.
 func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
-	// Our own status writes must not wake us: a pass says itself when it wants to come back.
-	asked := predicate.Or(predicate.GenerationChangedPredicate{}, predicate.AnnotationChangedPredicate{})
-	building := ctrl.NewControllerManagedBy(mgr).
-		For(&v1alpha1.Incident{}, builder.WithPredicates(asked)).
-		Watches(&v1alpha1.Platform{}, handler.EnqueueRequestsFromMapFunc(r.unfinished), builder.WithPredicates(predicate.GenerationChangedPredicate{})).
-		WithOptions(controller.Options{
-			MaxConcurrentReconciles: concurrency,
-			RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](200*time.Millisecond, 10*time.Second),
-		})
+	list := &v1alpha1.IncidentList{}
+	building := playbook.Controller(mgr, &v1alpha1.Incident{}, list, concurrency, slowestRetry)
 	if r.Changes != nil {
-		building = building.WatchesRawSource(source.Channel(r.Changes, handler.EnqueueRequestsFromMapFunc(r.unfinished)))
+		building = building.WatchesRawSource(source.Channel(r.Changes, playbook.Unfinished(mgr.GetClient(), list)))
 	}
 	return building.Complete(r)
-}
-
-// unfinished lists the objects that a change of their Platform or its signals may let go on.
-func (r *Reconciler) unfinished(ctx context.Context, platform client.Object) []reconcile.Request {
-	var list v1alpha1.IncidentList
-	if err := r.Client.List(ctx, &list, client.InNamespace(platform.GetNamespace())); err != nil {
-		ctrl.LoggerFrom(ctx).Error(err, "listing the incidents of a changed Platform")
-		return nil
-	}
-	var requests []reconcile.Request
-	for i := range list.Items {
-		obj := &list.Items[i]
-		if obj.Spec.PlatformRef.Name == platform.GetName() && !playbook.Finished(obj) {
-			requests = append(requests, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(obj)})
-		}
-	}
-	return requests
 }
 
 // Reconcile is one pass over one object, then one status write.
@@ -112,12 +83,5 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		return playbook.Finalize(ctx, r.Client, r.Recorder, obj, s.close)
 	}
 	after, err := s.pass(ctx)
-	if writeErr := client.IgnoreNotFound(s.save(ctx)); writeErr != nil {
-		after, err = 0, fmt.Errorf("writing the status: %w", writeErr)
-	}
-	if apierrors.IsConflict(err) {
-		// Somebody changed the object meanwhile.
-		return ctrl.Result{RequeueAfter: time.Millisecond}, nil
-	}
-	return ctrl.Result{RequeueAfter: after}, err
+	return playbook.Result(after, err, s.save(ctx))
 }

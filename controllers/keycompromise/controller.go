@@ -3,19 +3,11 @@ package keycompromise
 
 import (
 	"context"
-	"fmt"
 	"time"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/tools/events"
-	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
-	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/controller"
-	"sigs.k8s.io/controller-runtime/pkg/handler"
-	"sigs.k8s.io/controller-runtime/pkg/predicate"
-	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
 	"github.com/1pass-dev/playbook-operator/controllers/platform"
@@ -47,6 +39,9 @@ type Reconciler struct {
 // concurrency is how many run at once. An emergency must not queue behind the slow database of another platform.
 const concurrency = 16
 
+// slowestRetry is how long a pass that fails again and again is put off at most.
+const slowestRetry = time.Minute
+
 // +kubebuilder:rbac:groups=playbook.1pass.dev,namespace=playbook-system,resources=keycompromises,verbs=get;list;watch;patch
 // +kubebuilder:rbac:groups=playbook.1pass.dev,namespace=playbook-system,resources=keycompromises/status,verbs=patch
 // +kubebuilder:rbac:groups=playbook.1pass.dev,namespace=playbook-system,resources=dlqreplays,verbs=create
@@ -56,33 +51,7 @@ const concurrency = 16
 
 // SetupWithManager registers the controller.
 func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
-	// Our own status writes must not wake us: a pass says itself when it wants to come back.
-	asked := predicate.Or(predicate.GenerationChangedPredicate{}, predicate.AnnotationChangedPredicate{})
-	return ctrl.NewControllerManagedBy(mgr).
-		For(&v1alpha1.KeyCompromise{}, builder.WithPredicates(asked)).
-		Watches(&v1alpha1.Platform{}, handler.EnqueueRequestsFromMapFunc(r.unfinished), builder.WithPredicates(predicate.GenerationChangedPredicate{})).
-		WithOptions(controller.Options{
-			MaxConcurrentReconciles: concurrency,
-			RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](200*time.Millisecond, time.Minute),
-		}).
-		Complete(r)
-}
-
-// unfinished lists the objects that a change of their Platform may let go on.
-func (r *Reconciler) unfinished(ctx context.Context, platform client.Object) []reconcile.Request {
-	var list v1alpha1.KeyCompromiseList
-	if err := r.Client.List(ctx, &list, client.InNamespace(platform.GetNamespace())); err != nil {
-		ctrl.LoggerFrom(ctx).Error(err, "listing the key compromises of a changed Platform")
-		return nil
-	}
-	var requests []reconcile.Request
-	for i := range list.Items {
-		obj := &list.Items[i]
-		if obj.Spec.PlatformRef.Name == platform.GetName() && !playbook.Finished(obj) {
-			requests = append(requests, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(obj)})
-		}
-	}
-	return requests
+	return playbook.Controller(mgr, &v1alpha1.KeyCompromise{}, &v1alpha1.KeyCompromiseList{}, concurrency, slowestRetry).Complete(r)
 }
 
 // Reconcile is one pass over one object, then one status write.
@@ -96,14 +65,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	}
 	written := obj.DeepCopy()
 	after, err := r.pass(ctx, written, obj)
-	if writeErr := client.IgnoreNotFound(r.writeStatus(ctx, written, obj)); writeErr != nil {
-		after, err = 0, fmt.Errorf("writing the status: %w", writeErr)
-	}
-	if apierrors.IsConflict(err) {
-		// Somebody changed the object meanwhile. The ledger has what was done, and the next pass reads both.
-		return ctrl.Result{RequeueAfter: time.Millisecond}, nil
-	}
-	return ctrl.Result{RequeueAfter: after}, err
+	return playbook.Result(after, err, r.writeStatus(ctx, written, obj))
 }
 
 // pass brings the object's playbook as far as it goes now. written is the object as the API server has it.

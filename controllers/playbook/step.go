@@ -24,6 +24,8 @@ type Step[S any] struct {
 type Object interface {
 	client.Object
 	GetConditions() *[]metav1.Condition
+	// PlatformName is the name of the Platform that it is about.
+	PlatformName() string
 }
 
 type verdict int
