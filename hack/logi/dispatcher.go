@@ -16,11 +16,15 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// ClaimQuery takes the entry that is due first. Its row lock is held until the attempt has been written down, HTTP call included.
-const ClaimQuery = `SELECT e.id, e.oauth_application_id, e.event_type, e.payload::text, e.idempotency_key, e.signature, e.attempts, coalesce(a.webhook_url, '')
-	FROM webhook_outbox_entries e JOIN oauth_applications a ON a.id = e.oauth_application_id
-	WHERE e.delivered_at IS NULL AND e.dlq_at IS NULL AND (e.next_retry_at IS NULL OR e.next_retry_at <= clock_timestamp())
-	ORDER BY e.enqueued_at, e.id LIMIT 1 FOR UPDATE OF e SKIP LOCKED`
+const (
+	due    = `e.delivered_at IS NULL AND e.dlq_at IS NULL AND (e.next_retry_at IS NULL OR e.next_retry_at <= clock_timestamp())`
+	taking = `SELECT e.id, e.oauth_application_id, e.event_type, e.payload::text, e.idempotency_key, e.signature, e.attempts, coalesce(a.webhook_url, '')
+	FROM webhook_outbox_entries e JOIN oauth_applications a ON a.id = e.oauth_application_id WHERE ` + due
+
+	// ClaimQuery takes the entry that is due first. Its row lock is held until the attempt has been written down, HTTP call included.
+	ClaimQuery = taking + ` ORDER BY e.enqueued_at, e.id LIMIT 1 FOR UPDATE OF e SKIP LOCKED`
+	claimOne   = taking + ` AND e.id = $1 FOR UPDATE OF e SKIP LOCKED`
+)
 
 // idle is how long a worker that found nothing waits.
 const idle = 20 * time.Millisecond
@@ -28,7 +32,7 @@ const idle = 20 * time.Millisecond
 func (s *Server) work(ctx context.Context) {
 	for ctx.Err() == nil {
 		// An error is the database's, which tests take away: the platform's dispatcher too is restarted until it is back.
-		if delivered, err := s.deliverOne(ctx); err == nil && delivered {
+		if delivered, err := s.deliverOne(ctx, ClaimQuery); err == nil && delivered {
 			continue
 		}
 		select {
@@ -38,13 +42,28 @@ func (s *Server) work(ctx context.Context) {
 	}
 }
 
-// DispatchOnce attempts each entry that is due, and returns how many.
+// DispatchOnce attempts each entry that is due once, and returns how many. What becomes due meanwhile waits for the next time: a
+// replay refills what is dispatched, and would otherwise be followed to its end.
 func (s *Server) DispatchOnce(ctx context.Context) (int, error) {
-	for n := 0; ; n++ {
-		if delivered, err := s.deliverOne(ctx); err != nil || !delivered {
+	rows, err := s.pool.Query(ctx, `SELECT e.id FROM webhook_outbox_entries e WHERE `+due+` ORDER BY e.enqueued_at, e.id`)
+	if err != nil {
+		return 0, fmt.Errorf("looking for entries that are due: %w", err)
+	}
+	ids, err := pgx.CollectRows(rows, pgx.RowTo[int64])
+	if err != nil {
+		return 0, fmt.Errorf("looking for entries that are due: %w", err)
+	}
+	n := 0
+	for _, id := range ids {
+		delivered, err := s.deliverOne(ctx, claimOne, id)
+		if err != nil {
 			return n, err
 		}
+		if delivered {
+			n++
+		}
 	}
+	return n, nil
 }
 
 type claimed struct {
@@ -58,10 +77,11 @@ type claimed struct {
 	problem         string // for last_error
 }
 
-func (s *Server) deliverOne(ctx context.Context) (delivered bool, err error) {
+// deliverOne attempts the entry that a query claims; it reports false where it claims none.
+func (s *Server) deliverOne(ctx context.Context, claim string, args ...any) (delivered bool, err error) {
 	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 		var e claimed
-		err := tx.QueryRow(ctx, ClaimQuery).Scan(&e.id, &e.application, &e.eventType, &e.body, &e.key, &e.signature, &e.attempts, &e.url)
+		err := tx.QueryRow(ctx, claim, args...).Scan(&e.id, &e.application, &e.eventType, &e.body, &e.key, &e.signature, &e.attempts, &e.url)
 		if errors.Is(err, pgx.ErrNoRows) {
 			return nil
 		}

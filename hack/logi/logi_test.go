@@ -243,6 +243,16 @@ func TestAnEntryIsRetriedWithBackoffAndThenDies(t *testing.T) {
 	}
 }
 
+func TestWhatBecomesDueWhileTheDispatcherIsToldToDeliverWaits(t *testing.T) {
+	t.Parallel()
+	p := start(t, manual(time.Nanosecond)) // due again at once
+	p.SetFault(acme, logi.Fault{Status: 503})
+	p.enqueue(2)
+	if n := p.dispatch(); n != 2 {
+		t.Errorf("%d attempts at two entries that were due, want one each", n)
+	}
+}
+
 func TestAnAttemptIsOneCallAlsoOverAConnectionThatWasUsedBefore(t *testing.T) {
 	t.Parallel()
 	p := start(t, manual(time.Hour))
