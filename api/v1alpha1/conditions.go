@@ -138,6 +138,8 @@ const (
 	ReasonSignalGood    = "Good"
 	ReasonSignalBad     = "Bad"
 	ReasonSignalUnknown = "Unknown"
+	// ReasonSignalFlaky is a signal that is bad since too large a share of the looks fails, though not each.
+	ReasonSignalFlaky = "Flaky"
 	// ReasonSwitchedOff says that an Incident switched auto-deploy off.
 	ReasonSwitchedOff = "SwitchedOff"
 )

@@ -329,14 +329,17 @@ type PlatformProbes struct {
 	// +kubebuilder:validation:Maximum=60
 	TimeoutSeconds int32 `json:"timeoutSeconds,omitempty"`
 
-	// failures in a row that make a signal bad, and good answers in a row that make it good again: one blip is nothing.
+	// failures in a row that make a signal bad, and good answers in a row that make it good again: one blip is nothing. So do as many
+	// that are not in a row, where more than 20 % of the looks in each half of the window fail; such a signal is sev2, since the rest
+	// gets through. What was bad twice within a window is good again when at most 10 % of the newer half fail.
 	// +optional
 	// +default=3
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=100
 	Failures int32 `json:"failures,omitempty"`
 
-	// windowSeconds over which latency and webhooks are judged: what is slow for less is not sustained.
+	// windowSeconds over which latency, webhooks and the share of failures are judged: what is slow for less is not sustained. Where
+	// fewer than 22 looks fit into it, that share is judged over 22 looks.
 	// +optional
 	// +default=300
 	// +kubebuilder:validation:Minimum=10

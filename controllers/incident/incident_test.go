@@ -287,6 +287,10 @@ func TestARollbackThatDoesNotHelpSaysSoAndIsNotRepeated(t *testing.T) {
 	name := s.regression("inc", "{category: Outage}")
 	s.until(name, "RolledBack True Succeeded")
 	s.after(2*time.Minute, name)
+	if got := s.message(name, "Mitigated"); strings.Contains(got, "did not help") {
+		t.Errorf("within half of the window it says %q", got)
+	}
+	s.after(time.Minute, name)
 	s.expect(name, "Mitigated Unknown AwaitingMitigation")
 	if got := s.message(name, "Mitigated"); !strings.Contains(got, "did not help") {
 		t.Errorf("it says %q", got)

@@ -24,7 +24,7 @@ const (
 	responseTimeout = 20 * time.Second
 	// triagedDeploys is how many the playbook looks at.
 	triagedDeploys = 5
-	// unhelpful is how long after a rollback signals that are still bad say that it did not help.
+	// unhelpful is how long at least after a rollback signals that are still bad say that it did not help.
 	unhelpful = time.Minute
 	// lookInterval is how often the signals are looked at in case that nothing told of a change.
 	lookInterval = 30 * time.Second
@@ -143,7 +143,9 @@ func awaitMitigation(_ context.Context, s *response) (playbook.Outcome, error) {
 		s.note(v1alpha1.StepMitigated, "mitigated: all signals are good since %s", since.UTC().Format(time.RFC3339))
 		return playbook.Done("all signals are good since %s", since.UTC().Format(time.RFC3339)), nil
 	}
-	if status.RolledBackAt != nil && s.signals.Severity != "" && s.now.Sub(status.RolledBackAt.Time) > unhelpful {
+	// What flapped before is not good until half of the window is.
+	patience := max(unhelpful, time.Duration(s.platform.Spec.Probes.WindowSeconds)*time.Second/2)
+	if status.RolledBackAt != nil && s.signals.Severity != "" && s.now.Sub(status.RolledBackAt.Time) > patience {
 		return playbook.Wait(lookInterval, v1alpha1.ReasonAwaitingMitigation, "the rollback did not help: %s. It is not done twice: a person has to find the cause", s.health()), nil
 	}
 	return playbook.Wait(lookInterval, v1alpha1.ReasonAwaitingMitigation, "%s", s.health()), nil

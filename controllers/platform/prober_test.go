@@ -464,7 +464,7 @@ func TestABlipIsNothing(t *testing.T) {
 	namespace := newNamespace(t, "blip")
 	var ups, blips atomic.Int64
 	url, _ := proxy(t, site.URL(), func(w http.ResponseWriter, r *http.Request) bool {
-		if r.URL.Path != "/up" || ups.Add(1)%3 != 0 {
+		if r.URL.Path != "/up" || ups.Add(1)%10 != 0 {
 			return false
 		}
 		blips.Add(1)
@@ -485,6 +485,34 @@ func TestABlipIsNothing(t *testing.T) {
 	if all := incidents(t, namespace); len(all) != 0 {
 		t.Errorf("%d Incidents", len(all))
 	}
+}
+
+// What fails again and again, never twice in a row, is told once, and is not good in between.
+func TestWhatFailsTooOftenIsSaidOnce(t *testing.T) {
+	t.Parallel()
+	site := newPlatform(t)
+	namespace := newNamespace(t, "flaky")
+	var tokens atomic.Int64
+	var mended atomic.Bool
+	url, requests := proxy(t, site.URL(), func(w http.ResponseWriter, r *http.Request) bool {
+		if r.URL.Path != "/oauth/token" || tokens.Add(1)%3 != 0 || mended.Load() {
+			return false
+		}
+		w.WriteHeader(http.StatusBadGateway)
+		return true
+	})
+	p := probedOf(namespace, "flaky", url)
+	p.Spec.AutoOpen = []v1alpha1.IncidentCategory{v1alpha1.CategoryOutage}
+	create(t, secret(namespace, p.Name, site.URLAs("playbook_operator")), p)
+	_, writes := managed(t, namespace)
+	got := awaitSummary(t, p, "sev2: /oauth/token fails in more than 20 % of the looks, for 22 s")
+	if is := condition(got, v1alpha1.ConditionTokensIssued); is.Status != metav1.ConditionFalse || is.Reason != v1alpha1.ReasonSignalFlaky {
+		t.Errorf("%+v", is)
+	}
+	eventually(t, "an Incident is open", func() bool { return len(incidents(t, namespace)) == 1 }, func() string { return describe(read(t, p)) })
+	settle(t, requests, writes)
+	mended.Store(true)
+	awaitSummary(t, p, "ok")
 }
 
 // A probe that hangs delays no other, a changed spec is followed, and nothing is left behind. It runs alone, since it looks at all goroutines.

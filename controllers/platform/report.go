@@ -63,8 +63,12 @@ func reportSignals(p *v1alpha1.Platform, s Signals) {
 	asked := map[string]bool{}
 	for _, signal := range s.Each {
 		asked[signal.Condition] = true
+		reason := reasons[signal.State]
+		if signal.Partly && signal.State == metav1.ConditionFalse {
+			reason = v1alpha1.ReasonSignalFlaky
+		}
 		meta.SetStatusCondition(&p.Status.Conditions, metav1.Condition{
-			Type: signal.Condition, Status: signal.State, Reason: reasons[signal.State], Message: signal.Message, ObservedGeneration: p.Generation,
+			Type: signal.Condition, Status: signal.State, Reason: reason, Message: signal.Message, ObservedGeneration: p.Generation,
 			// What a Prober that starts in the middle of an outage reads.
 			LastTransitionTime: metav1.NewTime(signal.Since.Truncate(time.Second)),
 		})

@@ -17,10 +17,11 @@ import (
 )
 
 const (
-	// fewestLatencies are how many answers say something about latency.
-	fewestLatencies = 20
-	// slots that the window of latencies is counted in.
-	slots = 20
+	// oftenPercent of the looks at one thing, in both halves of the window, fail too often. It is what the playbook's table allows
+	// webhooks by default. What failed too often is good again when not even half as many fail.
+	oftenPercent = 20
+	// slowPercent of the answers may be slower than the 95th percentile.
+	slowPercent = 5
 	// bulkApplications whose webhooks all fail, or bulkPercent of at least fewestAttempts, are delivery failing in bulk.
 	bulkApplications = 2
 	bulkPercent      = 20
@@ -60,6 +61,8 @@ type Signal struct {
 	State metav1.ConditionStatus
 	// Severity that it has while it is bad.
 	Severity v1alpha1.Severity
+	// Partly says that it is bad since too many looks fail, and not each.
+	Partly bool
 	// Message says what was seen.
 	Message string
 	// Since is the first sample of this state. One that was bad, then unknown, and is bad again is bad since the first time.
@@ -117,26 +120,35 @@ type judge struct {
 // that starts in the middle of an outage did not begin it.
 func newJudge(p *v1alpha1.Platform) *judge {
 	probes := p.Spec.Probes
-	j := &judge{troubles: map[[2]string]time.Time{}, latency: newLatency(probes)}
+	// Each look has three answers, and one of each path.
+	answers := fewest / (3 + len(probes.Paths))
+	j := &judge{troubles: map[[2]string]time.Time{}, latency: &latency{limit: time.Duration(probes.LatencyMilliseconds) * time.Millisecond, window: newWindow(probes, answers)}}
 	begin := func(condition, what string) *run {
-		r := &run{enough: int(probes.Failures), state: metav1.ConditionUnknown, message: what + " was not asked often enough yet"}
+		r := &run{what: what, enough: int(probes.Failures), state: metav1.ConditionUnknown, message: what + " was not asked often enough yet"}
 		if c := meta.FindStatusCondition(p.Status.Conditions, condition); c != nil && c.Status == metav1.ConditionFalse {
 			r.onset = c.LastTransitionTime.Time
+			r.partly = c.Reason == v1alpha1.ReasonSignalFlaky
+			r.flaps = r.partly
 		}
 		return r
 	}
-	j.up = begin(v1alpha1.ConditionUpAnswers, "/up")
-	j.tokens = begin(v1alpha1.ConditionTokensIssued, "/oauth/token")
-	j.jwks = begin(v1alpha1.ConditionJWKSServed, "/.well-known/jwks.json")
+	asked := func(condition, path string) *run {
+		r := begin(condition, path)
+		r.window = newWindow(probes, fewest)
+		return r
+	}
+	j.up = asked(v1alpha1.ConditionUpAnswers, "/up")
+	j.tokens = asked(v1alpha1.ConditionTokensIssued, "/oauth/token")
+	j.jwks = asked(v1alpha1.ConditionJWKSServed, "/.well-known/jwks.json")
 	j.webhooks = begin(v1alpha1.ConditionWebhooksDelivered, "the database")
 	j.latency.run = begin(v1alpha1.ConditionLatencyGood, "the platform")
 	for _, path := range probes.Paths {
 		path, _, _ = strings.Cut(path, "?")
-		j.paths = append(j.paths, begin(v1alpha1.ConditionEndpointsAnswer, path))
+		j.paths = append(j.paths, asked(v1alpha1.ConditionEndpointsAnswer, path))
 	}
 	for _, signal := range j.each() {
 		if _, since := j.bad(signal.Condition); !since.IsZero() {
-			j.trouble(signal.Condition, since)
+			j.trouble(signal, since)
 		}
 	}
 	// Some of what began it may be good again.
@@ -150,8 +162,13 @@ func newJudge(p *v1alpha1.Platform) *judge {
 	return j
 }
 
-func (j *judge) trouble(condition string, since time.Time) {
-	key := [2]string{string(class[condition].severity), string(class[condition].category)}
+// kind of trouble that a signal is.
+func kind(signal Signal) [2]string {
+	return [2]string{string(signal.Severity), string(class[signal.Condition].category)}
+}
+
+func (j *judge) trouble(signal Signal, since time.Time) {
+	key := kind(signal)
 	if known, ok := j.troubles[key]; !ok || since.Before(known) {
 		j.troubles[key] = since
 	}
@@ -161,7 +178,7 @@ func (j *judge) trouble(condition string, since time.Time) {
 func (j *judge) look(r *run, look platformapi.Look, at time.Time) {
 	r.add(look.Verdict, look.Message, at)
 	if look.Answered {
-		j.latency.add(look.Took, at)
+		j.latency.window.add(look.Took > j.latency.limit, at)
 	}
 	j.latency.judge(at)
 }
@@ -214,10 +231,10 @@ func (j *judge) endpoints() Signal {
 		one := r.signal(all.Condition)
 		switch {
 		case rank[one.State] > rank[all.State]:
-			all.State, all.Since, messages = one.State, one.Since, []string{one.Message}
+			all.State, all.Since, all.Partly, messages = one.State, one.Since, one.Partly, []string{one.Message}
 		case one.State != all.State:
 		case one.State == metav1.ConditionFalse:
-			messages = append(messages, one.Message)
+			messages, all.Partly = append(messages, one.Message), all.Partly && one.Partly
 			if one.Since.Before(all.Since) {
 				all.Since = one.Since
 			}
@@ -263,13 +280,13 @@ func (j *judge) signals() Signals {
 		if since.IsZero() {
 			continue
 		}
-		key := [2]string{string(signal.Severity), string(class[signal.Condition].category)}
+		key := kind(signal)
 		over[key] = false
 		if !now {
 			continue
 		}
 		bad[key] = true
-		j.trouble(signal.Condition, since)
+		j.trouble(signal, since)
 		if s.Severity == "" {
 			s.Severity = signal.Severity
 		}
@@ -318,16 +335,26 @@ func shorten(text string) string {
 
 // run is what looks at one thing say together. What was seen once changes nothing.
 type run struct {
-	enough int // looks in a row that make a state
+	what   string
+	enough int     // looks in a row that make a state
+	window *window // of looks that were good or bad; nil where only those in a row count
 
 	state   metav1.ConditionStatus
 	since   time.Time
 	message string
 	// onset is the first bad look since it was good last; zero while it is good, and while it never was bad.
 	onset time.Time
+	// partly says that it was never bad often enough in a row since the onset: only too large a share of the looks is.
+	partly bool
+	// flaps says that good looks in a row don't make it good, since there were such before, and bad ones followed soon: the share
+	// must say so too.
+	flaps  bool
+	mended time.Time // when it last was good again
 
 	good, bad, unknown, notGood             int // in a row; bad ones may have unknown ones between them, but not enough of them
 	goodFrom, badFrom, unknownFrom, sinceIn time.Time
+	failed                                  int // looks since it turned good, whatever is between them
+	failedFrom                              time.Time
 	said                                    string // the last message, and how often in a row
 	times                                   int
 }
@@ -353,6 +380,7 @@ func (r *run) add(verdict platformapi.Verdict, message string, at time.Time) {
 		r.good, r.unknown = 0, 0
 		count(&r.bad, &r.badFrom)
 		count(&r.notGood, &r.sinceIn)
+		count(&r.failed, &r.failedFrom)
 	default:
 		r.good = 0
 		count(&r.unknown, &r.unknownFrom)
@@ -361,15 +389,32 @@ func (r *run) add(verdict platformapi.Verdict, message string, at time.Time) {
 			r.bad = 0
 		}
 	}
-	state, since := r.state, r.since
+	often, calm := r.share(verdict, at)
+	state, since, wasPartly := r.state, r.since, r.partly
 	switch {
-	case r.good == r.enough:
-		state, since, r.onset = metav1.ConditionTrue, r.goodFrom, time.Time{}
+	case r.good == r.enough && (calm || !r.flaps):
+		if !r.onset.IsZero() {
+			r.mended = at
+		}
+		if r.state != metav1.ConditionTrue {
+			r.failed = 0
+		}
+		state, since, r.onset, r.partly, r.flaps = metav1.ConditionTrue, r.goodFrom, time.Time{}, false, false
 	case r.bad == r.enough:
 		if r.onset.IsZero() {
 			r.onset = r.badFrom
 		}
-		state, since = metav1.ConditionFalse, r.onset
+		r.flaps = r.flaps || r.window != nil && at.Sub(r.mended) < r.window.span
+		state, since, r.partly = metav1.ConditionFalse, r.onset, false
+	case often && verdict == platformapi.Bad:
+		if r.onset.IsZero() {
+			r.onset, r.partly = r.window.firstHit(), true
+			if r.failedFrom.After(r.onset) {
+				r.onset = r.failedFrom
+			}
+		}
+		state, since, r.flaps = metav1.ConditionFalse, r.onset, true
+		message = fmt.Sprintf("%s fails in more than %d %% of the looks, for %d s", r.what, oftenPercent, int(r.window.span.Seconds()))
 	case r.unknown == r.enough:
 		state, since = metav1.ConditionUnknown, r.unknownFrom
 	case r.notGood == r.enough && r.state == metav1.ConditionTrue:
@@ -377,7 +422,7 @@ func (r *run) add(verdict platformapi.Verdict, message string, at time.Time) {
 		state, since = metav1.ConditionUnknown, r.sinceIn
 	}
 	switch {
-	case state != r.state:
+	case state != r.state, r.partly != wasPartly:
 		r.state, r.since, r.message = state, since, message
 	case r.since.IsZero():
 		r.since = at
@@ -386,6 +431,20 @@ func (r *run) add(verdict platformapi.Verdict, message string, at time.Time) {
 	if r.times == r.enough && stateOf(verdict) == r.state {
 		r.message = message
 	}
+}
+
+// share takes a look into the window, and says whether so many failed that it is bad, and whether so few do now that it may be good.
+func (r *run) share(verdict platformapi.Verdict, at time.Time) (often, calm bool) {
+	if r.window == nil {
+		return false, true
+	}
+	if verdict != platformapi.Unknown {
+		r.window.add(verdict == platformapi.Bad, at)
+	}
+	older, newer, full := r.window.halves(at)
+	// Of what is mended, the window still holds what failed before: a blip afterwards is still one.
+	often = full && r.failed == r.enough && older.seen+newer.seen >= fewest && older.over(oftenPercent) && newer.over(oftenPercent)
+	return often, at.Sub(r.window.began) >= r.window.span/2 && !newer.over(oftenPercent/2)
 }
 
 func stateOf(verdict platformapi.Verdict) metav1.ConditionStatus {
@@ -399,77 +458,35 @@ func stateOf(verdict platformapi.Verdict) metav1.ConditionStatus {
 }
 
 func (r *run) signal(condition string) Signal {
-	return Signal{Condition: condition, State: r.state, Severity: class[condition].severity, Message: r.message, Since: r.since}
+	signal := Signal{Condition: condition, State: r.state, Severity: class[condition].severity, Partly: r.partly, Message: r.message, Since: r.since}
+	if r.partly {
+		// The playbook's sev1 is that nothing gets through.
+		signal.Severity = v1alpha1.Sev2
+	}
+	return signal
 }
 
-// latency is a window of how long answers took, counted in slots: how long each took exactly does not matter, since the 95th
-// percentile is over a limit where more than 5 % of the answers are.
+// latency judges how long answers took. How long each took exactly does not matter, since the 95th percentile is over a limit where
+// more than 5 % of the answers are.
 type latency struct {
-	run   *run
-	limit time.Duration
-	span  time.Duration
-	slots []slot // the oldest first
-	began time.Time
+	run    *run
+	limit  time.Duration
+	window *window
 }
 
-type slot struct {
-	at             time.Time
-	answered, slow int
-}
-
-func newLatency(probes *v1alpha1.PlatformProbes) *latency {
-	l := &latency{limit: time.Duration(probes.LatencyMilliseconds) * time.Millisecond, span: time.Duration(probes.WindowSeconds) * time.Second}
-	// A window that can't hold enough answers would never say anything. Each look has three answers and one of each path.
-	looks := fewestLatencies/(3+len(probes.Paths)) + 2
-	l.span = max(l.span, time.Duration(looks)*time.Duration(probes.IntervalSeconds)*time.Second)
-	return l
-}
-
-func (l *latency) add(took time.Duration, at time.Time) {
-	width := l.span / slots
-	last := len(l.slots) - 1
-	if last >= 0 && at.Before(l.slots[last].at) {
-		// The clock was put back.
-		l.slots, last = nil, -1
-	}
-	if last < 0 || at.Sub(l.slots[last].at) >= width {
-		if last < 0 {
-			l.began = at
-		}
-		l.slots = append(l.slots, slot{at: at})
-		last = len(l.slots) - 1
-	}
-	l.slots[last].answered++
-	if took > l.limit {
-		l.slots[last].slow++
-	}
-}
-
-// judge says whether it has been slow for the whole of the window. A burst fills one half of it only.
+// judge says whether it has been slow for the whole of the window.
 func (l *latency) judge(at time.Time) {
-	l.slots = slices.DeleteFunc(l.slots, func(s slot) bool { return at.Sub(s.at) > l.span })
-	var older, newer slot
-	for _, s := range l.slots {
-		half := &newer
-		if at.Sub(s.at) > l.span/2 {
-			half = &older
-		}
-		half.answered += s.answered
-		half.slow += s.slow
-	}
-	over := func(s slot) bool { return s.slow*100 > s.answered*5 }
-	all := slot{answered: older.answered + newer.answered, slow: older.slow + newer.slow}
-	full := at.Sub(l.began) >= l.span && older.answered > 0 && newer.answered > 0
-	limit := l.limit.Milliseconds()
+	older, newer, full := l.window.halves(at)
+	limit, span := l.limit.Milliseconds(), int(l.window.span.Seconds())
 	switch {
-	case all.answered < fewestLatencies:
+	case older.seen+newer.seen < fewest:
 		l.turn(metav1.ConditionUnknown, "there are too few answers to judge latency by", at)
-	case full && over(older) && over(newer):
-		l.turn(metav1.ConditionFalse, fmt.Sprintf("the 95th percentile of latency has been over %d ms for %d s", limit, int(l.span.Seconds())), at)
-	case over(newer) && !full:
+	case full && older.over(slowPercent) && newer.over(slowPercent):
+		l.turn(metav1.ConditionFalse, fmt.Sprintf("the 95th percentile of latency has been over %d ms for %d s", limit, span), at)
+	case newer.over(slowPercent) && !full:
 		l.turn(metav1.ConditionUnknown, fmt.Sprintf("the 95th percentile of latency is over %d ms, and not for long enough to judge it", limit), at)
 	default:
-		l.turn(metav1.ConditionTrue, fmt.Sprintf("the 95th percentile of latency has not been over %d ms for %d s", limit, int(l.span.Seconds())), at)
+		l.turn(metav1.ConditionTrue, fmt.Sprintf("the 95th percentile of latency has not been over %d ms for %d s", limit, span), at)
 	}
 }
 
@@ -489,8 +506,7 @@ func (l *latency) turn(state metav1.ConditionStatus, message string, at time.Tim
 		r.onset = time.Time{}
 	case metav1.ConditionFalse:
 		if r.onset.IsZero() {
-			// The first of the slow answers that the window holds.
-			r.onset = l.slots[slices.IndexFunc(l.slots, func(s slot) bool { return s.slow > 0 })].at
+			r.onset = l.window.firstHit()
 		}
 		r.since = r.onset
 	}

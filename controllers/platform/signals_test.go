@@ -3,11 +3,13 @@ package platform
 import (
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"pgregory.net/rapid"
 
@@ -23,6 +25,19 @@ func probed() *v1alpha1.Platform {
 	return &v1alpha1.Platform{Spec: v1alpha1.PlatformSpec{Probes: &v1alpha1.PlatformProbes{
 		IntervalSeconds: 10, TimeoutSeconds: 5, Failures: 3, WindowSeconds: 300, LatencyMilliseconds: 2000, Paths: []string{"/login", "/userinfo?q=1"},
 	}}}
+}
+
+// turns lets the looks at one thing fail in turn: of each len(pattern) looks, those with an x.
+func (c *trial) turns(n int, name, pattern string) (s Signals) {
+	for i := range n {
+		but := map[string]platformapi.Look(nil)
+		if pattern[i%len(pattern)] == 'x' {
+			// Each time in another way.
+			but = only(name, fmt.Sprintf("%s answers HTTP %d", name, 500+i%4))
+		}
+		s = c.round(but)
+	}
+	return s
 }
 
 // trial is a judge and its clock.
@@ -118,6 +133,21 @@ func TestClassification(t *testing.T) {
 			}
 			return s
 		}, "sev2: the 95th percentile of latency has been over 2000 ms for 300 s"},
+		"sev2: half of the looks at /up fail, never three in a row": {func(c *trial) Signals { return c.turns(34, "up", "x.") },
+			"sev2: /up fails in more than 20 % of the looks, for 300 s"},
+		"sev2: a quarter of the tokens is not issued": {func(c *trial) Signals { return c.turns(34, "tokens", "x...") },
+			"sev2: /oauth/token fails in more than 20 % of the looks, for 300 s"},
+		"sev2: two of five looks at JWKS fail": {func(c *trial) Signals { return c.turns(34, "jwks", "x.x..") },
+			"sev2: /.well-known/jwks.json fails in more than 20 % of the looks, for 300 s"},
+		"sev2: a third of the looks at an endpoint fails": {func(c *trial) Signals { return c.turns(34, "/userinfo", "x..") },
+			"sev2: /userinfo fails in more than 20 % of the looks, for 300 s"},
+		"nothing: one look in five fails":                          {func(c *trial) Signals { return c.turns(100, "up", "x....") }, "ok"},
+		"nothing: half of the looks fail for a while":              {func(c *trial) Signals { c.rounds(31, nil); return c.turns(14, "up", "x.") }, "ok"},
+		"nothing: of a window that begins, nobody knows the share": {func(c *trial) Signals { return c.turns(24, "up", "x.") }, "ok"},
+		"sev1: what fails too often, and then each time": {func(c *trial) Signals {
+			c.turns(34, "up", "x.")
+			return c.rounds(3, only("up", "/up answers HTTP 502"))
+		}, "sev1: /up answers HTTP 502"},
 		"sev2: webhooks fail to two relying parties": {func(c *trial) Signals {
 			c.rounds(4, nil)
 			return c.webhooks(3, platformdb.Deliveries{Failing: []int64{41, 42}, Attempted: 1000, Failed: 2})
@@ -255,6 +285,101 @@ func TestARestartKeepsTheOnset(t *testing.T) {
 	}
 }
 
+// What fails now and then is bad once, for as long as it does: nothing that is said of it changes meanwhile, so nothing is written.
+func TestWhatFlapsIsNotGood(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		pattern  string
+		severity v1alpha1.Severity // while it flaps
+	}{
+		"at random":                             {"x..x.x...x", v1alpha1.Sev2},
+		"every third look":                      {"x..", v1alpha1.Sev2},
+		"down for half a minute of each minute": {"xxx...", v1alpha1.Sev1},
+		"up for two minutes":                    {"xxxxxx............", v1alpha1.Sev1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			j := newTrial(probed())
+			j.rounds(40, nil)
+			onset := j.now
+			s := j.turns(90, "up", c.pattern)
+			if s.Severity != c.severity || s.Down != (c.severity == v1alpha1.Sev1) || s.BadSince.Before(onset) || s.BadSince.After(onset.Add(4*time.Minute)) {
+				t.Fatalf("%s, down %v, bad since %v", s.Summary(), s.Down, s.BadSince)
+			}
+			for range 20 {
+				for i := range len(c.pattern) {
+					if now := j.turns(1, "up", c.pattern[i:]); !reflect.DeepEqual(now, s) {
+						t.Fatalf("%+v\nbecame\n%+v", s, now)
+					}
+				}
+			}
+			mended := j.now
+			for s.ClearSince.IsZero() {
+				if s = j.round(nil); j.now.Sub(mended) > 3*time.Minute {
+					t.Fatalf("it is not good again: %s", s.Summary())
+				}
+			}
+			if s.ClearSince.After(mended) || mended.Sub(s.ClearSince) > 2*time.Minute {
+				t.Errorf("good since %v, and it was mended at %v", s.ClearSince, mended)
+			}
+		})
+	}
+}
+
+// An outage that ended is believed to be over, and a blip after it is still one; what fails again is not believed so soon.
+func TestWhatIsMendedIsGoodUntilItFailsAgain(t *testing.T) {
+	t.Parallel()
+	j := newTrial(probed())
+	j.rounds(40, nil)
+	j.rounds(40, only("up", "down"))
+	mended := j.now
+	if s := j.rounds(3, nil); s.Summary() != "ok" || !s.ClearSince.Equal(mended) {
+		t.Fatalf("%s since %v", s.Summary(), s.ClearSince)
+	}
+	for range 2 {
+		j.round(only("up", "down"))
+		if s := j.rounds(3, nil); !s.ClearSince.Equal(mended) {
+			t.Fatalf("after a blip it is %s since %v", s.Summary(), s.ClearSince)
+		}
+	}
+	// A third one, and that is no blip any more.
+	again := mended.Add(30 * time.Second)
+	if s := j.round(only("up", "down")); s.Severity != v1alpha1.Sev2 || !s.BadSince.Equal(again) {
+		t.Fatalf("%s since %v", s.Summary(), s.BadSince)
+	}
+	mended = j.now
+	if s := j.rounds(8, nil); s.Severity != v1alpha1.Sev2 || !s.ClearSince.IsZero() {
+		t.Fatalf("%s", s.Summary())
+	}
+	if s := j.rounds(8, nil); s.Summary() != "ok" || !s.ClearSince.Equal(mended) {
+		t.Errorf("%s since %v", s.Summary(), s.ClearSince)
+	}
+}
+
+func TestARestartKeepsWhatFailsTooOften(t *testing.T) {
+	t.Parallel()
+	p := probed()
+	c := newTrial(p)
+	c.rounds(40, nil)
+	onset := c.now
+	reportSignals(p, c.turns(60, "jwks", "x.."))
+	is := meta.FindStatusCondition(p.Status.Conditions, v1alpha1.ConditionJWKSServed)
+	if s := p.Status.Signals; s.Severity != v1alpha1.Sev2 || !s.BadSince.Time.Equal(onset) || is.Status != metav1.ConditionFalse || is.Reason != v1alpha1.ReasonSignalFlaky {
+		t.Fatalf("%+v %+v", s, is)
+	}
+	again := &trial{judge: newJudge(p), now: c.now}
+	for range 40 {
+		s := again.turns(3, "jwks", "x..")
+		reportSignals(p, s)
+		if !s.ClearSince.IsZero() || p.Status.Signals.BadSince == nil || !p.Status.Signals.BadSince.Time.Equal(onset) {
+			t.Fatalf("after the restart: %+v", p.Status.Signals)
+		}
+	}
+	if s := p.Status.Signals; s.Severity != v1alpha1.Sev2 {
+		t.Errorf("%+v", s)
+	}
+}
+
 // What fails now in this way and now in that is told once.
 func TestAMessageChangesOnlyWhenItLasts(t *testing.T) {
 	t.Parallel()
@@ -279,7 +404,7 @@ func TestWhatIsKeptIsBounded(t *testing.T) {
 		c.look(c.up, good(time.Second), c.now)
 		c.now = c.now.Add(time.Second)
 	}
-	if n := len(c.latency.slots); n > slots+1 {
+	if n := len(c.latency.window.slots); n > slots+1 {
 		t.Errorf("%d slots", n)
 	}
 	// A clock that was put back, and one that jumps ahead, only empty the window.
@@ -301,39 +426,65 @@ func TestWhatIsKeptIsBounded(t *testing.T) {
 }
 
 // Whatever the looks before: fewer than enough others change no verdict, nothing is good that was not seen good often enough in a
-// row, and nothing bad.
+// row, and nothing bad, unless too many looks of both halves of the window fail.
 func TestAnyLooks(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		enough := rapid.IntRange(1, 5).Draw(t, "enough")
-		r := &run{enough: enough, state: metav1.ConditionUnknown}
-		verdicts := rapid.SliceOfN(rapid.SampledFrom([]platformapi.Verdict{platformapi.Good, platformapi.Bad, platformapi.Unknown}), 1, 60).Draw(t, "verdicts")
-		at := start
+		// So many good looks follow each that is drawn: shares are met as well as rows.
+		quiet := rapid.IntRange(0, 12).Draw(t, "quiet")
+		r := newRun(enough)
+		drawn := rapid.SliceOfN(rapid.SampledFrom([]platformapi.Verdict{platformapi.Good, platformapi.Bad, platformapi.Unknown}), 1, 60).Draw(t, "verdicts")
+		var verdicts []platformapi.Verdict
+		for _, v := range drawn {
+			verdicts = append(append(verdicts, v), slices.Repeat([]platformapi.Verdict{platformapi.Good}, quiet)...)
+		}
+		failed := 0 // since it turned good
 		for i, v := range verdicts {
-			was := r.state
-			r.add(v, string(v), at.Add(time.Duration(i)*time.Second))
+			was := *r
+			at := start.Add(time.Duration(i) * 15 * time.Second) // a slot each
+			if v == platformapi.Bad {
+				failed++
+			}
+			r.add(v, string(v), at)
 			last := verdicts[max(0, i+1-enough) : i+1]
+			older, newer := share(verdicts[:i+1], 11, 21), share(verdicts[:i+1], 0, 11)
+			often := failed >= enough && older > 0.20 && newer > 0.20
+			row := len(last) == enough && !slices.ContainsFunc(last, func(v platformapi.Verdict) bool { return v != platformapi.Bad })
 			switch {
-			case r.state == metav1.ConditionTrue && was != metav1.ConditionTrue && (len(last) < enough || slices.ContainsFunc(last, func(v platformapi.Verdict) bool { return v != platformapi.Good })):
+			case r.state == metav1.ConditionTrue && was.state != metav1.ConditionTrue && (len(last) < enough || slices.ContainsFunc(last, func(v platformapi.Verdict) bool { return v != platformapi.Good })):
 				t.Fatalf("good after %v", verdicts[:i+1])
-			case r.state == metav1.ConditionFalse && was != metav1.ConditionFalse && (v != platformapi.Bad || slices.Contains(last, platformapi.Good)):
+			case r.state == metav1.ConditionFalse && was.state != metav1.ConditionFalse && (v != platformapi.Bad || slices.Contains(last, platformapi.Good) && !often):
 				t.Fatalf("bad after %v", verdicts[:i+1])
-			case was == metav1.ConditionTrue && r.state != metav1.ConditionTrue && slices.Contains(last, platformapi.Good):
+			case was.state == metav1.ConditionTrue && r.state != metav1.ConditionTrue && slices.Contains(last, platformapi.Good) && !often:
 				t.Fatalf("good no more after %v", verdicts[:i+1])
-			case was == metav1.ConditionFalse && r.state == metav1.ConditionTrue && len(last) < enough:
+			case was.flaps && r.state == metav1.ConditionTrue && newer > 0.10:
+				t.Fatalf("flaps, and is good after %v", verdicts[:i+1])
+			case row && (r.state != metav1.ConditionFalse || r.partly):
+				t.Fatalf("not bad, or in part only, after %v", verdicts[:i+1])
+			case often && v == platformapi.Bad && i >= 20 && !slices.Contains(verdicts[i-20:i+1], platformapi.Unknown) && r.state != metav1.ConditionFalse:
+				t.Fatalf("too many fail, and it is %s after %v", r.state, verdicts[:i+1])
+			case r.partly && (was.state != metav1.ConditionFalse && !often):
+				t.Fatalf("bad in part after %v", verdicts[:i+1])
+			case was.state == metav1.ConditionFalse && r.state == metav1.ConditionTrue && len(last) < enough:
 				t.Fatalf("over after %v", verdicts[:i+1])
 			case r.state == metav1.ConditionTrue && len(last) == enough && !slices.Contains(last, platformapi.Good):
 				t.Fatalf("still good after %v", verdicts[:i+1])
 			case (r.state == metav1.ConditionTrue) && !r.onset.IsZero(), r.state == metav1.ConditionFalse && r.onset.IsZero():
 				t.Fatalf("the onset is %v after %v", r.onset, verdicts[:i+1])
+			case r.state == was.state && r.state == metav1.ConditionFalse && !r.onset.Equal(was.onset):
+				t.Fatalf("the onset moved from %v to %v after %v", was.onset, r.onset, verdicts[:i+1])
+			}
+			if r.state == metav1.ConditionTrue && was.state != metav1.ConditionTrue {
+				failed = 0
 			}
 		}
 		// One blip.
-		settled := &run{enough: max(2, enough), state: metav1.ConditionUnknown}
+		settled := newRun(max(2, enough))
 		state := rapid.SampledFrom([]platformapi.Verdict{platformapi.Good, platformapi.Bad, platformapi.Unknown}).Draw(t, "state")
 		blip := rapid.SampledFrom([]platformapi.Verdict{platformapi.Good, platformapi.Bad, platformapi.Unknown}).Draw(t, "blip")
 		for range settled.enough {
-			settled.add(state, "", at)
+			settled.add(state, "", start)
 		}
 		before, since := settled.state, settled.since
 		times := rapid.IntRange(1, 5).Draw(t, "times")
@@ -341,13 +492,68 @@ func TestAnyLooks(t *testing.T) {
 			// Several bad ones, with nothing good between them, are no blip.
 			times = 1
 		}
-		for range times {
+		for i := range times {
+			at := start.Add(time.Duration(i) * 10 * time.Second)
 			settled.add(blip, "", at)
 			for range settled.enough - 1 {
 				settled.add(state, "", at)
 			}
 			if settled.state != before || settled.since != since {
 				t.Fatalf("%s became %s by one %s among %d", before, settled.state, blip, settled.enough)
+			}
+		}
+	})
+}
+
+// newRun has a window of 300 s.
+func newRun(enough int) *run {
+	return &run{what: "/up", enough: enough, state: metav1.ConditionUnknown, window: newWindow(probed().Spec.Probes, fewest)}
+}
+
+// share of the looks that fail, among those that are from to to looks old; those that say neither don't count.
+func share(verdicts []platformapi.Verdict, from, to int) float64 {
+	good, bad := 0, 0
+	for i, v := range slices.Backward(verdicts) {
+		if age := len(verdicts) - 1 - i; age < from || age >= to {
+			continue
+		}
+		switch v {
+		case platformapi.Good:
+			good++
+		case platformapi.Bad:
+			bad++
+		}
+	}
+	if good+bad == 0 {
+		return 0
+	}
+	return float64(bad) / float64(good+bad)
+}
+
+// What fails more often than the limit, in whatever order, is bad by the end of the window, and stays so; what fails less often never is.
+func TestAnyShareIsJudged(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		// Each half of the window has 15 or 16 looks: of 4 of 12 it has at least 4, of 1 of 12 at most 2.
+		many := rapid.Bool().Draw(t, "many")
+		bad := map[bool]int{true: 4, false: 1}[many]
+		period := rapid.Permutation(append(slices.Repeat([]platformapi.Verdict{platformapi.Bad}, bad), slices.Repeat([]platformapi.Verdict{platformapi.Good}, 12-bad)...)).Draw(t, "period")
+		r := newRun(3)
+		at := start
+		look := func(v platformapi.Verdict) {
+			r.add(v, string(v), at)
+			at = at.Add(10 * time.Second)
+		}
+		for range 31 {
+			look(platformapi.Good)
+		}
+		for i := range 10 * len(period) {
+			look(period[i%len(period)])
+			switch {
+			case !many && r.state != metav1.ConditionTrue:
+				t.Fatalf("one of %d looks fails: it is %s, %s", len(period), r.state, r.message)
+			case many && i > 36 && r.state != metav1.ConditionFalse:
+				t.Fatalf("%d of %d looks fail: it is %s", bad, len(period), r.state)
 			}
 		}
 	})
