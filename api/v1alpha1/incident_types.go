@@ -41,7 +41,8 @@ const (
 type RollbackPolicy string
 
 const (
-	// RollbackAutomatic rolls back at once.
+	// RollbackAutomatic rolls back at once. Where the database is seen to have been migrated since the earlier commit was made, it
+	// waits as RollbackApproval does: older code may not work with the newer schema.
 	RollbackAutomatic RollbackPolicy = "Automatic"
 	// RollbackApproval waits for spec.approvals with the exact pair of deploys.
 	RollbackApproval RollbackPolicy = "Approval"
@@ -100,7 +101,7 @@ type IncidentSpec struct {
 	// +optional
 	Affected *IncidentAffected `json:"affected,omitempty"`
 
-	// rollback of a suspected regression.
+	// rollback of a suspected regression. Automatic waits for an approval too where the database was migrated since the earlier commit.
 	// +optional
 	// +default="Automatic"
 	Rollback RollbackPolicy `json:"rollback,omitempty"`
@@ -413,6 +414,19 @@ type TriagedDeploy struct {
 	CreatedAt *metav1.Time `json:"createdAt,omitempty"`
 }
 
+// SchemaState says whether the platform's database was migrated since the commit that is gone back to was made.
+// +kubebuilder:validation:Enum=Unchanged;Migrated;Unknown
+type SchemaState string
+
+const (
+	// SchemaUnchanged has run no migration that is newer than the commit.
+	SchemaUnchanged SchemaState = "Unchanged"
+	// SchemaMigrated has run one that the commit can't know.
+	SchemaMigrated SchemaState = "Migrated"
+	// SchemaUnknown could not be looked at: the database did not answer, or keeps no Rails migrations.
+	SchemaUnknown SchemaState = "Unknown"
+)
+
 // IncidentRollback is what was or would be rolled back.
 type IncidentRollback struct {
 	// service by its name in spec.render.services.
@@ -440,6 +454,17 @@ type IncidentRollback struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=128
 	ToCommit string `json:"toCommit,omitempty"`
+	// schema of the database, by Rails' schema_migrations.
+	// +optional
+	Schema SchemaState `json:"schema,omitempty"`
+	// migrations that have run and were written after toCommit was made, where schema is Migrated.
+	// +optional
+	Migrations *int32 `json:"migrations,omitempty"`
+	// newestMigration is the version of the newest of them.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=14
+	NewestMigration string `json:"newestMigration,omitempty"`
 	// digest of the pair, for an approval.
 	// +required
 	// +kubebuilder:validation:MinLength=1

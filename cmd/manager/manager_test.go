@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -269,6 +270,38 @@ func administratorsStatements(t *testing.T) []string {
 		t.Fatal("config/database/README.md has no SQL")
 	}
 	return strings.Split(strings.TrimSpace(block), "\n")
+}
+
+// Not every platform keeps its migrations as Rails does.
+func TestATableOfMigrationsIsGrantedWhereThereIsOne(t *testing.T) {
+	t.Parallel()
+	postgres := server(t)
+	owner := createPlatform(t, postgres, "identity")
+	execute(t, owner, `DROP TABLE schema_migrations`)
+	migrate := func() {
+		t.Helper()
+		if out, code := call(t, owner, "migrate"); code != 0 {
+			t.Fatalf("exit code %d:\n%s", code, out)
+		}
+	}
+	migrate()
+	execute(t, owner, `ALTER ROLE playbook_monitor PASSWORD 'monitor'`)
+	monitor, err := platformdb.Open(postgres.URLFor("playbook_monitor", "monitor", "identity"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer monitor.Close()
+	look := func(says string) {
+		t.Helper()
+		if _, _, err := monitor.MigrationsSince(t.Context(), time.Now()); says == "" && err != nil || says != "" && (err == nil || !strings.Contains(err.Error(), says)) {
+			t.Errorf("%v, and it should say %q", err, says)
+		}
+	}
+	look("has no table schema_migrations")
+	execute(t, owner, `CREATE TABLE schema_migrations (version varchar PRIMARY KEY)`)
+	look("`manager migrate`")
+	migrate()
+	look("")
 }
 
 func TestUndoingAndPurgingWhereNothingWasDone(t *testing.T) {

@@ -46,6 +46,14 @@ GRANT SELECT, INSERT, UPDATE ON playbook.key_revocations, playbook.event_requeue
 
 GRANT SELECT (id, oauth_application_id, attempts, enqueued_at, delivered_at, dlq_at, updated_at) ON webhook_outbox_entries TO playbook_monitor;
 
+-- Which migrations the platform has run, where it keeps them as Rails does. A table that comes later is granted by migrating again.
+DO $$
+BEGIN
+    IF to_regclass('schema_migrations') IS NOT NULL THEN
+        GRANT SELECT (version) ON schema_migrations TO playbook_operator, playbook_monitor;
+    END IF;
+END $$;
+
 GRANT SELECT, UPDATE ON playbook.operations TO playbook_signer;
 GRANT SELECT, INSERT, UPDATE ON playbook.key_revocations TO playbook_signer;
 GRANT SELECT (id, oauth_application_id, kid, algorithm, public_key, private_key, status, grace_until, activated_at, revoked_at),

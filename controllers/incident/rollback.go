@@ -2,6 +2,7 @@ package incident
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -19,6 +20,8 @@ const (
 	oneRollbackPer = time.Hour
 	// deployInterval is how often a deploy that is under way is looked at.
 	deployInterval = 5 * time.Second
+	// schemaTimeout bounds the look at the database, which may be what is down: the rollback does not depend on it.
+	schemaTimeout = 3 * time.Second
 	// fixInterval is how often it is looked whether the bad commit was followed by another one.
 	fixInterval = 10 * time.Second
 )
@@ -113,6 +116,7 @@ func rollBack(ctx context.Context, s *response) (playbook.Outcome, error) {
 	plan := &v1alpha1.IncidentRollback{
 		Service: rule.Service, From: choice.Suspect.ID, FromCommit: choice.Suspect.Commit, To: choice.Target.ID, ToCommit: choice.Target.Commit, Digest: digest,
 	}
+	s.lookAtSchema(ctx, plan, choice.Target.CommittedAt)
 	s.obj.Status.Rollback = plan
 	if outcome, ok := s.approved(plan); !ok {
 		return outcome, nil
@@ -139,10 +143,63 @@ func (s *response) otherOnsets(ctx context.Context) ([]time.Time, error) {
 	return onsets, nil
 }
 
-// approved asks the incident's policy and the Platform's approval rules.
+// lookAtSchema finds out whether the database was migrated since the commit that is gone back to was made, where that can be seen. By
+// the read-only role: a replica that lags is seconds behind, and a deploy takes longer.
+func (s *response) lookAtSchema(ctx context.Context, plan *v1alpha1.IncidentRollback, committed time.Time) {
+	before := s.obj.Status.Rollback
+	if before == nil || before.Digest != plan.Digest {
+		before = &v1alpha1.IncidentRollback{}
+	}
+	if before.Schema == v1alpha1.SchemaMigrated {
+		// A database that went down since does not take back what a person was asked.
+		plan.Schema, plan.Migrations, plan.NewestMigration = before.Schema, before.Migrations, before.NewestMigration
+		return
+	}
+	count, newest, err := s.migrationsSince(ctx, committed)
+	switch {
+	case err != nil && before.Schema == v1alpha1.SchemaUnchanged:
+		plan.Schema = before.Schema
+	case err != nil:
+		plan.Schema = v1alpha1.SchemaUnknown
+		if before.Schema != plan.Schema {
+			s.note(v1alpha1.ReasonRollingBack, "whether migrations newer than %s have run could not be looked at: %s", plan.ToCommit, playbook.Normalise(err.Error()))
+		}
+	case count > 0:
+		plan.Schema, plan.Migrations, plan.NewestMigration = v1alpha1.SchemaMigrated, &count, newest
+	default:
+		plan.Schema = v1alpha1.SchemaUnchanged
+	}
+}
+
+func (s *response) migrationsSince(ctx context.Context, committed time.Time) (count int32, newest string, err error) {
+	if committed.IsZero() {
+		return 0, "", errors.New("when the commit was made is not known")
+	}
+	ctx, cancel := context.WithTimeout(ctx, schemaTimeout)
+	defer cancel()
+	db, err := s.Connections.Monitor(ctx, s.platform)
+	if err != nil {
+		return 0, "", err
+	}
+	return db.MigrationsSince(ctx, committed)
+}
+
+// schemaText says what is known of the schema, as the end of a sentence.
+func schemaText(r *v1alpha1.IncidentRollback) string {
+	switch r.Schema {
+	case v1alpha1.SchemaMigrated:
+		return fmt.Sprintf("; migrations newer than %s have run: %d, the newest %s", r.ToCommit, *r.Migrations, r.NewestMigration)
+	case v1alpha1.SchemaUnknown:
+		return fmt.Sprintf("; whether migrations newer than %s have run could not be looked at", r.ToCommit)
+	case v1alpha1.SchemaUnchanged:
+	}
+	return ""
+}
+
+// approved asks the incident's policy and the Platform's approval rules. Old code on a newer schema is for a person to decide.
 func (s *response) approved(plan *v1alpha1.IncidentRollback) (playbook.Outcome, bool) {
 	var required []string
-	if s.obj.Spec.Rollback == v1alpha1.RollbackApproval || slices.ContainsFunc(s.platform.Spec.RequireApproval, func(rule v1alpha1.ApprovalRule) bool {
+	if s.obj.Spec.Rollback == v1alpha1.RollbackApproval || plan.Schema == v1alpha1.SchemaMigrated || slices.ContainsFunc(s.platform.Spec.RequireApproval, func(rule v1alpha1.ApprovalRule) bool {
 		return rule.Kind == "Incident"
 	}) {
 		required = []string{v1alpha1.StepRolledBack}
@@ -155,8 +212,8 @@ func (s *response) approved(plan *v1alpha1.IncidentRollback) (playbook.Outcome, 
 	if len(other) > 0 {
 		note = " (the approval given is for another pair)"
 	}
-	return playbook.Wait(fixInterval, v1alpha1.ReasonWaitingForApproval, "rolling %s back from %s (%s) to %s (%s) waits for approval, %s%s. To approve: %s",
-		plan.Service, plan.From, plan.FromCommit, plan.To, plan.ToCommit, plan.Digest, note,
+	return playbook.Wait(fixInterval, v1alpha1.ReasonWaitingForApproval, "rolling %s back from %s (%s) to %s (%s) waits for approval, %s%s%s. To approve: %s",
+		plan.Service, plan.From, plan.FromCommit, plan.To, plan.ToCommit, plan.Digest, note, schemaText(plan),
 		playbook.ApproveCommand(s.obj, "incident", s.obj.Spec.Approvals, missing, plan.Digest)), false
 }
 
@@ -249,9 +306,13 @@ func (s *response) adopt(ctx context.Context, service, deployID string) error {
 
 // follow watches what became of a rollback that was asked for. It asks for nothing.
 func (s *response) follow(ctx context.Context, r *v1alpha1.ServiceRollback) (playbook.Outcome, error) {
-	s.obj.Status.Rollback = &v1alpha1.IncidentRollback{
+	known := &v1alpha1.IncidentRollback{
 		Service: r.Service, From: r.From, FromCommit: r.FromCommit, To: r.To, ToCommit: r.ToCommit, DeployID: r.DeployID, Digest: s.digestOf(r),
 	}
+	if before := s.obj.Status.Rollback; before != nil && before.Digest == known.Digest {
+		known.Schema, known.Migrations, known.NewestMigration = before.Schema, before.Migrations, before.NewestMigration
+	}
+	s.obj.Status.Rollback = known
 	api, err := s.Connections.Render(ctx, s.platform)
 	if err != nil {
 		return playbook.Outcome{}, err
@@ -310,7 +371,8 @@ func (s *response) follow(ctx context.Context, r *v1alpha1.ServiceRollback) (pla
 		secondsToRollBack.Observe(s.now.Sub(s.obj.CreationTimestamp.Time).Seconds())
 		s.note(v1alpha1.StepRolledBack, "%s is live with %s again, by %s", r.Service, r.ToCommit, r.DeployID)
 	}
-	return playbook.Done("%s is live with %s again, by %s. Suspected: commit %s; to investigate: git log %s..%s", r.Service, r.ToCommit, r.DeployID, r.FromCommit, r.ToCommit, r.FromCommit), nil
+	return playbook.Done("%s is live with %s again, by %s%s. Suspected: commit %s; to investigate: git log %s..%s",
+		r.Service, r.ToCommit, r.DeployID, schemaText(known), r.FromCommit, r.ToCommit, r.FromCommit), nil
 }
 
 func (s *response) digestOf(r *v1alpha1.ServiceRollback) string {

@@ -153,6 +153,11 @@ kind: Secret
 metadata: {name: %[1]s-statuspage, namespace: %[2]s, labels: {playbook.1pass.dev/platform: %[1]s}}
 stringData: {apiKey: %[7]s, url: %[3]s/statuspage/v1}
 ---
+apiVersion: v1
+kind: Secret
+metadata: {name: %[1]s-database, namespace: %[2]s, labels: {playbook.1pass.dev/platform: %[1]s}}
+stringData: {url: "%[11]s"}
+---
 apiVersion: playbook.1pass.dev/v1alpha1
 kind: Platform
 metadata: {name: %[1]s, namespace: %[2]s}
@@ -171,7 +176,7 @@ spec:
     - {name: project-owner, notify: [{type: PagerDuty, secretRef: {name: %[1]s-owner}}]}
   statusPage: {pageID: page, secretRef: {name: %[1]s-statuspage}}
 %[10]s
-`, s.Name, world.Namespace, s.URL(), routingKey, ownerRoutingKey, s.Server.Render().Key(), s.Services.StatuspageKey(), logi.RenderPath, logi.WebService, more)
+`, s.Name, world.Namespace, s.URL(), routingKey, ownerRoutingKey, s.Server.Render().Key(), s.Services.StatuspageKey(), logi.RenderPath, logi.WebService, more, s.URLAs("playbook_monitor"))
 	if _, err := w.KubectlInput(s.ctx, manifest, "apply", "-f", "-"); err != nil {
 		s.Fatal(err)
 	}
@@ -261,8 +266,10 @@ func (s *scene) good() {
 
 // manager is one that has just started.
 func (s *scene) manager() *incident.Reconciler {
+	connections := &platform.Connections{Secrets: kube, Transport: s.transport}
+	s.Cleanup(connections.Close)
 	return &incident.Reconciler{
-		Client: kube, APIReader: kube, Recorder: s.recorder, Connections: &platform.Connections{Secrets: kube, Transport: s.transport}, Now: s.clock,
+		Client: kube, APIReader: kube, Recorder: s.recorder, Connections: connections, Now: s.clock,
 		Signals: func(client.ObjectKey) platform.Signals { return s.signals },
 	}
 }

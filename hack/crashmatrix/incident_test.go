@@ -36,6 +36,8 @@ import (
 
 // When things happen in an outage, since its Incident was opened. The clock goes from one to the next without waiting.
 const (
+	// approvalAfter is when a person approves the rollback, which crosses a migration of the database.
+	approvalAfter   = 20 * time.Second
 	secondTierAfter = 30 * time.Second
 	thirdTierAfter  = 60 * time.Second
 	noticeAfter     = 90 * time.Second
@@ -53,6 +55,8 @@ type outage struct {
 	// Rollbacks that Render did, and whether auto-deploy is on.
 	Rollbacks  int
 	AutoDeploy bool
+	// Unasked says that Render was asked to roll back before a person had approved it.
+	Unasked bool
 	// Pages by tier: triggers of the alert, messages, deliveries of the webhook.
 	Pages map[string]int
 	// Alerts that PagerDuty has, by their state.
@@ -91,11 +95,12 @@ func (s *stage) newOutageSlot(ctx context.Context, name string) (_ *slot, err er
 		o.secret("pagerduty", map[string]string{"routingKey": strings.Repeat("k", 32), "url": o.site.URL() + "/pagerduty/v2/enqueue"}),
 		o.secret("slack", map[string]string{"url": o.site.URL() + "/slack/services/T/B/S"}),
 		o.secret("hook", map[string]string{"url": o.site.URL() + "/hooks/manager", "secret": hook}),
+		o.secret("database", map[string]string{"url": o.site.URLAs("playbook_monitor")}),
 		o.secret("render", map[string]string{"apiKey": o.site.Render().Key()}),
 		o.secret("statuspage", map[string]string{"apiKey": o.site.Services.StatuspageKey(), "url": o.site.URL() + "/statuspage/v1"}),
 		&v1alpha1.Platform{ObjectMeta: metav1.ObjectMeta{Namespace: world.Namespace, Name: name}, Spec: v1alpha1.PlatformSpec{
 			URL:      o.site.URL(),
-			Database: v1alpha1.PlatformDatabase{SecretRef: v1alpha1.SecretReference{Name: "nowhere"}},
+			Database: v1alpha1.PlatformDatabase{SecretRef: v1alpha1.SecretReference{Name: "nowhere"}, ReadOnlySecretRef: new(ref("database"))},
 			Render: &v1alpha1.PlatformRender{
 				SecretRef: ref("render"), URL: o.site.URL() + logi.RenderPath, Services: []v1alpha1.RenderService{{Name: "web", ServiceID: logi.WebService}},
 			},
@@ -111,7 +116,7 @@ func (s *stage) newOutageSlot(ctx context.Context, name string) (_ *slot, err er
 			return nil, fmt.Errorf("applying the Platform: %w", err)
 		}
 	}
-	return o, nil
+	return o, o.site.AddMigration(ctx, time.Now().Add(-time.Hour))
 }
 
 // emergency is one run of an outage: a bad deploy, until its fix is live.
@@ -120,6 +125,8 @@ type emergency struct {
 	object  client.ObjectKey
 	now     time.Time
 	signals platform.Signals
+	// connections of its managers.
+	connections []*platform.Connections
 }
 
 // respond plays an outage once, under a plan or none. Where deleted is set, a person deletes the object when a manager is overtaken.
@@ -130,14 +137,14 @@ func (s *slot) respond(ctx context.Context, plan *crashmatrix.Plan, v variant, s
 	}
 	defer func() { err = errors.Join(err, e.forget(context.WithoutCancel(ctx))) }()
 	request := ctrl.Request{NamespacedName: e.object}
-	wire := &crashmatrix.Wire{Plan: plan}
+	wire := &crashmatrix.Wire{Plan: plan, Rewrite: v.rewrite}
 	wire.Overtake = func() {
 		if deleted {
 			if err := e.admin.Delete(ctx, &v1alpha1.Incident{ObjectMeta: metav1.ObjectMeta{Namespace: e.object.Namespace, Name: e.object.Name}}); err != nil {
 				panic(err)
 			}
 		}
-		other, err := e.newManager(&crashmatrix.Wire{}, v, stale)
+		other, err := e.newManager(&crashmatrix.Wire{Rewrite: v.rewrite}, v, stale)
 		if err != nil {
 			panic(err)
 		}
@@ -147,12 +154,21 @@ func (s *slot) respond(ctx context.Context, plan *crashmatrix.Plan, v variant, s
 	if err != nil {
 		return nil, nil, false, err
 	}
-	began, unknown, current := e.now, false, wire
+	began, unknown, unasked, current := e.now, false, false, wire
 	next := 0
 	happens := []struct {
 		after time.Duration
 		do    func() error
 	}{
+		{approvalAfter, func() error {
+			unasked = e.site.Render().Counts().Rollbacks > 0
+			obj := &v1alpha1.Incident{}
+			if err := e.admin.Get(ctx, e.object, obj); err != nil || obj.Status.Rollback == nil {
+				return client.IgnoreNotFound(err)
+			}
+			return client.IgnoreNotFound(e.admin.Patch(ctx, obj, client.RawPatch(types.MergePatchType,
+				fmt.Appendf(nil, `{"spec":{"approvals":[{"step":"RolledBack","digest":%q,"by":"dana"}]}}`, obj.Status.Rollback.Digest))))
+		}},
 		{goodAfter, func() error { e.signals = platform.Signals{Each: e.signals.Each, ClearSince: e.now}; return nil }},
 		{personAfter, func() error {
 			if !unknown {
@@ -171,7 +187,7 @@ func (s *slot) respond(ctx context.Context, plan *crashmatrix.Plan, v variant, s
 		after := result.RequeueAfter
 		switch {
 		case current.Dead():
-			current = &crashmatrix.Wire{}
+			current = &crashmatrix.Wire{Rewrite: v.rewrite}
 			if manager, err = e.newManager(current, v, stale); err != nil {
 				return nil, nil, false, err
 			}
@@ -193,6 +209,9 @@ func (s *slot) respond(ctx context.Context, plan *crashmatrix.Plan, v variant, s
 				return nil, nil, false, fmt.Errorf("a pass after the end: %w", err)
 			}
 			got, err := e.left(ctx, obj, unknown)
+			if got != nil {
+				got.Unasked = unasked
+			}
 			return got, wire.Effects(), wire.Fired(), err
 		}
 		if c := meta.FindStatusCondition(obj.Status.Conditions, v1alpha1.ConditionStalled); c != nil {
@@ -239,6 +258,9 @@ func (e *emergency) begin(ctx context.Context) error {
 
 // forget removes the incident, and what the Platform remembers of it.
 func (e *emergency) forget(ctx context.Context) error {
+	for _, connections := range e.connections {
+		connections.Close()
+	}
 	obj := &v1alpha1.Incident{ObjectMeta: metav1.ObjectMeta{Namespace: e.object.Namespace, Name: e.object.Name}}
 	p := &v1alpha1.Platform{ObjectMeta: metav1.ObjectMeta{Namespace: world.Namespace, Name: e.slot.name}}
 	return errors.Join(
@@ -266,9 +288,11 @@ func (e *emergency) newManager(wire *crashmatrix.Wire, v variant, stale bool) (*
 	if v.http != nil {
 		transport = v.http(transport)
 	}
+	connections := &platform.Connections{Secrets: c, Transport: transport, Dial: wire.Dial}
+	e.connections = append(e.connections, connections)
 	return &incident.Reconciler{
 		Client: e.cached(c, stale), APIReader: c, Recorder: &events.FakeRecorder{},
-		Connections: &platform.Connections{Secrets: c, Transport: transport},
+		Connections: connections,
 		Signals:     func(client.ObjectKey) platform.Signals { return e.signals },
 		Now:         func() time.Time { return e.now },
 	}, nil
@@ -393,6 +417,9 @@ func judge(clean, got *outage, plan crashmatrix.Plan) error {
 	switch {
 	case got.Unknown && got.Rollbacks != 0, !got.Unknown && got.Rollbacks != 1:
 		return fail("%d rollbacks", got.Rollbacks)
+	case got.Unasked && (!strings.HasPrefix(plan.What, "SQL ") || plan.Fault != crashmatrix.ReplyLost):
+		// A schema that can't be looked at holds up nothing; one that could be is for a person.
+		return fail("a rollback across a migration that nobody approved")
 	case !got.AutoDeploy:
 		return fail("auto-deploy is off")
 	case repetitions > 1, repetitions == 1 && !unknownPage(plan):
@@ -498,6 +525,9 @@ var mistakes = []mistake{
 	{variant{name: "a rollback without its intent", kube: body(http.MethodPatch, "/platforms/", func(text string) string {
 		return strings.ReplaceAll(text, `"state":"Requested"`, `"state":"Preparing"`)
 	})}, crashmatrix.Overtaken, askRollback},
+	{variant{name: "a rollback that does not see the migration", rewrite: func(sql string) string {
+		return strings.ReplaceAll(sql, "> $1", "> '9' || $1")
+	}}, crashmatrix.Overtaken, askRollback},
 	{variant{name: "an intent without the optimistic lock", kube: only(http.MethodPatch, "/platforms/", unlocked)}, crashmatrix.Overtaken, "PATCH /platforms/status"},
 	{variant{name: "a rollback that is asked for again when its answer is lost", http: only(http.MethodPost, "/rollback", repeat)}, crashmatrix.ReplyLost, askRollback},
 	{variant{name: "an auto-deploy of which nobody knows who switched it off", kube: swallow(patching("platforms", `"autoDeploy":"Off"`))}, crashmatrix.KilledAfter, setService},

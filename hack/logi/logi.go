@@ -100,6 +100,14 @@ func execute(ctx context.Context, databaseURL, doing, sql string) error {
 	return nil
 }
 
+// AddMigration enters a migration as one that has run, by the time at which it was written.
+func (s *Server) AddMigration(ctx context.Context, written time.Time) error {
+	if _, err := s.pool.Exec(ctx, `INSERT INTO schema_migrations VALUES ($1)`, written.UTC().Format("20060102150405")); err != nil {
+		return fmt.Errorf("adding a migration: %w", err)
+	}
+	return nil
+}
+
 // Start serves the platform whose tables Migrate created, until Close.
 func Start(ctx context.Context, config Config) (*Server, error) {
 	if config.Workers == 0 {

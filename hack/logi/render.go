@@ -53,15 +53,21 @@ type renderService struct {
 }
 
 type renderDeploy struct {
-	ID         string            `json:"id"`
-	Commit     map[string]string `json:"commit"`
-	Status     string            `json:"status"`
-	Trigger    string            `json:"trigger"`
-	CreatedAt  time.Time         `json:"createdAt"`
-	StartedAt  time.Time         `json:"startedAt,omitzero"`
-	FinishedAt time.Time         `json:"finishedAt,omitzero"`
-	UpdatedAt  time.Time         `json:"updatedAt"`
-	due        time.Time         // when a rollback becomes live
+	ID         string       `json:"id"`
+	Commit     renderCommit `json:"commit"`
+	Status     string       `json:"status"`
+	Trigger    string       `json:"trigger"`
+	CreatedAt  time.Time    `json:"createdAt"`
+	StartedAt  time.Time    `json:"startedAt,omitzero"`
+	FinishedAt time.Time    `json:"finishedAt,omitzero"`
+	UpdatedAt  time.Time    `json:"updatedAt"`
+	due        time.Time    // when a rollback becomes live
+}
+
+type renderCommit struct {
+	ID        string    `json:"id"`
+	Message   string    `json:"message"`
+	CreatedAt time.Time `json:"createdAt"`
 }
 
 type renderJob struct {
@@ -183,7 +189,8 @@ func (r *Render) DeployCommit(service, commit string) (id string) {
 	return r.AddDeploy(service, commit, "live", "manual", now())
 }
 
-// AddDeploy enters a deploy of any status and trigger, created and where it was live, live, at an instant, and returns its id.
+// AddDeploy enters a deploy of any status and trigger, created and where it was live, live, at an instant, and returns its id. A
+// commit is as old as its first deploy.
 // One that is live deactivates the one before.
 func (r *Render) AddDeploy(service, commit, status, trigger string, at time.Time) (id string) {
 	r.mu.Lock()
@@ -284,7 +291,7 @@ func (r *Render) state() (suspended, down bool, b Breakage) {
 	s := r.services[WebService]
 	s.settle()
 	if live := s.live(); live != nil {
-		b, down = r.broken[live.Commit["id"]]
+		b, down = r.broken[live.Commit.ID]
 	}
 	return len(s.suspenders) > 0, down, b
 }
@@ -295,8 +302,11 @@ func renderID(kind string) string { return kind + "-" + strings.ToLower(rand.Tex
 
 func (s *renderService) add(commit, trigger string, at time.Time) *renderDeploy {
 	d := &renderDeploy{
-		ID: renderID("dep"), Commit: map[string]string{"id": commit, "message": "Change " + commit}, Status: "created", Trigger: trigger,
+		ID: renderID("dep"), Commit: renderCommit{ID: commit, Message: "Change " + commit, CreatedAt: at}, Status: "created", Trigger: trigger,
 		CreatedAt: at, UpdatedAt: at,
+	}
+	if i := slices.IndexFunc(s.deploys, func(d *renderDeploy) bool { return d.Commit.ID == commit }); i >= 0 {
+		d.Commit = s.deploys[i].Commit
 	}
 	s.deploys = append(s.deploys, d)
 	return d
@@ -495,7 +505,7 @@ func (r *Render) rollback(request *http.Request, s *renderService) (int, any) {
 	if target.Status != "live" && target.Status != "deactivated" {
 		return http.StatusBadRequest, refusal("cannot roll back to a deploy that was not live")
 	}
-	d := s.add(target.Commit["id"], "rollback", now())
+	d := s.add(target.Commit.ID, "rollback", now())
 	s.turn(d, "update_in_progress", d.CreatedAt)
 	d.due = d.CreatedAt.Add(r.rollbackDelay)
 	r.counts.Rollbacks++

@@ -23,19 +23,23 @@ func (p *platform) render(method, path, body string, out any) int {
 }
 
 type deploy struct {
-	ID         string              `json:"id"`
-	Commit     struct{ ID string } `json:"commit"`
-	Status     string              `json:"status"`
-	Trigger    string              `json:"trigger"`
-	CreatedAt  time.Time           `json:"createdAt"`
-	FinishedAt time.Time           `json:"finishedAt"`
+	ID     string `json:"id"`
+	Commit struct {
+		ID        string
+		CreatedAt time.Time
+	} `json:"commit"`
+	Status     string    `json:"status"`
+	Trigger    string    `json:"trigger"`
+	CreatedAt  time.Time `json:"createdAt"`
+	FinishedAt time.Time `json:"finishedAt"`
 }
 
 func TestABadCommitBreaksThePlatformAndARollbackMendsIt(t *testing.T) {
 	t.Parallel()
 	p := start(t, manual())
 	r := p.Render()
-	good := r.DeployCommit(logi.WebService, "good")
+	made := time.Now().Add(-time.Hour).UTC().Truncate(time.Microsecond)
+	good := r.AddDeploy(logi.WebService, "good", "live", "manual", made)
 	r.BreakCommit("bad", logi.Breakage{Tokens: true, JWKS: true})
 	r.BreakCommit("worse", logi.Breakage{})
 	r.SetRollbackDelay(20 * time.Millisecond)
@@ -59,7 +63,7 @@ func TestABadCommitBreaksThePlatformAndARollbackMendsIt(t *testing.T) {
 	}
 	var rolled deploy
 	if status := p.render(http.MethodPost, servicePath+"/rollback", `{"deployId":"`+good+`"}`, &rolled); status != 201 || rolled.Status != "update_in_progress" ||
-		rolled.Trigger != "rollback" || rolled.Commit.ID != "good" || rolled.ID == good {
+		rolled.Trigger != "rollback" || rolled.Commit.ID != "good" || !rolled.Commit.CreatedAt.Equal(made) || rolled.ID == good {
 		t.Errorf("%d %+v", status, rolled)
 	}
 	eventually(t, "the rollback is live", func() bool {

@@ -1,4 +1,10 @@
--- The tables of the platform that webhooks live in, as Rails writes them: bigint ids, timestamps without a zone that mean UTC.
+-- The tables of the platform that webhooks live in, as Rails writes them: bigint ids, timestamps without a zone that mean UTC. And
+-- where Rails keeps which migrations have run, each by the time in UTC at which it was written.
+CREATE TABLE schema_migrations (
+    version varchar NOT NULL PRIMARY KEY
+);
+INSERT INTO schema_migrations VALUES ('20250114093000'), ('20260302101500');
+
 CREATE TABLE oauth_applications (
     id bigserial PRIMARY KEY,
     name varchar NOT NULL,

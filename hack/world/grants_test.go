@@ -124,6 +124,8 @@ func useDatabase(t *testing.T, site *world.Site, owner *pgx.Conn, application in
 		{"Check", func() error { _, err := operator.Check(ctx); return err }},
 		{"DeadLetters", func() error { _, _, err := monitor.DeadLetters(ctx, 50); return err }},
 		{"Deliveries", func() error { _, err := monitor.Deliveries(ctx, time.Minute); return err }},
+		{"MigrationsSince", func() error { _, _, err := monitor.MigrationsSince(ctx, time.Now()); return err }},
+		{"MigrationsSince by the everyday role", func() error { _, _, err := operator.MigrationsSince(ctx, time.Now()); return err }},
 		{"Deliveries by the everyday role", func() error { _, err := operator.Deliveries(ctx, time.Minute); return err }},
 
 		{"FinishedTwin", func() error { _, err := operator.FinishedTwin(ctx, bySQL); return err }},
@@ -367,6 +369,8 @@ func TestTheDatabaseRolesAreNobody(t *testing.T) {
 			`SELECT private_key FROM webhook_signing_keys`,
 			`UPDATE webhook_signing_keys SET private_key = ''`,
 			`SELECT secret FROM oauth_applications`,
+			`INSERT INTO schema_migrations VALUES ('99990101000000')`,
+			`DELETE FROM schema_migrations`,
 			`UPDATE webhook_outbox_entries SET dlq_at = NULL RETURNING payload`,
 			`UPDATE webhook_outbox_entries SET payload = '{}'`,
 			`UPDATE webhook_signing_keys SET status = 'active'`,

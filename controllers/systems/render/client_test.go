@@ -58,11 +58,12 @@ func TestAServiceIsReadAndAutoDeploySwitched(t *testing.T) {
 func TestARollbackGoesBackOnce(t *testing.T) {
 	t.Parallel()
 	r, c := start(t)
-	good := r.DeployCommit(web, "good")
+	made := time.Now().Add(-time.Hour).Truncate(time.Microsecond)
+	good := r.AddDeploy(web, "good", "live", "manual", made)
 	bad := r.Push(web, "bad")
 	r.SetRollbackDelay(time.Millisecond)
 	d, err := c.Rollback(t.Context(), web, good)
-	if err != nil || !d.InProgress() || d.Commit != "good" || d.Trigger != render.TriggerRollback || d.ID == good || d.CreatedAt.IsZero() {
+	if err != nil || !d.InProgress() || d.Commit != "good" || !d.CommittedAt.Equal(made) || d.Trigger != render.TriggerRollback || d.ID == good || d.CreatedAt.IsZero() {
 		t.Fatalf("%+v, %v", d, err)
 	}
 	for end := time.Now().Add(time.Minute); d.Status != render.StatusLive && time.Now().Before(end); {

@@ -27,6 +27,8 @@ type Deploy struct {
 	ID string
 	// Commit is the commit's id; where an image is deployed, the image's digest.
 	Commit string
+	// CommittedAt is when the commit was made; zero where Render does not say.
+	CommittedAt time.Time
 	// Status and Trigger are Render's words, which may be ones that this code does not know.
 	Status  string
 	Trigger string
@@ -49,7 +51,8 @@ func (d *Deploy) UnmarshalJSON(text []byte) error {
 	var in struct {
 		ID     string `json:"id"`
 		Commit struct {
-			ID string `json:"id"`
+			ID        string    `json:"id"`
+			CreatedAt time.Time `json:"createdAt"`
 		} `json:"commit"`
 		Image struct {
 			SHA string `json:"sha"`
@@ -66,7 +69,7 @@ func (d *Deploy) UnmarshalJSON(text []byte) error {
 		return errors.New("no deploy")
 	}
 	*d = Deploy{
-		ID: in.ID, Commit: cmp.Or(in.Commit.ID, in.Image.SHA), Status: in.Status, Trigger: in.Trigger,
+		ID: in.ID, Commit: cmp.Or(in.Commit.ID, in.Image.SHA), CommittedAt: in.Commit.CreatedAt, Status: in.Status, Trigger: in.Trigger,
 		CreatedAt: in.CreatedAt, FinishedAt: in.FinishedAt,
 	}
 	return nil
