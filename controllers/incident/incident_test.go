@@ -1,12 +1,14 @@
 package incident_test
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
+	"github.com/1pass-dev/playbook-operator/controllers/systems/render"
 	"github.com/1pass-dev/playbook-operator/hack/logi"
 )
 
@@ -315,6 +317,78 @@ func TestAnApprovalIsForTheExactPair(t *testing.T) {
 	s.patch(name, `{"spec":{"approvals":[{"step":"RolledBack","digest":"`+s.get(name).Status.Rollback.Digest+`","by":"dana"}]}}`)
 	s.until(name, "RolledBack True Succeeded")
 	s.rollbacks(1)
+}
+
+// Render promises no order, and lists a hundred deploys at a time.
+func TestTriageHasTheLastFiveOfManyDeploys(t *testing.T) {
+	s := newScene(t, "five")
+	var ids []string
+	for i := range 120 {
+		ids = append(ids, s.Server.Render().AddDeploy(logi.WebService, fmt.Sprint("c", i), "build_failed", "new_commit", time.Now().Add(time.Duration(i-300)*time.Minute)))
+	}
+	s.good()
+	name := s.open("inc", "{category: KeyMismatch}")
+	s.pass(name)
+	deploys := s.get(name).Status.Triage.Deploys
+	for i, want := range []int{119, 118, 117, 116, 115} {
+		if len(deploys) != 5 || deploys[i].ID != ids[want] || deploys[i].Commit != fmt.Sprint("c", want) || deploys[i].Status != "build_failed" || deploys[i].CreatedAt == nil {
+			t.Fatalf("status.triage has %+v", deploys)
+		}
+	}
+	if got := s.get(name).Status.Triage.Services; len(got) != 1 || got[0] != (v1alpha1.TriagedService{Name: "web", State: "Running"}) {
+		t.Errorf("status.triage has %+v", got)
+	}
+}
+
+func TestOnlyAFixWithGoodSignalsBringsAutoDeployBack(t *testing.T) {
+	s := newScene(t, "fix")
+	r := s.Server.Render()
+	r.AddDeploy(logi.WebService, "older", "live", "new_commit", time.Now().Add(-20*time.Hour))
+	r.AddDeploy(logi.WebService, "good", "live", "manual", time.Now().Add(-9*time.Hour))
+	name := s.regression("inc", "{category: Outage}")
+	s.until(name, "RolledBack True Succeeded")
+	s.good()
+	s.after(301*time.Second, name)
+	for _, commit := range []string{"bad", "good", "older"} {
+		r.DeployCommit(logi.WebService, commit)
+		s.after(time.Minute, name)
+		s.expect(name, "AutoDeployRestored Unknown AwaitingFix")
+	}
+	s.bad(v1alpha1.Sev2, "/api answers HTTP 500")
+	r.DeployCommit(logi.WebService, "fix")
+	s.after(time.Minute, name)
+	s.expect(name, "AutoDeployRestored Unknown AwaitingFix")
+	if r.AutoDeploy(logi.WebService) {
+		t.Error("auto-deploy is on")
+	}
+	s.good()
+	s.after(time.Minute, name)
+	s.expect(name, "AutoDeployRestored True Succeeded", "Ready True Succeeded")
+	if !r.AutoDeploy(logi.WebService) {
+		t.Error("auto-deploy is off")
+	}
+}
+
+func TestAutoDeployThatWasOffStaysOff(t *testing.T) {
+	s := newScene(t, "was-off")
+	r := s.Server.Render()
+	r.BreakCommit("bad", logi.Breakage{})
+	bad := r.DeployCommit(logi.WebService, "bad")
+	if err := render.New(s.URL()+logi.RenderPath, r.Key(), nil).SetAutoDeploy(s.ctx, logi.WebService, false); err != nil {
+		t.Fatal(err)
+	}
+	s.bad(v1alpha1.Sev1, "/up answers HTTP 502")
+	name := s.open("inc", "{category: Outage}")
+	s.until(name, "RolledBack True Succeeded")
+	s.good()
+	s.after(301*time.Second, name)
+	s.expect(name, "AutoDeployRestored False NotNeeded", "Ready True Succeeded")
+	if got := r.Counts(); r.AutoDeploy(logi.WebService) || got.AutoDeployPatches != 1 || got.Rollbacks != 1 {
+		t.Errorf("auto-deploy is on: %t; Render was told %+v", r.AutoDeploy(logi.WebService), got)
+	}
+	if got := s.message(name, "RolledBack"); !strings.Contains(got, "Suspected: commit bad; to investigate: git log good..bad") {
+		t.Errorf("after leaving %s it says %q", bad, got)
+	}
 }
 
 func TestObserveOnlyReadsAndPagesAndChangesNothing(t *testing.T) {

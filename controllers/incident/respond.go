@@ -71,7 +71,8 @@ func triage(ctx context.Context, s *response) (playbook.Outcome, error) {
 		}
 		found.Services = append(found.Services, v1alpha1.TriagedService{Name: service.Name, State: fmt.Sprintf("%.500s", state)})
 	}
-	deploys, _, err := api.Deploys(ctx, platform.RenderServiceID(s.platform, s.mainService()), 20, "")
+	// All of them, since Render promises no order.
+	deploys, err := api.History(ctx, platform.RenderServiceID(s.platform, s.mainService()))
 	switch {
 	case err != nil && patience && ctx.Err() == nil && !refused(err):
 		return patient(err)

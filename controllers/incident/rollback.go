@@ -445,20 +445,25 @@ func restoreAutoDeploy(ctx context.Context, s *response) (playbook.Outcome, erro
 	return playbook.Done("auto-deploy of %s is on again: %s", r.Service, why), nil
 }
 
-// fix finds a live deploy of a commit that is neither the bad one nor the one that was gone back to, while the signals are good.
+// fix finds a live deploy of a commit that was not live before the rollback, while the signals are good: an older one that somebody
+// deployed leaves the bad one at the branch's head.
 func (s *response) fix(ctx context.Context, api *render.Client, id string, r *v1alpha1.ServiceRollback) (*render.Deploy, error) {
 	if s.signals.ClearSince.IsZero() {
 		return nil, nil
 	}
-	deploys, _, err := api.Deploys(ctx, id, 20, "")
+	deploys, err := api.History(ctx, id)
 	if err != nil {
 		return nil, err
 	}
+	known := map[string]bool{r.FromCommit: true, r.ToCommit: true}
 	for _, d := range deploys {
 		// To seconds, as the status keeps them.
-		if d.Status == render.StatusLive && d.Commit != r.FromCommit && d.Commit != r.ToCommit && !d.CreatedAt.Before(r.RequestedAt.Time) {
-			return &d, nil
+		if (d.Status == render.StatusLive || d.Status == render.StatusDeactivated) && d.CreatedAt.Before(r.RequestedAt.Time) {
+			known[d.Commit] = true
 		}
+	}
+	if i := slices.IndexFunc(deploys, func(d render.Deploy) bool { return d.Status == render.StatusLive && !known[d.Commit] }); i >= 0 {
+		return &deploys[i], nil
 	}
 	return nil, nil
 }
