@@ -44,6 +44,9 @@ func escalate(ctx context.Context, s *response) (playbook.Outcome, error) {
 		return playbook.Done("%s; resolved before anybody acknowledged", s.paged()), nil
 	case s.obj.Spec.Acknowledgement != nil:
 		return s.stopPaging(ctx)
+	case s.obj.Spec.Resolution != nil:
+		// The response, which comes after people, closes it.
+		return playbook.Wait(0, v1alpha1.ReasonPaging, "resolved by %s; nobody else is paged", s.obj.Spec.Resolution.By), nil
 	}
 	oncall := s.platform.Spec.Oncall
 	policy := s.policy()
@@ -66,12 +69,12 @@ func escalate(ctx context.Context, s *response) (playbook.Outcome, error) {
 			}
 			return playbook.Wait(s.until(next.at), v1alpha1.ReasonPaging, "%s; %s is next at %s, unless somebody acknowledges", s.paged(), next.tier, next.at.UTC().Format(time.RFC3339)), nil
 		}
-		settled, err := s.page(ctx, next)
+		settled, again, err := s.page(ctx, next)
 		if err != nil {
 			return playbook.Outcome{}, err
 		}
 		if !settled {
-			return playbook.Wait(channelRetry, v1alpha1.ReasonPaging, "%s did not accept the page to %s yet; it is tried again", next.channel.SecretRef.Name, next.tier), nil
+			return playbook.Wait(again, v1alpha1.ReasonPaging, "%s did not accept the page to %s yet; it is tried again", next.channel.SecretRef.Name, next.tier), nil
 		}
 		// That took its time, and what is due now was not before.
 		s.now = s.Now()
@@ -180,8 +183,9 @@ func later(a, b time.Time) time.Time {
 	return a
 }
 
-// page sends a page once and writes down what came of it. It reports false where the outcome is open and the channel has time left.
-func (s *response) page(ctx context.Context, next due) (settled bool, err error) {
+// page sends a page once and writes down what came of it. It reports false where the outcome is open and the channel has time left, and
+// when to try again.
+func (s *response) page(ctx context.Context, next due) (settled bool, again time.Duration, err error) {
 	find := func(obj *v1alpha1.Incident) *v1alpha1.PageStatus {
 		if obj.Status.Escalation == nil {
 			obj.Status.Escalation = &v1alpha1.EscalationStatus{}
@@ -203,16 +207,23 @@ func (s *response) page(ctx context.Context, next due) (settled bool, err error)
 	begun := page.BegunAt.Time
 	// Two managers must not both page. The one that writes this does; if it dies, the next one sends again.
 	if err := s.save(ctx); err != nil {
-		return false, fmt.Errorf("writing down that a page is sent: %w", err)
+		return false, 0, fmt.Errorf("writing down that a page is sent: %w", err)
 	}
 	sendErr := s.tell(ctx, *next.channel, next.tier, paging.Trigger, begun)
 	refused := (*outbound.Refused)(nil)
+	limited := (*outbound.Limited)(nil)
 	waiting := (*playbook.Waiting)(nil)
 	state := v1alpha1.PageSending
+	again = channelRetry
+	if errors.As(sendErr, &limited) {
+		again = max(again, limited.After)
+	}
+	left := channelPatience - s.Now().Sub(begun)
 	switch {
 	case sendErr == nil:
 		state = v1alpha1.PageAccepted
-	case errors.As(sendErr, &refused), errors.As(sendErr, &waiting), s.Now().Sub(begun) >= channelPatience:
+	case errors.As(sendErr, &refused), errors.As(sendErr, &waiting), left <= 0, limited != nil && limited.After > left:
+		// A channel that wants to be left alone for longer than it has is not waited for.
 		state = v1alpha1.PageFailed
 	}
 	pagesTotal.WithLabelValues(next.channel.Type, string(state)).Inc()
@@ -254,12 +265,12 @@ func (s *response) page(ctx context.Context, next due) (settled bool, err error)
 		}
 	}
 	if err != nil {
-		return false, fmt.Errorf("writing down what became of a page: %w", err)
+		return false, 0, fmt.Errorf("writing down what became of a page: %w", err)
 	}
 	if first {
 		secondsToPage.WithLabelValues(string(s.obj.Status.Severity)).Observe(at.Sub(s.obj.CreationTimestamp.Time).Seconds())
 	}
-	return state != v1alpha1.PageSending, nil
+	return state != v1alpha1.PageSending, again, nil
 }
 
 // trim drops the oldest round.

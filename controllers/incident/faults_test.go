@@ -59,6 +59,8 @@ type trouble struct {
 	render  logi.RenderFault
 	// refused says that it did nothing, and would say so again: the next channel isn't waited for.
 	refused bool
+	// wait is how long it wants to be left alone.
+	wait time.Duration
 	// says is what a person reads of it, where a service or Render fails so.
 	says, saysRender string
 }
@@ -83,9 +85,9 @@ func troubles() []trouble {
 		{name: "html", service: logi.ServiceFault{Status: 200, Body: html, Echo: true}, render: logi.RenderFault{Status: 200, Body: html}, says: "is not this API's", saysRender: "not the JSON that was expected"},
 		status(401, "401"), status(404, "404"), status(409, "409"),
 		{name: "429-seconds", service: logi.ServiceFault{Status: 429, RetryAfter: "30"}, render: logi.RenderFault{Status: 429, Header: map[string]string{"Retry-After": "30"}},
-			says: "", saysRender: "fewer requests"},
+			wait: 30 * time.Second, saysRender: "fewer requests"},
 		{name: "429-date", service: logi.ServiceFault{Status: 429, RetryAfter: time.Now().Add(30 * time.Second).UTC().Format(http.TimeFormat)},
-			render: logi.RenderFault{Status: 429, Header: map[string]string{"Ratelimit-Reset": strconv.FormatInt(time.Now().Add(30*time.Second).Unix(), 10)}}, saysRender: "fewer requests"},
+			render: logi.RenderFault{Status: 429, Header: map[string]string{"Ratelimit-Reset": strconv.FormatInt(time.Now().Add(30*time.Second).Unix(), 10)}}, wait: 30 * time.Second, saysRender: "fewer requests"},
 		{name: "503", service: logi.ServiceFault{Status: 503, Body: html, Echo: true}, render: logi.RenderFault{Status: 503, Body: html}, says: "HTTP 503", saysRender: "HTTP 503"},
 		{name: "redirect", service: logi.ServiceFault{Status: 307, Location: linkLocal, Echo: true}, render: logi.RenderFault{Status: 307, Header: map[string]string{"Location": linkLocal}},
 			says: "a redirect, which is not followed", saysRender: "a redirect, which is not followed"},
@@ -178,7 +180,8 @@ func TestAPagerInTroubleMovesOnToSomebodyElse(t *testing.T) {
 			name := s.open("inc", "{category: Outage, rollback: Never}")
 			wait := s.pass(name)
 			if !trouble.refused {
-				if got := len(s.Services.Chats()); got != 0 || wait == 0 || wait > 5*time.Second {
+				longest := max(5*time.Second, trouble.wait)
+				if got := len(s.Services.Chats()); got != 0 || wait <= trouble.wait/2 || wait > longest {
 					t.Errorf("%d messages while PagerDuty has time; it is tried again after %s", got, wait)
 				}
 				s.clear(name, trouble.says)
@@ -194,6 +197,17 @@ func TestAPagerInTroubleMovesOnToSomebodyElse(t *testing.T) {
 			s.expectPages("owner 1 triggered")
 			s.clear(name, "")
 		})
+	}
+}
+
+func TestAPagerThatWantsToBeLeftAloneForTooLongIsNotWaitedFor(t *testing.T) {
+	s := newScene(t, "limited-pager")
+	s.Services.SetFault(logi.PagerDuty, logi.ServiceFault{Status: 429, RetryAfter: "61"})
+	s.bad(v1alpha1.Sev1, "/up answers HTTP 502")
+	name := s.open("inc", "{category: Outage, rollback: Never}")
+	s.pass(name)
+	if got := len(s.Services.Chats()); got != 1 {
+		t.Errorf("%d messages at Slack", got)
 	}
 }
 

@@ -99,7 +99,11 @@ func (s *response) note(reason, format string, args ...any) {
 		timeline = slices.Delete(timeline, 1, 1+len(timeline)-maxTimeline)
 	}
 	s.obj.Status.Timeline = timeline
-	s.Recorder.Eventf(s.obj, nil, "Normal", reason, "Respond", "%s", text)
+	kind := "Normal"
+	if reason == v1alpha1.ReasonOverdue {
+		kind = "Warning"
+	}
+	s.Recorder.Eventf(s.obj, nil, kind, reason, "Respond", "%s", text)
 }
 
 // save writes a changed status under the optimistic lock: what is decided after it was decided by this process alone. After a

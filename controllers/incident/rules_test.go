@@ -8,9 +8,12 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
 	"github.com/1pass-dev/playbook-operator/controllers/platform"
+	"github.com/1pass-dev/playbook-operator/hack/logi"
+	"github.com/1pass-dev/playbook-operator/hack/world"
 )
 
 // Each rule of the playbook's classification and escalation that is this package's, by its name. What makes a signal sev1, sev2 or
@@ -19,6 +22,23 @@ import (
 func (s *scene) severity(name string) v1alpha1.Severity {
 	s.Helper()
 	return s.get(name).Status.Severity
+}
+
+// counted is what a metric says of a severity: a counter's value, or how often a histogram was observed.
+func counted(t *testing.T, name string, severity v1alpha1.Severity) float64 {
+	t.Helper()
+	families, err := metrics.Registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, family := range families {
+		for _, m := range family.GetMetric() {
+			if family.GetName() == name && m.GetLabel()[0].GetValue() == string(severity) {
+				return m.GetCounter().GetValue() + float64(m.GetHistogram().GetSampleCount())
+			}
+		}
+	}
+	return 0
 }
 
 // timeline says whether an entry contains text.
@@ -59,6 +79,25 @@ func TestRuleWhatMatchesNothingIsSev3(t *testing.T) {
 	if got := s.message(name, "Classified"); !strings.Contains(got, "unknown") {
 		t.Errorf("it says %q", got)
 	}
+}
+
+func TestRuleDeadLettersOfOneRelyingPartyAMergeRaceAndASingleUserAreSev3(t *testing.T) {
+	s := newScene(t, "rule-sev3")
+	s.good()
+	for name, spec := range map[string]string{
+		"dead-letters": `{category: WebhookDelivery, affected: {applicationIDs: ["42"]}, rollback: Never}`,
+		"merge-race":   `{category: MergeInconsistency, rollback: Never}`,
+		"user":         `{affected: {userIDs: ["12"]}, rollback: Never}`,
+	} {
+		name := s.open(name, spec)
+		s.pass(name)
+		obj := s.get(name)
+		if obj.Status.Severity != v1alpha1.Sev3 || obj.Status.RespondBy.Sub(obj.CreationTimestamp.Time) != 24*time.Hour {
+			t.Errorf("%s is %s, to be responded to by %s", name, obj.Status.Severity, obj.Status.RespondBy)
+		}
+		s.expect(name, "Escalated Unknown NotPaging", "Announced Unknown NotAnnounced")
+	}
+	s.expectPages()
 }
 
 func TestRuleASignalThatCannotBeReadIsUnknownAndNeverHealthy(t *testing.T) {
@@ -160,7 +199,7 @@ func TestRuleARaisedSeverityIsToBeRespondedToSooner(t *testing.T) {
 func TestRuleAMissedResponseIsAConditionUntilSomebodyResponds(t *testing.T) {
 	s := newScene(t, "rule-overdue")
 	for severity, within := range map[v1alpha1.Severity]time.Duration{v1alpha1.Sev2: time.Hour, v1alpha1.Sev3: 24 * time.Hour} {
-		began := s.offset
+		began, before := s.offset, counted(t, "playbook_incident_response_overdue_total", severity)
 		name := s.open(string(severity), fmt.Sprintf("{severity: %s, rollback: Never}", severity))
 		// Opened now by the API server's clock, and by this one's after all that was let pass.
 		s.offset = 0
@@ -171,6 +210,15 @@ func TestRuleAMissedResponseIsAConditionUntilSomebodyResponds(t *testing.T) {
 		if !s.told(name, "nobody has responded to this "+string(severity)) {
 			t.Error("the timeline does not say so")
 		}
+		s.said(name)
+		if !slices.ContainsFunc(s.events, func(e string) bool {
+			return strings.HasPrefix(e, "Warning Overdue nobody has responded to this "+string(severity))
+		}) {
+			t.Errorf("no event says so: %q", s.events)
+		}
+		if n := counted(t, "playbook_incident_response_overdue_total", severity) - before; n < 1 || severity == v1alpha1.Sev3 && n != 1 {
+			t.Errorf("the metric counts %v", n)
+		}
 		s.patch(name, `{"spec":{"acknowledgement":{"by":"dana"}}}`)
 		s.pass(name)
 		s.expect(name, "ResponseOverdue none", "Acknowledged True Succeeded")
@@ -178,12 +226,32 @@ func TestRuleAMissedResponseIsAConditionUntilSomebodyResponds(t *testing.T) {
 	}
 }
 
-func TestRuleSev1PagesTheFirstTierImmediately(t *testing.T) {
-	s := newScene(t, "rule-immediately")
+func TestRuleASev1IsOverdueWhereNobodyCouldBePagedWithinFiveMinutes(t *testing.T) {
+	s := newScene(t, "rule-five-minutes")
+	s.Services.SetFault(logi.PagerDuty, logi.ServiceFault{Status: 500})
+	s.Services.SetFault(logi.Slack, logi.ServiceFault{Status: 500})
 	s.bad(v1alpha1.Sev1, "/up answers HTTP 502")
 	name := s.open("inc", "{category: Outage, rollback: Never}")
 	s.pass(name)
+	s.after(5*time.Minute-2*time.Second, name)
+	s.expect(name, "ResponseOverdue none")
+	s.after(4*time.Second, name)
+	s.expect(name, "ResponseOverdue True Overdue", "Escalated Unknown Paging")
+	s.Services.SetFault(logi.PagerDuty, logi.ServiceFault{})
+	s.after(2*time.Minute, name)
+	s.expect(name, "ResponseOverdue none")
+}
+
+func TestRuleSev1PagesTheFirstTierImmediately(t *testing.T) {
+	s := newScene(t, "rule-immediately")
+	s.bad(v1alpha1.Sev1, "/up answers HTTP 502")
+	before := counted(t, "playbook_incident_page_seconds", v1alpha1.Sev1)
+	name := s.open("inc", "{category: Outage, rollback: Never}")
+	s.pass(name)
 	s.expectPages("oncall 1 triggered")
+	if counted(t, "playbook_incident_page_seconds", v1alpha1.Sev1) == before {
+		t.Error("the metric does not say how long it took")
+	}
 	obj := s.get(name)
 	if obj.Status.PagedAt == nil || obj.Status.Durations.ToPageSeconds == nil {
 		t.Errorf("paged at %v, durations %+v", obj.Status.PagedAt, obj.Status.Durations)
@@ -211,6 +279,47 @@ func TestRuleTheSecondTierIsPagedAfterFifteenMinutesWithoutAcknowledgement(t *te
 	s.expectPages("oncall 1 acknowledged", "oncall 1 triggered", "owner 1 triggered")
 }
 
+func TestRuleSev2AndSev3PageByThePlatformsPolicy(t *testing.T) {
+	s := newScene(t, "rule-policy")
+	s.applyPlatform("  escalation: {sev2: AllTiers, sev3: FirstTier}")
+	before := counted(t, "playbook_incident_page_seconds", v1alpha1.Sev3)
+	name := s.open("sev3", "{severity: sev3, rollback: Never}")
+	s.pass(name)
+	s.after(time.Hour, name)
+	s.expectPages("oncall 1 triggered")
+	if n := counted(t, "playbook_incident_page_seconds", v1alpha1.Sev3) - before; n != 1 {
+		t.Errorf("the metric has %v of it", n)
+	}
+	name = s.open("sev2", "{severity: sev2, rollback: Never}")
+	s.offset = 0
+	s.pass(name)
+	s.after(16*time.Minute, name)
+	s.expectPages("oncall 1 triggered", "oncall 1 triggered", "owner 1 triggered")
+	s.applyPlatform("  escalation: {sev2: None}")
+	name = s.open("none", "{severity: sev2, rollback: Never}")
+	s.pass(name)
+	s.expect(name, "Escalated Unknown NotPaging")
+	s.expectPages("oncall 1 triggered", "oncall 1 triggered", "owner 1 triggered")
+}
+
+func TestRuleWhoResolvesByHandPagesNobodyElse(t *testing.T) {
+	s := newScene(t, "rule-by-hand")
+	s.bad(v1alpha1.Sev1, "/up answers HTTP 502")
+	name := s.open("inc", "{category: Outage, rollback: Never}")
+	s.pass(name)
+	s.patch(name, `{"spec":{"resolution":{"by":"dana","summary":"it was DNS"}}}`)
+	// When the second tier is due.
+	s.after(16*time.Minute, name)
+	s.expectPages("oncall 1 resolved")
+	s.expect(name, "Resolved True Succeeded", "Mitigated False NotNeeded", "Acknowledged False NotNeeded", "Ready True Succeeded")
+	if got := s.message(name, "Resolved"); got != "by dana: it was DNS" {
+		t.Errorf("it says %q", got)
+	}
+	if d := s.get(name).Status.Durations; d.ToResolveSeconds == nil || d.ToMitigateSeconds != nil || d.ToAcknowledgeSeconds != nil {
+		t.Errorf("the durations are %+v", d)
+	}
+}
+
 func TestRuleARestartNeitherLosesNorRepeatsAPage(t *testing.T) {
 	s := newScene(t, "rule-restart")
 	s.bad(v1alpha1.Sev1, "/up answers HTTP 502")
@@ -220,6 +329,12 @@ func TestRuleARestartNeitherLosesNorRepeatsAPage(t *testing.T) {
 		s.offset += time.Minute
 	}
 	s.expectPages("oncall 1 triggered")
+	// Nor does it write anything where nothing changed.
+	version := s.get(name).ResourceVersion
+	s.pass(name)
+	if got := s.get(name).ResourceVersion; got != version {
+		t.Errorf("at rest it was written: %+v", s.get(name).Status)
+	}
 	s.after(11*time.Minute, name)
 	s.pass(name)
 	s.expectPages("oncall 1 triggered", "owner 1 triggered")
@@ -368,4 +483,44 @@ func TestRuleMitigationNeedsSignalsThatStayGood(t *testing.T) {
 	s.good()
 	s.after(5*time.Minute+time.Second, name)
 	s.expect(name, "Mitigated True Succeeded", "Ready True Succeeded")
+}
+
+func TestRuleIncidentsReadAsAtThreeInTheMorning(t *testing.T) {
+	s := newScene(t, "rule-columns")
+	s.bad(v1alpha1.Sev1, "/up answers HTTP 502")
+	name := s.open("inc", "{category: Outage, rollback: Never}")
+	s.pass(name)
+	out, err := w.Kubectl(s.ctx, "get", "inc", name, "-n", world.Namespace)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(strings.TrimSpace(out), "\n")
+	if got := strings.Join(strings.Fields(lines[0]), " "); got != "NAME SEVERITY CATEGORY STATE MESSAGE RESPOND BY AGE" {
+		t.Errorf("the columns are %s", got)
+	}
+	by := s.get(name).Status.RespondBy.UTC().Format(time.RFC3339)
+	if got := strings.Join(strings.Fields(lines[1]), " "); !strings.HasPrefix(got, name+" sev1 Outage AwaitingMitigation step 3/5: /up answers HTTP 502 "+by+" ") {
+		t.Errorf("the row is %s", got)
+	}
+}
+
+// For hours nobody answers: what is kept stays bounded, its beginning stays, and each page is sent once.
+func TestWhatAStatusKeepsIsBounded(t *testing.T) {
+	s := newScene(t, "bounded")
+	s.bad(v1alpha1.Sev1, "/up answers HTTP 502")
+	name := s.open("inc", "{category: Outage, rollback: Never, notice: Withhold}")
+	s.pass(name)
+	const rounds = 36
+	for range rounds {
+		s.after(15*time.Minute, name)
+		s.after(30*time.Minute, name)
+	}
+	status := s.get(name).Status
+	if n := len(status.Timeline); n != 50 || status.Timeline[0].Text != "sev1: /up answers HTTP 502" {
+		t.Errorf("%d entries, the first %q", n, status.Timeline[0].Text)
+	}
+	if n := len(status.Escalation.Pages); n > 64 || n < 60 {
+		t.Errorf("%d pages", n)
+	}
+	s.expectPages(fmt.Sprintf("oncall %d triggered", rounds+1), fmt.Sprintf("owner %d triggered", rounds))
 }
