@@ -438,6 +438,32 @@ func TestOneIncidentOpensPerTrouble(t *testing.T) {
 	eventually(t, "a second Incident is open", func() bool { all = incidents(t, namespace); return len(all) == 2 }, func() string { return fmt.Sprint(len(all)) })
 }
 
+// What a person opened is that trouble's Incident, also where they did so before it was judged.
+func TestNoIncidentOpensWhileOneIsOpen(t *testing.T) {
+	t.Parallel()
+	site := newPlatform(t)
+	namespace := newNamespace(t, "open-already")
+	url, requests := proxy(t, site.URL(), func(http.ResponseWriter, *http.Request) bool { return false })
+	p := probedOf(namespace, "open-already", url)
+	p.Spec.AutoOpen = []v1alpha1.IncidentCategory{v1alpha1.CategoryOutage}
+	create(t, secret(namespace, p.Name, site.URLAs("playbook_operator")), p)
+	byHand := &v1alpha1.Incident{
+		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "by-hand"},
+		Spec:       v1alpha1.IncidentSpec{PlatformRef: v1alpha1.PlatformReference{Name: p.Name}, Summary: "customers call"},
+	}
+	create(t, byHand)
+	_, writes := managed(t, namespace)
+	awaitSummary(t, p, "ok")
+	site.Render().Push(logi.WebService, "bad")
+	awaitSummary(t, p, "sev1: /up answers HTTP 502")
+	settle(t, requests, writes)
+	if all := incidents(t, namespace); len(all) != 1 {
+		t.Errorf("%d Incidents", len(all))
+	}
+	resolve(t, byHand)
+	eventually(t, "one opens for what is still bad", func() bool { return len(incidents(t, namespace)) == 2 }, func() string { return fmt.Sprint(len(incidents(t, namespace))) })
+}
+
 func resolve(t *testing.T, i *v1alpha1.Incident) {
 	t.Helper()
 	base := i.DeepCopy()
