@@ -106,6 +106,21 @@ func TestNextPageTriesEachChannelBeforeTheNextTierWhichThenIsNotWaitedFor(t *tes
 	s.expect(t, "tier-1 at 2")
 }
 
+// A tier has four channels at most, each of which has a minute.
+func TestNextPageReachesTheSecondTierWithinFiveMinutesWhereTheFirstIsDead(t *testing.T) {
+	s := newShift(2, 4, v1alpha1.EscalateAllTiers)
+	for i := range 4 {
+		s.expect(t, fmt.Sprintf("1-1-%d", i+1))
+		s.settle(s.next(), v1alpha1.PageSending)
+		s.now = s.now.Add(channelPatience)
+		s.settle(s.next(), v1alpha1.PageFailed)
+	}
+	s.expect(t, "1-2-1")
+	if took := s.now.Sub(s.opened); took > 5*time.Minute {
+		t.Errorf("it took %s", took)
+	}
+}
+
 func TestNextPageOfASingleTierIsNotRepeatedOnceItWasHeard(t *testing.T) {
 	s := newShift(1, 1, v1alpha1.EscalateFirstTier)
 	s.settle(s.next(), v1alpha1.PageAccepted)

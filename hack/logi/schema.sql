@@ -3,7 +3,7 @@
 CREATE TABLE schema_migrations (
     version varchar NOT NULL PRIMARY KEY
 );
-INSERT INTO schema_migrations VALUES ('20250114093000'), ('20260302101500');
+INSERT INTO schema_migrations VALUES ('20230114093000'), ('20240302101500');
 
 CREATE TABLE oauth_applications (
     id bigserial PRIMARY KEY,
