@@ -331,7 +331,7 @@ type PlatformProbes struct {
 
 	// failures in a row that make a signal bad, and good answers in a row that make it good again: one blip is nothing. So do as many
 	// that are not in a row, where more than 20 % of the looks in each half of the window fail; such a signal is sev2, since the rest
-	// gets through. What was bad twice within a window is good again when at most 10 % of the newer half fail.
+	// gets through. It, and one that was bad twice within a window, is good again when at most 10 % of the newer half fail.
 	// +optional
 	// +default=3
 	// +kubebuilder:validation:Minimum=1

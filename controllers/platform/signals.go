@@ -346,8 +346,7 @@ type run struct {
 	onset time.Time
 	// partly says that it was never bad often enough in a row since the onset: only too large a share of the looks is.
 	partly bool
-	// flaps says that good looks in a row don't make it good, since there were such before, and bad ones followed soon: the share
-	// must say so too.
+	// flaps says that good and bad looks took turns: good ones in a row don't make it good any more, and the share must say so too.
 	flaps  bool
 	mended time.Time // when it last was good again
 
