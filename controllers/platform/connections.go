@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -240,12 +241,14 @@ func unusable(format string, args ...any) error {
 	return &playbook.Waiting{Reason: v1alpha1.ReasonSecretUnusable, Err: fmt.Errorf(format, args...)}
 }
 
-// Forget closes the pools of a Platform that is gone.
-func (c *Connections) Forget(name types.NamespacedName) {
+// Keep closes the pools of a Platform except those of the Secrets that it names. Whoever still worked with the Platform as it was
+// before may open one of those again, so this is called each time that the Platform is looked at.
+func (c *Connections) Keep(name types.NamespacedName, secrets ...string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for key, pool := range c.pools {
-		if key.platform == name {
+		if key.platform == name && !slices.Contains(secrets, key.secret) {
+			// Closing waits for statements under way.
 			go pool.db.Close()
 			delete(c.pools, key)
 		}

@@ -78,12 +78,13 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
 	p := &v1alpha1.Platform{}
 	if err := r.Client.Get(ctx, req.NamespacedName, p); apierrors.IsNotFound(err) {
-		r.Connections.Forget(req.NamespacedName)
+		r.Connections.Keep(req.NamespacedName)
 		forgetMetrics(req.NamespacedName)
 		return ctrl.Result{}, nil
 	} else if err != nil {
 		return ctrl.Result{}, fmt.Errorf("reading the Platform: %w", err)
 	}
+	r.Connections.Keep(req.NamespacedName, databaseSecrets(p)...)
 	looked := p.DeepCopy()
 	r.look(ctx, looked)
 	report(looked)
@@ -112,6 +113,18 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		return ctrl.Result{RequeueAfter: troubledInterval}, nil
 	}
 	return ctrl.Result{RequeueAfter: interval}, nil
+}
+
+// databaseSecrets are the Secrets that a Platform names for its database.
+func databaseSecrets(p *v1alpha1.Platform) []string {
+	database := p.Spec.Database
+	names := []string{database.SecretRef.Name}
+	for _, ref := range []*v1alpha1.SecretReference{database.ReadOnlySecretRef, database.SigningSecretRef} {
+		if ref != nil {
+			names = append(names, ref.Name)
+		}
+	}
+	return names
 }
 
 // look brings the conditions and the count of dead letters up to date.

@@ -452,6 +452,61 @@ func TestAChangedSecretReplacesTheConnections(t *testing.T) {
 	}, func() string { return describe(got) })
 }
 
+func TestASecretThatIsNoLongerNamedLeavesNoConnection(t *testing.T) {
+	t.Parallel()
+	site := newDatabase(t)
+	execute(t, site.URLAs(""), `CREATE ROLE next_operator LOGIN PASSWORD 'pa55word' IN ROLE playbook_operator; CREATE ROLE next_monitor LOGIN PASSWORD 'pa55word' IN ROLE playbook_monitor`)
+	p := platformOf(unwatched, "renamed")
+	p.Spec.Database.ReadOnlySecretRef = &v1alpha1.SecretReference{Name: "renamed-read-only"}
+	p.Spec.Database.SigningSecretRef = &v1alpha1.SecretReference{Name: "renamed-signing"}
+	create(t, p)
+	for name, role := range map[string]string{"renamed": "playbook_operator", "renamed-read-only": "playbook_monitor", "renamed-signing": "playbook_signer"} {
+		s := secret(unwatched, name, site.URLAs(role))
+		s.Labels[v1alpha1.LabelPlatform] = p.Name
+		create(t, s)
+	}
+	for role, name := range map[string]string{"next_operator": "renamed-next", "next_monitor": "renamed-next-read-only"} {
+		s := secret(unwatched, name, w.Postgres.URLFor(role, "pa55word", site.Name))
+		s.Labels[v1alpha1.LabelPlatform] = p.Name
+		create(t, s)
+	}
+	r := reconciler(t)
+	expect(t, look(t, r, p), whenReady...)
+	signing, err := r.Connections.Signing(t.Context(), p)
+	if err == nil {
+		err = signing.Ping(t.Context())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := pgx.Connect(t.Context(), site.URLAs(""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	users := func() (names string) {
+		t.Helper()
+		if err := conn.QueryRow(t.Context(), `SELECT coalesce(string_agg(DISTINCT usename, ' ' ORDER BY usename), '') FROM pg_stat_activity
+			WHERE datname = current_database() AND application_name = 'playbook-operator'`).Scan(&names); err != nil {
+			t.Fatal(err)
+		}
+		return names
+	}
+	if got := users(); got != "playbook_monitor playbook_operator playbook_signer" {
+		t.Fatalf("connected as %q", got)
+	}
+	renamed := read(t, p)
+	renamed.Spec.Database.SecretRef.Name, renamed.Spec.Database.ReadOnlySecretRef.Name = "renamed-next", "renamed-next-read-only"
+	if err := kube.Update(t.Context(), renamed); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, look(t, r, p), whenReady...)
+	eventually(t, "the Secrets that are named are used, and no other", func() bool { return users() == "next_monitor next_operator playbook_signer" }, users)
+	if err := signing.Ping(t.Context()); err != nil {
+		t.Errorf("the pool that is still named was closed: %v", err)
+	}
+}
+
 func TestDeadLettersAreCountedWithTheMostFirst(t *testing.T) {
 	t.Parallel()
 	site := newDatabase(t)
