@@ -21,6 +21,7 @@ const (
 // +kubebuilder:validation:XValidation:rule="self.applicationID == oldSelf.applicationID",message="applicationID is fixed once the key compromise exists: delete it and apply one with a new name",fieldPath=".applicationID"
 // +kubebuilder:validation:XValidation:rule="self.kid == oldSelf.kid",message="kid is fixed once the key compromise exists: delete it and apply one with a new name",fieldPath=".kid"
 // +kubebuilder:validation:XValidation:rule="self.reason == oldSelf.reason",message="reason is fixed once the key compromise exists: delete it and apply one with a new name",fieldPath=".reason"
+// +kubebuilder:validation:XValidation:rule=`self.via != 'Command' || self.kid.matches(r'^[^,\]\\\p{Cc}\p{Z}]([^,\]\\\p{Cc}]*[^,\]\\\p{Cc}\p{Z}])?$')`,message="a rake can't be given a kid with a comma, a closing bracket, a backslash or a control character, or with a blank at an end: write via: Database, or end the key by the platform's own console",fieldPath=".kid"
 // +kubebuilder:validation:XValidation:rule="self.via == oldSelf.via",message="via is fixed once the key compromise exists: delete it and apply one with a new name",fieldPath=".via"
 type KeyCompromiseSpec struct {
 	// platformRef names the Platform.

@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
+	"github.com/1pass-dev/playbook-operator/controllers/systems/ssh"
 	"github.com/1pass-dev/playbook-operator/hack/logi"
 	"github.com/1pass-dev/playbook-operator/hack/servers"
 	"github.com/1pass-dev/playbook-operator/hack/world"
@@ -323,15 +324,32 @@ func TestAHostThatCantBeReachedOrRefusesIsTriedAgain(t *testing.T) {
 	s.runs(1)
 }
 
-func TestAKidThatRakeCantBeGivenIsRefused(t *testing.T) {
-	s := newShell(t, "rake-kid", idle)
-	for i, kid := range []string{"a,b", "a]", "a\nb", `a\b`, " a"} {
-		s.exec(`UPDATE webhook_signing_keys SET kid = $1`, kid)
-		k := s.awaitStalled(s.apply(fmt.Sprint("kid-", i), kid, viaCommand), v1alpha1.ReasonSpecInvalid)
-		if message := condition(k, v1alpha1.StepRevoked).Message; !strings.Contains(message, "Nothing was sent") {
-			t.Error(message)
+// The API server refuses what the command can't be made of, and nothing else.
+func TestAKidThatRakeCantBeGivenIsRefusedAtApply(t *testing.T) {
+	t.Parallel()
+	for kid, can := range map[string]bool{
+		"a,b": false, "a]": false, "]": false, `a\b`: false, "a\nb": false, "a\n": false, "a\tb": false, "a\x7f": false, "a\u0085b": false, " a": false, "a ": false, " ": false,
+		"a\u00a0": false, "\u2003a": false, "\u3000": false, "a\u2028": false,
+		"a": true, "whk_2026_08": true, "a b": true, "a[b": true, "é": true, "it's": true, `"$(id)"; rm -rf *`: true, "a\u00a0b": true, "a\u200b": true, strings.Repeat("x", 255): true,
+	} {
+		_, err := ssh.Rails{}.Compromise(acme, kid)
+		if (err == nil) != can {
+			t.Errorf("%q: %v", kid, err)
+		}
+		for _, via := range []v1alpha1.CompromiseVia{v1alpha1.CompromiseViaCommand, v1alpha1.CompromiseViaDatabase} {
+			err := kube.Create(t.Context(), &v1alpha1.KeyCompromise{
+				ObjectMeta: metav1.ObjectMeta{Namespace: world.Namespace, Name: "rake-kid-refused"},
+				Spec:       v1alpha1.KeyCompromiseSpec{PlatformRef: v1alpha1.PlatformReference{Name: "p"}, ApplicationID: "42", Kid: kid, Reason: "r", Via: via},
+			}, client.DryRunAll)
+			if want := can || via == v1alpha1.CompromiseViaDatabase; (err == nil) != want || err != nil && !strings.Contains(err.Error(), "write via: Database") {
+				t.Errorf("%q via %s: %v", kid, via, err)
+			}
 		}
 	}
+}
+
+func TestAKidThatAShellWouldReadOtherwiseArrivesAsItIs(t *testing.T) {
+	s := newShell(t, "rake-kid", idle)
 	s.awaitStalled(s.apply("unknown", "whk_nobody", viaCommand), v1alpha1.ReasonUnknownKid)
 	s.runs(0)
 	const odd = `it's "$(id)" ; rm -rf * #é`
