@@ -118,6 +118,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 // databaseSecrets are the Secrets that a Platform names for its database.
 func databaseSecrets(p *v1alpha1.Platform) []string {
 	database := p.Spec.Database
+	if database == nil {
+		return nil
+	}
 	names := []string{database.SecretRef.Name}
 	for _, ref := range []*v1alpha1.SecretReference{database.ReadOnlySecretRef, database.SigningSecretRef} {
 		if ref != nil {
@@ -129,6 +132,13 @@ func databaseSecrets(p *v1alpha1.Platform) []string {
 
 // look brings the conditions and the count of dead letters up to date.
 func (r *Reconciler) look(ctx context.Context, p *v1alpha1.Platform) {
+	if p.Spec.Database == nil {
+		meta.RemoveStatusCondition(&p.Status.Conditions, v1alpha1.ConditionDatabaseReachable)
+		meta.RemoveStatusCondition(&p.Status.Conditions, v1alpha1.ConditionLedgerReady)
+		p.Status.DeadLetters = nil
+		isReady(p)
+		return
+	}
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
 	db, err := r.Connections.Database(ctx, p)
@@ -158,11 +168,22 @@ func (r *Reconciler) look(ctx context.Context, p *v1alpha1.Platform) {
 		notReady(p, fmt.Errorf("playbooks can run, and monitoring can't: %w", err))
 		return
 	}
-	meta.RemoveStatusCondition(&p.Status.Conditions, v1alpha1.ConditionReconciling)
+	isReady(p)
+}
+
+func isReady(p *v1alpha1.Platform) {
 	message := "playbooks can run"
 	if p.Spec.Automation == v1alpha1.AutomationObserveOnly {
 		message = "ObserveOnly: playbooks plan and report, and change nothing"
 	}
+	switch {
+	case p.Spec.Database != nil:
+	case p.Spec.Commands == nil:
+		message += ". Of them Incidents: a DLQReplay needs spec.database, and a KeyCompromise that or spec.commands"
+	default:
+		message += ". Of them Incidents, and KeyCompromises via: Command, whose outcome JWKS alone tells: DLQReplays and KeyCompromises via: Database need spec.database"
+	}
+	meta.RemoveStatusCondition(&p.Status.Conditions, v1alpha1.ConditionReconciling)
 	set(p, v1alpha1.ConditionReady, metav1.ConditionTrue, v1alpha1.ReasonSucceeded, message)
 }
 

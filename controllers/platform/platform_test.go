@@ -196,6 +196,54 @@ func TestAPlatformWithoutALedgerIsReadyOnceItIsMigrated(t *testing.T) {
 	expect(t, await(t, p, "Ready", metav1.ConditionTrue, "Succeeded"), whenReady...)
 }
 
+func TestAPlatformWithoutADatabaseSaysWhatItCanDo(t *testing.T) {
+	t.Parallel()
+	site := newDatabase(t)
+	p := platformOf(unwatched, "no-database")
+	create(t, secret(unwatched, p.Name, site.URLAs("playbook_operator")), p)
+	r := reconciler(t)
+	expect(t, look(t, r, p), whenReady...)
+
+	changed := read(t, p)
+	changed.Spec.Database = nil
+	if err := kube.Update(t.Context(), changed); err != nil {
+		t.Fatal(err)
+	}
+	got := look(t, r, p)
+	expect(t, got, "Ready=True/Succeeded")
+	if text := describe(got); !strings.Contains(text, "a KeyCompromise that or spec.commands") || got.Status.DeadLetters != nil {
+		t.Errorf("%s%+v", text, got.Status.DeadLetters)
+	}
+	if n, _ := gauges(t, "playbook_platform_dead_letters_all", p.Name); n != 0 {
+		t.Errorf("%d series of dead letters that nobody counts", n)
+	}
+	got.Spec.Automation = v1alpha1.AutomationObserveOnly
+	got.Spec.Commands = &v1alpha1.PlatformCommands{Type: v1alpha1.CommandTypeSSH, SSH: &v1alpha1.PlatformSSH{Host: "h", User: "u", SecretRef: v1alpha1.SecretReference{Name: "s"}}}
+	if err := kube.Update(t.Context(), got); err != nil {
+		t.Fatal(err)
+	}
+	got = look(t, r, p)
+	expect(t, got, "Ready=True/Succeeded")
+	if text := describe(got); !strings.Contains(text, "ObserveOnly") || !strings.Contains(text, "KeyCompromises via: Command, whose outcome JWKS alone tells") {
+		t.Error(text)
+	}
+	if again := look(t, r, p); again.ResourceVersion != got.ResourceVersion {
+		t.Error("it was written though nothing changed")
+	}
+
+	got.Spec.Probes, got.Spec.AutoOpen = &v1alpha1.PlatformProbes{IntervalSeconds: 1}, []v1alpha1.IncidentCategory{v1alpha1.CategoryWebhookDelivery}
+	if err := kube.Update(t.Context(), got); err == nil || !strings.Contains(err.Error(), "needs database, which alone shows whether webhooks are delivered") {
+		t.Errorf("webhooks that nobody can count would open Incidents: %v", err)
+	}
+
+	got = read(t, p)
+	got.Spec.Database = &v1alpha1.PlatformDatabase{SecretRef: v1alpha1.SecretReference{Name: p.Name}}
+	if err := kube.Update(t.Context(), got); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, look(t, r, p), whenReady...)
+}
+
 func TestObserveOnlyIsSaidWhenReady(t *testing.T) {
 	t.Parallel()
 	site := newDatabase(t)
@@ -466,7 +514,7 @@ func TestASecretThatIsNoLongerNamedLeavesNoConnection(t *testing.T) {
 		create(t, s)
 	}
 	for role, name := range map[string]string{"next_operator": "renamed-next", "next_monitor": "renamed-next-read-only"} {
-		s := secret(unwatched, name, w.Postgres.URLFor(role, "pa55word", site.Name))
+		s := secret(unwatched, name, strings.NewReplacer("playbook_operator", role, w.OperatorPassword, "pa55word").Replace(site.URLAs("playbook_operator")))
 		s.Labels[v1alpha1.LabelPlatform] = p.Name
 		create(t, s)
 	}

@@ -292,7 +292,7 @@ func (s *stage) newSlot(ctx context.Context, name string) (_ *slot, err error) {
 		o.secret("admin", map[string]string{"token": o.site.AdminToken()}),
 		&v1alpha1.Platform{ObjectMeta: metav1.ObjectMeta{Namespace: world.Namespace, Name: name}, Spec: v1alpha1.PlatformSpec{
 			URL:      o.site.URL(),
-			Database: v1alpha1.PlatformDatabase{SecretRef: v1alpha1.SecretReference{Name: name + "-database"}},
+			Database: &v1alpha1.PlatformDatabase{SecretRef: v1alpha1.SecretReference{Name: name + "-database"}},
 			AdminAPI: &v1alpha1.PlatformAdminAPI{SecretRef: v1alpha1.SecretReference{Name: name + "-admin"}},
 		}},
 	} {

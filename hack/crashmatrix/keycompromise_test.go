@@ -88,7 +88,7 @@ func (s *stage) newKeySlot(ctx context.Context, name string) (_ *slot, err error
 		o.secret("signing", map[string]string{"url": o.site.URLAs("playbook_signer")}),
 		&v1alpha1.Platform{ObjectMeta: metav1.ObjectMeta{Namespace: world.Namespace, Name: name}, Spec: v1alpha1.PlatformSpec{
 			URL: o.site.URL(),
-			Database: v1alpha1.PlatformDatabase{
+			Database: &v1alpha1.PlatformDatabase{
 				SecretRef:        v1alpha1.SecretReference{Name: name + "-database"},
 				SigningSecretRef: &v1alpha1.SecretReference{Name: name + "-signing"},
 			},
