@@ -26,6 +26,9 @@ const (
 // it, and the platform then lets it die: it is given back to the dispatcher under its idempotency key until it is delivered.
 func notify(ctx context.Context, s *compromise) (playbook.Outcome, error) {
 	name, oncall, _ := s.relyingParty()
+	if s.db == nil {
+		return playbook.NotNeeded("nobody looked whether %s accepted webhook_key.compromised: %s. Ask them%s", name, onlyTheOutbox, call(oncall)), nil
+	}
 	event, err := s.db.CompromiseEvent(ctx, s.revoked)
 	if errors.Is(err, platformdb.ErrNoEntry) {
 		return playbook.Stall(v1alpha1.ReasonNotNotified, "outbox entry %d, webhook_key.compromised, was deleted by somebody else: tell %s by other means%s. Nothing is left to do for this object",
@@ -118,6 +121,9 @@ func (s *compromise) replayed() string {
 
 // verify looks for a webhook signed by the successor that reached the relying party after the revocation.
 func verify(ctx context.Context, s *compromise) (playbook.Outcome, error) {
+	if s.db == nil {
+		return playbook.NotNeeded("nobody looked whether a webhook that the successor signed was delivered: %s", onlyTheOutbox), nil
+	}
 	id, at, err := s.db.DeliveredUnderSuccessor(ctx, s.revoked)
 	if errors.Is(err, platformdb.ErrNoEntry) {
 		return playbook.Wait(notifyInterval, v1alpha1.ReasonVerifying, "no webhook signed by %s was delivered yet", s.revoked.SuccessorKid), nil
@@ -130,5 +136,8 @@ func verify(ctx context.Context, s *compromise) (playbook.Outcome, error) {
 
 // complete closes the operation: the key's end is proven.
 func (s *compromise) complete(ctx context.Context) error {
+	if s.db == nil {
+		return nil
+	}
 	return platform.DatabaseError(s.db.CloseOperation(ctx, s.id, platformdb.OutcomeComplete))
 }

@@ -25,7 +25,7 @@ func awaitPublication(ctx context.Context, s *compromise) (playbook.Outcome, err
 	saw := s.watchJWKS(ctx)
 	clean := *s.obj.Status.JWKS.Clean
 	if clean >= cleanAnswers {
-		return playbook.Done("%d answers in a row over fresh connections had %s and not %s", clean, s.revoked.SuccessorKid, s.revoked.Kid), nil
+		return playbook.Done("%d answers in a row over fresh connections had %s and not %s", clean, s.successor(), s.revoked.Kid), nil
 	}
 	if s.overdue(v1alpha1.StepPublished, s.obj.Spec.PublishTimeoutSeconds) {
 		// With several replicas the last answer may be one of a replica that is well.
@@ -35,8 +35,12 @@ func awaitPublication(ctx context.Context, s *compromise) (playbook.Outcome, err
 				saw += fmt.Sprintf(", and one at %s still had %s: a replica may be stale", at.UTC().Format(time.RFC3339), s.revoked.Kid)
 			}
 		}
-		return playbook.Stall(v1alpha1.ReasonStillPublished, "after %d s %s/.well-known/jwks.json %s. The key is revoked in the database: restart or purge what serves JWKS (replicas, CDN). Then: %s",
-			s.obj.Spec.PublishTimeoutSeconds, s.platform.Spec.URL, saw, s.resumeCommand()), nil
+		where := " in the database"
+		if s.db == nil {
+			where = ", by the first answer without it"
+		}
+		return playbook.Stall(v1alpha1.ReasonStillPublished, "after %d s %s/.well-known/jwks.json %s. The key is revoked%s: restart or purge what serves JWKS (replicas, CDN). Then: %s",
+			s.obj.Spec.PublishTimeoutSeconds, s.platform.Spec.URL, saw, where, s.resumeCommand()), nil
 	}
 	return playbook.Wait(jwksInterval, v1alpha1.ReasonWatchingJWKS, "%d of %d answers in a row were clean; the last one %s", clean, cleanAnswers, saw), nil
 }
@@ -55,7 +59,7 @@ func (s *compromise) watchJWKS(ctx context.Context) string {
 	}
 	// Whoever fetched a moment before the revocation keeps what it got for the whole max-age.
 	s.exposed(s.revoked.RevokedAt.Add(answer.MaxAge + answer.StaleFor))
-	old, successor := slices.Contains(answer.Kids, s.revoked.Kid), slices.Contains(answer.Kids, s.revoked.SuccessorKid)
+	old, successor := slices.Contains(answer.Kids, s.revoked.Kid), s.hasSuccessor(answer.Kids)
 	switch {
 	case old:
 		status.JWKS.Clean = new(int32)
@@ -64,10 +68,25 @@ func (s *compromise) watchJWKS(ctx context.Context) string {
 		return fmt.Sprintf("still has %s", s.revoked.Kid)
 	case !successor:
 		status.JWKS.Clean = new(int32)
-		return fmt.Sprintf("does not have the successor %s", s.revoked.SuccessorKid)
+		return fmt.Sprintf("does not have %s", s.successor())
 	}
 	status.JWKS.Clean = new(min(*status.JWKS.Clean+1, cleanAnswers))
 	return "was clean"
+}
+
+// hasSuccessor says whether published kids have the successor's; where JWKS alone was asked and several kids were new, one of those.
+func (s *compromise) hasSuccessor(kids []string) bool {
+	if s.revoked.SuccessorKid == "" {
+		return len(s.notBefore(kids)) > 0
+	}
+	return slices.Contains(kids, s.revoked.SuccessorKid)
+}
+
+func (s *compromise) successor() string {
+	if s.revoked.SuccessorKid == "" {
+		return "a successor, one of several new kids"
+	}
+	return "the successor " + s.revoked.SuccessorKid
 }
 
 // exposed moves the end of the exposure to no earlier than until, and no earlier than the relying party keeps JWKS.
@@ -76,11 +95,15 @@ func (s *compromise) exposed(until time.Time) {
 	if own := s.revoked.RevokedAt.Add(cache); own.After(until) {
 		until = own
 	}
-	// Up to the next second: the API keeps seconds, and the promise must not end early.
-	until = until.Add(time.Second - time.Nanosecond).Truncate(time.Second)
+	until = upToSeconds(until)
 	if known := s.obj.Status.ExposedUntil; known == nil || until.After(known.Time) {
 		s.obj.Status.ExposedUntil = new(metav1.NewTime(until))
 	}
+}
+
+// upToSeconds rounds up: the API keeps seconds, and no promise may end early.
+func upToSeconds(t time.Time) time.Time {
+	return t.Add(time.Second - time.Nanosecond).Truncate(time.Second)
 }
 
 // awaitCaches waits until no relying party that follows HTTP's caching rules can still believe the old key.

@@ -25,6 +25,9 @@ const (
 // transaction that had read the old key can still insert under it after the revocation committed, so each of those that were
 // open then must have ended.
 func reSign(ctx context.Context, s *compromise) (playbook.Outcome, error) {
+	if s.db == nil {
+		return playbook.NotNeeded("nobody looked whether undelivered webhooks were signed anew, or whether the platform still signs with %s: %s", s.revoked.Kid, onlyTheOutbox), nil
+	}
 	// JWKS that hangs must not hold up the signing: the next step gives it more time.
 	looking, cancel := context.WithTimeout(ctx, slice)
 	s.watchJWKS(looking)

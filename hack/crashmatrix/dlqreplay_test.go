@@ -140,8 +140,10 @@ type slot struct {
 	site *world.Site
 	db   *pgx.Conn
 
-	// Of the end of a key: what ends it, how long a run may take, and how often the rake had been started before it.
+	// Of the end of a key: what ends it, whether its Platform has no database, how long a run may take, and how often the rake had been
+	// started before it.
 	via      v1alpha1.CompromiseVia
+	bare     bool
 	deadline time.Duration
 	rakes    int
 }
