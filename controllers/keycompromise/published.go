@@ -64,7 +64,7 @@ func (s *compromise) watchJWKS(ctx context.Context) string {
 	case old:
 		status.JWKS.Clean = new(int32)
 		status.JWKS.OldKidSeenAt = new(metav1.NewTime(answer.At.Truncate(time.Second)))
-		s.exposed(answer.At.Add(answer.FreshFor + answer.StaleFor))
+		s.exposed(answer.At.Add(s.keptFor(answer)))
 		return fmt.Sprintf("still has %s", s.revoked.Kid)
 	case !successor:
 		status.JWKS.Clean = new(int32)
@@ -87,6 +87,12 @@ func (s *compromise) successor() string {
 		return "a successor, one of several new kids"
 	}
 	return "the successor " + s.revoked.SuccessorKid
+}
+
+// keptFor is for how long the relying party may believe an answer that it got when we did.
+func (s *compromise) keptFor(answer *platformapi.JWKS) time.Duration {
+	_, _, cache := s.relyingParty()
+	return max(answer.FreshFor+answer.StaleFor, cache)
 }
 
 // exposed moves the end of the exposure to no earlier than until, and no earlier than the relying party keeps JWKS.

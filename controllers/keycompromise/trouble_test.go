@@ -91,6 +91,30 @@ func TestTheExposureLastsAsLongAsACacheMayBelieveTheOldKey(t *testing.T) {
 	s.awaitReason(name, v1alpha1.ReasonWaitingForCaches)
 }
 
+// A replica that is stale hands the old kid out after the revocation, and who got it then keeps it from then on.
+func TestTheExposureReckonsWithARelyingPartyThatKeepsJWKSForItsOwnTime(t *testing.T) {
+	s := newScene(t, "own-cache", idle)
+	s.patch(&v1alpha1.Platform{}, s.Name, `{"spec":{"relyingParties":[{"applicationID":"42","name":"acme","jwksCacheSeconds":3000}]}}`)
+	kid := s.kid()
+	var seen int
+	var last time.Time
+	s.jwks(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "max-age=10")
+		if seen++; seen <= 8 {
+			last = time.Now()
+			_, _ = fmt.Fprintf(w, `{"keys": [{"kid": %q}]}`, kid)
+			return
+		}
+		_, _ = fmt.Fprintf(w, `{"keys": [{"kid": %q}]}`, s.kid())
+	})
+	k := s.await(s.apply("key", kid, "{}"), "published", func(k *v1alpha1.KeyCompromise) bool {
+		return condition(k, v1alpha1.StepPublished).Status == metav1.ConditionTrue
+	})
+	if got := k.Status.ExposedUntil.Sub(last); got < 3000*time.Second || got > 3002*time.Second {
+		t.Errorf("exposed for %s after the last answer with the old kid, %s after the revocation", got, last.Sub(k.Status.RevokedAt.Time))
+	}
+}
+
 func TestARelyingPartyThatRefusesTheEventIsNamedAndHoldsUpNothingElse(t *testing.T) {
 	s := newScene(t, "refuses", logi.Config{JWKSMaxAge: time.Second, Backoff: []time.Duration{time.Hour}})
 	kid := s.kid()

@@ -154,7 +154,7 @@ func (s *compromise) lookForEnd(ctx context.Context) (kids []string, saw string,
 	switch {
 	case slices.Contains(kids, s.obj.Spec.Kid):
 		status.JWKS.OldKidSeenAt = new(metav1.NewTime(answer.At.Truncate(time.Second)))
-		if until := upToSeconds(answer.At.Add(answer.FreshFor + answer.StaleFor)); status.JWKS.OldKidKeptUntil == nil || until.After(status.JWKS.OldKidKeptUntil.Time) {
+		if until := upToSeconds(answer.At.Add(s.keptFor(answer))); status.JWKS.OldKidKeptUntil == nil || until.After(status.JWKS.OldKidKeptUntil.Time) {
 			status.JWKS.OldKidKeptUntil = new(metav1.NewTime(until))
 		}
 		return kids, "still has " + s.obj.Spec.Kid, nil
