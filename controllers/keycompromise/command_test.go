@@ -11,7 +11,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	corev1 "k8s.io/api/core/v1"
-	eventsv1 "k8s.io/api/events/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -392,37 +391,29 @@ func TestNothingThatTheRakePrintsIsTold(t *testing.T) {
 	s.SetRakeFault(logi.RakeFault{Print: "harmless-words-17\n-----BEGIN PRIVATE KEY-----\n" + key + "\n-----END PRIVATE KEY-----\nDATABASE_URL=postgres://owner:" + password +
 		"@db/identity\nRENDER_API_TOKEN=" + token + "\nAuthorization: Bearer " + header + "\n"})
 	planted := map[string]string{
-		"the printed key": key, "the printed password": password, "the printed token": token, "the printed header": header, "harmless output": "harmless-words-17",
-		"the SSH key": strings.Split(string(s.sshd.PrivateKey()), "\n")[1],
+		"printed-key": key, "printed-password": password, "printed-token": token, "printed-header": header, "harmless-output": "harmless-words-17",
+		// The line of the file that has the private part: those before it are in each such file, or public.
+		"ssh-key": strings.Split(string(s.sshd.PrivateKey()), "\n")[4],
 	}
 	s.awaitReady(s.apply("key", s.kid(), viaCommand))
 	// A key that was put into the wrong field is not repeated either.
 	s.secret("knownHosts", s.sshd.PrivateKey())
-	s.awaitReason(s.apply("swapped", s.kid(), viaCommand), v1alpha1.ReasonSecretUnusable)
-
-	said := map[string]string{"the log": manager.Log()}
-	for what, list := range map[string]client.ObjectList{"an event": &eventsv1.EventList{}, "a KeyCompromise": &v1alpha1.KeyCompromiseList{}, "a Platform": &v1alpha1.PlatformList{}} {
-		if err := kube.List(s.ctx, list, client.InNamespace(world.Namespace)); err != nil {
-			t.Fatal(err)
-		}
-		said[what] = asJSON(list)
+	swapped := s.apply("swapped", s.kid(), viaCommand)
+	s.awaitReason(swapped, v1alpha1.ReasonSecretUnusable)
+	// A search that can't find what is there proves nothing.
+	s.patch(&v1alpha1.KeyCompromise{}, swapped, asJSON(map[string]any{"metadata": map[string]any{"annotations": planted}}))
+	if found := s.found(planted); len(found) != len(planted) {
+		t.Errorf("of what was planted the search finds %q", found)
 	}
-	for where, text := range said {
-		// A search that can't find what is there proves nothing.
-		if !strings.Contains(text, s.Name) {
-			t.Errorf("%s was searched and does not even have the Platform's name", where)
-		}
-		for what, secret := range planted {
-			if strings.Contains(text, secret) {
-				t.Errorf("%s has %s", where, what)
-			}
-		}
+	s.patch(&v1alpha1.KeyCompromise{}, swapped, `{"metadata":{"annotations":null}}`)
+	for _, found := range s.found(planted) {
+		t.Error(found)
 	}
 	evidence := query[string](s.scene, `SELECT output || command || target FROM playbook.command_runs`)
 	if !strings.Contains(evidence, "harmless-words-17") || !strings.Contains(evidence, "re-signed") {
 		t.Errorf("the ledger has no evidence: %s", evidence)
 	}
-	delete(planted, "harmless output")
+	delete(planted, "harmless-output")
 	for what, secret := range planted {
 		if strings.Contains(evidence, secret) {
 			t.Errorf("the evidence has %s", what)
