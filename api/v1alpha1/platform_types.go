@@ -508,8 +508,9 @@ type PlatformStatus struct {
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
 
-	// conditions are Ready, DatabaseReachable, LedgerReady, and Reconciling while not Ready; where it is probed, UpAnswers,
-	// TokensIssued, JWKSServed, EndpointsAnswer, LatencyGood and WebhooksDelivered; and AutoDeployOff, while an Incident has it off.
+	// conditions are Ready, and Reconciling while not Ready; where it has a database, DatabaseReachable and LedgerReady; where it is
+	// probed, UpAnswers, TokensIssued, JWKSServed, EndpointsAnswer, LatencyGood, and with a database WebhooksDelivered; and
+	// AutoDeployOff, while an Incident has it off.
 	// +optional
 	// +listType=map
 	// +listMapKey=type

@@ -30,6 +30,15 @@ func (s *compromise) runCommand(ctx context.Context) (playbook.Outcome, bool, er
 	if s.obj.Status.Command != nil {
 		return s.observeCommand(ctx)
 	}
+	if s.op == nil {
+		siblings, err := s.siblings(ctx)
+		if err != nil {
+			return playbook.Outcome{}, false, err
+		}
+		if outcome, ok := s.first(siblings); !ok {
+			return outcome, false, nil
+		}
+	}
 	if outcome, ok, err := s.begin(ctx); err != nil || !ok {
 		return outcome, false, err
 	}

@@ -46,10 +46,7 @@ func revoke(ctx context.Context, s *compromise) (playbook.Outcome, error) {
 
 // begin opens the operation, unless it must not begin; it then reports false.
 func (s *compromise) begin(ctx context.Context) (playbook.Outcome, bool, error) {
-	if s.db == nil {
-		return s.beginUnrecorded(ctx)
-	}
-	if s.op != nil {
+	if s.db == nil || s.op != nil {
 		outcome, ok := s.mayBegin()
 		return outcome, ok, nil
 	}

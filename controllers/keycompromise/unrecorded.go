@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -32,13 +33,11 @@ const (
 
 // unrecorded stays as it was when the object first looked at JWKS: a ledger that comes later knows nothing of the command.
 func unrecorded(obj *v1alpha1.KeyCompromise, p *v1alpha1.Platform) bool {
-	switch {
-	case obj.Spec.Via != v1alpha1.CompromiseViaCommand:
-		return false
-	case obj.Status.JWKS != nil && len(obj.Status.JWKS.KidsBefore) > 0:
-		return true
-	}
-	return p.Spec.Database == nil && obj.Status.Command == nil && obj.Status.RevokedAt == nil
+	return lookedAtJWKS(obj) || obj.Spec.Via == v1alpha1.CompromiseViaCommand && p.Spec.Database == nil && obj.Status.Command == nil && obj.Status.RevokedAt == nil
+}
+
+func lookedAtJWKS(obj *v1alpha1.KeyCompromise) bool {
+	return obj.Status.JWKS != nil && len(obj.Status.JWKS.KidsBefore) > 0
 }
 
 // recall takes from the status what the ledger would know.
@@ -58,13 +57,14 @@ func (s *compromise) siblings(ctx context.Context) ([]v1alpha1.KeyCompromise, er
 }
 
 // first says what must end before this object's rake is run: that of another object for the same key; and that for another key whose
-// outcome JWKS has yet to show, since a kid that is new could be either's.
+// outcome JWKS has yet to show, since a kid that is new could be either's. Where both have a ledger, that knows.
 func (s *compromise) first(siblings []v1alpha1.KeyCompromise) (playbook.Outcome, bool) {
 	// Two that stepped back for each other must not come back together.
 	after := twinInterval/2 + rand.N(twinInterval)
 	for i := range siblings {
 		other := &siblings[i]
-		if other.UID == s.obj.UID || other.Spec.PlatformRef != s.obj.Spec.PlatformRef || other.Status.Command == nil && other.Status.RevokedAt == nil {
+		if other.UID == s.obj.UID || other.Spec.PlatformRef != s.obj.Spec.PlatformRef || other.Status.Command == nil && other.Status.RevokedAt == nil ||
+			s.db != nil && !lookedAtJWKS(other) {
 			continue
 		}
 		state := meta.FindStatusCondition(other.Status.Conditions, v1alpha1.ConditionReady)
@@ -81,19 +81,6 @@ func (s *compromise) first(siblings []v1alpha1.KeyCompromise) (playbook.Outcome,
 		}
 	}
 	return playbook.Outcome{}, true
-}
-
-// beginUnrecorded says whether the rake may be run, as far as others are concerned and people.
-func (s *compromise) beginUnrecorded(ctx context.Context) (playbook.Outcome, bool, error) {
-	siblings, err := s.siblings(ctx)
-	if err != nil {
-		return playbook.Outcome{}, false, err
-	}
-	if outcome, ok := s.first(siblings); !ok {
-		return outcome, false, nil
-	}
-	outcome, ok := s.mayBegin()
-	return outcome, ok, nil
 }
 
 // intendAlone is the last door after the intent was written. Of two that wrote theirs at the same time at least one sees the other's,
@@ -183,7 +170,7 @@ func (s *compromise) notBefore(kids []string) []string {
 
 // storable are the kids, each once, that a status can hold.
 func storable(kids []string) []string {
-	kids = slices.DeleteFunc(slices.Clone(kids), func(kid string) bool { return kid == "" || len(kid) > maxKid })
+	kids = slices.DeleteFunc(slices.Clone(kids), func(kid string) bool { return kid == "" || utf8.RuneCountInString(kid) > maxKid })
 	slices.Sort(kids)
 	return slices.Compact(kids)
 }
@@ -213,7 +200,7 @@ func (s *compromise) observePublished(ctx context.Context) (playbook.Outcome, bo
 	case jobErr != nil && !s.late():
 		return playbook.Outcome{}, false, jobErr
 	case run.Outcome == v1alpha1.CommandFailed && slices.Contains(kids, s.obj.Spec.Kid):
-		return playbook.Stall(v1alpha1.ReasonCommandFailed, "the platform's rake ended with%s on %s, and JWKS %s. %s. When the cause is mended, and you are sure that it did nothing which JWKS shows later, this runs it again: %s",
+		return playbook.Stall(v1alpha1.ReasonCommandFailed, "the platform's rake ended with%s on %s, and JWKS %s. %s. When the cause is mended, and it is not just that JWKS is late, this runs it again: %s",
 			exitStatus(run), run.Target, saw, s.evidence(), s.resumeCommand()), false, nil
 	case (run.Outcome == "" || run.Outcome == v1alpha1.CommandLost) && !s.late(),
 		// What it did shows in JWKS as late as its caches let it.

@@ -164,6 +164,23 @@ func TestWithoutADatabaseAnIntentThatIsFoundIsOnlyObserved(t *testing.T) {
 	if message := condition(k, v1alpha1.StepRevoked).Message; !strings.Contains(message, name) || !strings.Contains(message, v1alpha1.ReasonOutcomeUnknown) {
 		t.Error(message)
 	}
+	// A ledger that comes later knows nothing of it.
+	if err := s.Apply(s.ctx); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the manager knows of the database", func() bool {
+		p := &v1alpha1.Platform{}
+		if err := kube.Get(s.ctx, client.ObjectKey{Namespace: world.Namespace, Name: s.Name}, p); err != nil {
+			t.Fatal(err)
+		}
+		return meta.IsStatusConditionTrue(p.Status.Conditions, v1alpha1.ConditionDatabaseReachable)
+	})
+	generation := s.patched(other, `{"spec":{"publishTimeoutSeconds":601}}`)
+	k = s.await(other, "another look", func(k *v1alpha1.KeyCompromise) bool { return k.Status.ObservedGeneration == generation })
+	if c := condition(k, v1alpha1.ConditionReady); c.Reason != v1alpha1.ReasonWaitingForTwin {
+		t.Errorf("%s: %s", c.Reason, c.Message)
+	}
+	s.runs(0)
 	s.patch(&v1alpha1.KeyCompromise{}, name, `{"spec":{"publishTimeoutSeconds":600}}`)
 	s.byHand(kid)
 	s.request(name, "by hand")
@@ -176,6 +193,7 @@ func TestWithoutADatabaseAnIntentThatIsFoundIsOnlyObserved(t *testing.T) {
 		t.Errorf("%s: %s", c.Reason, c.Message)
 	}
 	s.runs(1)
+	s.nothingRecorded()
 }
 
 func TestWithoutADatabaseJWKSThatIsStaleForEverStalls(t *testing.T) {
