@@ -132,15 +132,15 @@ func databaseSecrets(p *v1alpha1.Platform) []string {
 
 // look brings the conditions and the count of dead letters up to date.
 func (r *Reconciler) look(ctx context.Context, p *v1alpha1.Platform) {
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
 	if p.Spec.Database == nil {
 		meta.RemoveStatusCondition(&p.Status.Conditions, v1alpha1.ConditionDatabaseReachable)
 		meta.RemoveStatusCondition(&p.Status.Conditions, v1alpha1.ConditionLedgerReady)
 		p.Status.DeadLetters = nil
-		isReady(p)
+		r.lookAtCommands(ctx, p)
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
-	defer cancel()
 	db, err := r.Connections.Database(ctx, p)
 	if err == nil {
 		err = db.Ping(ctx)
@@ -166,6 +166,21 @@ func (r *Reconciler) look(ctx context.Context, p *v1alpha1.Platform) {
 
 	if err := r.countDeadLetters(ctx, p); err != nil {
 		notReady(p, fmt.Errorf("playbooks can run, and monitoring can't: %w", err))
+		return
+	}
+	r.lookAtCommands(ctx, p)
+}
+
+// lookAtCommands is the last look. In an emergency it is too late to find out that a Secret is missing.
+func (r *Reconciler) lookAtCommands(ctx context.Context, p *v1alpha1.Platform) {
+	var err error
+	if commands := p.Spec.Commands; commands != nil && commands.Type == v1alpha1.CommandTypeSSH {
+		_, err = r.Connections.SSHTarget(ctx, p)
+	} else if commands != nil {
+		_, err = r.Connections.Render(ctx, p)
+	}
+	if err != nil {
+		notReady(p, fmt.Errorf("playbooks can run, but none via: Command: %w", err))
 		return
 	}
 	isReady(p)

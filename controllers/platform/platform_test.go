@@ -218,10 +218,18 @@ func TestAPlatformWithoutADatabaseSaysWhatItCanDo(t *testing.T) {
 		t.Errorf("%d series of dead letters that nobody counts", n)
 	}
 	got.Spec.Automation = v1alpha1.AutomationObserveOnly
-	got.Spec.Commands = &v1alpha1.PlatformCommands{Type: v1alpha1.CommandTypeSSH, SSH: &v1alpha1.PlatformSSH{Host: "h", User: "u", SecretRef: v1alpha1.SecretReference{Name: "s"}}}
+	got.Spec.Commands = &v1alpha1.PlatformCommands{Type: v1alpha1.CommandTypeSSH, SSH: &v1alpha1.PlatformSSH{Host: "h", User: "u", SecretRef: v1alpha1.SecretReference{Name: "no-database-ssh"}}}
 	if err := kube.Update(t.Context(), got); err != nil {
 		t.Fatal(err)
 	}
+	got = look(t, r, p)
+	expect(t, got, "Reconciling=True/SecretUnusable", "Ready=False/SecretUnusable")
+	if text := describe(got); !strings.Contains(text, `none via: Command: there is no Secret "no-database-ssh"`) {
+		t.Error(text)
+	}
+	ssh := secret(unwatched, "no-database-ssh", "")
+	ssh.Labels[v1alpha1.LabelPlatform], ssh.StringData = p.Name, map[string]string{"privateKey": "a", "knownHosts": "b"}
+	create(t, ssh)
 	got = look(t, r, p)
 	expect(t, got, "Ready=True/Succeeded")
 	if text := describe(got); !strings.Contains(text, "ObserveOnly") || !strings.Contains(text, "KeyCompromises via: Command, whose outcome JWKS alone tells") {
