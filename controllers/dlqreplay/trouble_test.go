@@ -143,7 +143,7 @@ func TestAPlatformWithoutADatabaseIsNamedUntilItHasOne(t *testing.T) {
 	s.applyManifest(before + "  adminAPI:\n" + after)
 	for _, name := range []string{"deleted", "r"} {
 		r := s.awaitReason(s.apply(name, "{}"), v1alpha1.ReasonNoDatabase)
-		if want := `Platform "no-database" has no spec.database: write its secretRef there`; !strings.Contains(message(r), want) {
+		if want := `there is no spec.database in Platform "no-database": write its secretRef there`; !strings.Contains(message(r), want) {
 			t.Errorf("the message lacks %q: %s", want, message(r))
 		}
 	}

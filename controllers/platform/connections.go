@@ -249,7 +249,7 @@ func unusable(format string, args ...any) error {
 
 func noDatabase(p *v1alpha1.Platform) error {
 	return &playbook.Waiting{Reason: v1alpha1.ReasonNoDatabase, Err: fmt.Errorf(
-		"Platform %q has no spec.database: write its secretRef there, the name of a Secret whose key \"url\" connects as playbook_operator, which `manager migrate` makes", p.Name)}
+		"there is no spec.database in Platform %q: write its secretRef there, the name of a Secret whose key \"url\" connects as playbook_operator, which `manager migrate` makes", p.Name)}
 }
 
 // Keep closes the pools of a Platform except those of the Secrets that it names. Whoever still worked with the Platform as it was
