@@ -308,6 +308,52 @@ func TestWithoutADatabaseAKeyThatIsEndedByHandMeanwhileIsAdopted(t *testing.T) {
 	s.runs(1)
 }
 
+func TestWithoutADatabaseNobodyIsWaitedForButWhoThePlatformNames(t *testing.T) {
+	s := newShell(t, "bare-button", logi.Config{JWKSMaxAge: time.Second})
+	s.patch(&v1alpha1.Platform{}, s.Name, `{"spec":{"automation":"ObserveOnly","requireApproval":[{"kind":"KeyCompromise","step":"Revoked"}]}}`)
+	s.forgetDatabase()
+	name := s.apply("key", s.kid(), viaCommand)
+	s.awaitReason(name, v1alpha1.ReasonAutomationOff)
+	s.patch(&v1alpha1.Platform{}, s.Name, `{"spec":{"automation":"Enabled"}}`)
+	k := s.awaitReason(name, v1alpha1.ReasonWaitingForApproval)
+	s.runs(0)
+	message := condition(k, v1alpha1.StepRevoked).Message
+	s.patch(&v1alpha1.KeyCompromise{}, name, message[strings.Index(message, "{"):strings.LastIndex(message, "}")+1])
+	s.awaitReady(name)
+	s.runs(1)
+}
+
+func TestWithoutADatabaseMoreKidsThanAnObjectRemembersStall(t *testing.T) {
+	s := newShell(t, "bare-many", idle)
+	var set struct {
+		Keys []map[string]string `json:"keys"`
+	}
+	for i := range 1001 {
+		set.Keys = append(set.Keys, map[string]string{"kid": fmt.Sprint("whk-", i)})
+	}
+	s.jwks(func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprint(w, asJSON(set)) })
+	s.forgetDatabase()
+	k := s.awaitStalled(s.apply("key", "whk-7", viaCommand), v1alpha1.ReasonSpecInvalid)
+	if message := condition(k, v1alpha1.StepRevoked).Message; !strings.Contains(message, "1001 keys") || !strings.Contains(message, "spec.database") {
+		t.Error(message)
+	}
+	// Nor are all of them named.
+	k = s.awaitStalled(s.apply("unknown", "whk_nobody", viaCommand), v1alpha1.ReasonUnknownKid)
+	if message := condition(k, v1alpha1.StepRevoked).Message; !strings.Contains(message, "and 991 others") {
+		t.Error(message)
+	}
+	s.runs(0)
+}
+
+// The API counts characters, and so must what it is to hold.
+func TestWithoutADatabaseAKidOfManyBytesIsEnded(t *testing.T) {
+	s := newBareShell(t, "bare-bytes", logi.Config{JWKSMaxAge: time.Second})
+	kid := strings.Repeat("é", 255)
+	s.exec(`UPDATE webhook_signing_keys SET kid = $1`, kid)
+	s.awaitReady(s.apply("key", kid, viaCommand))
+	s.runs(1)
+}
+
 func TestWhatNeedsADatabaseSaysSo(t *testing.T) {
 	s := newScene(t, "bare-database", idle)
 	s.forgetDatabase()
