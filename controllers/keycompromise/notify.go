@@ -29,6 +29,7 @@ func notify(ctx context.Context, s *compromise) (playbook.Outcome, error) {
 	if s.db == nil {
 		return playbook.NotNeeded("nobody looked whether %s accepted webhook_key.compromised: %s. Ask them%s", name, onlyTheOutbox, call(oncall)), nil
 	}
+	s.noteCaches()
 	event, err := s.db.CompromiseEvent(ctx, s.revoked)
 	if errors.Is(err, platformdb.ErrNoEntry) {
 		return playbook.Stall(v1alpha1.ReasonNotNotified, "outbox entry %d, webhook_key.compromised, was deleted by somebody else: tell %s by other means%s. Nothing is left to do for this object",
@@ -124,12 +125,18 @@ func verify(ctx context.Context, s *compromise) (playbook.Outcome, error) {
 	if s.db == nil {
 		return playbook.NotNeeded("nobody looked whether a webhook that the successor signed was delivered: %s", onlyTheOutbox), nil
 	}
+	last := s.noteCaches()
 	id, at, err := s.db.DeliveredUnderSuccessor(ctx, s.revoked)
 	if errors.Is(err, platformdb.ErrNoEntry) {
 		return playbook.Wait(notifyInterval, v1alpha1.ReasonVerifying, "no webhook signed by %s was delivered yet", s.revoked.SuccessorKid), nil
 	}
 	if err != nil {
 		return playbook.Outcome{}, platform.DatabaseError(err)
+	}
+	if last {
+		if err := s.complete(ctx); err != nil {
+			return playbook.Outcome{}, err
+		}
 	}
 	return playbook.Done("entry %d, signed by %s, was delivered at %s", id, s.revoked.SuccessorKid, at.Format(time.RFC3339)), nil
 }

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
@@ -121,6 +122,19 @@ func awaitCaches(ctx context.Context, s *compromise) (playbook.Outcome, error) {
 	if err := s.complete(ctx); err != nil {
 		return playbook.Outcome{}, err
 	}
-	return playbook.Done("%s is dead since %s, and no cache may hold it since %s: exposed for %s after the revocation", s.revoked.Kid,
-		s.revoked.RevokedAt.Format(time.RFC3339), until.UTC().Format(time.RFC3339), until.Sub(s.revoked.RevokedAt).Round(time.Second)), nil
+	return playbook.Done("%s", s.unbelieved()), nil
+}
+
+func (s *compromise) unbelieved() string {
+	until := s.obj.Status.ExposedUntil.UTC()
+	return fmt.Sprintf("%s is dead since %s, and no cache may hold it since %s: exposed for %s after the revocation", s.revoked.Kid,
+		s.revoked.RevokedAt.Format(time.RFC3339), until.Format(time.RFC3339), until.Sub(s.revoked.RevokedAt).Round(time.Second))
+}
+
+// noteCaches settles the last step while a relying party that does not cooperate holds up the two before it, and says whether it is.
+func (s *compromise) noteCaches() bool {
+	if time.Until(s.obj.Status.ExposedUntil.Time) <= 0 {
+		playbook.Happened(s.obj, v1alpha1.StepCachesExpired, "%s", s.unbelieved())
+	}
+	return meta.IsStatusConditionTrue(s.obj.Status.Conditions, v1alpha1.StepCachesExpired)
 }

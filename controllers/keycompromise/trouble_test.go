@@ -129,8 +129,13 @@ func TestARelyingPartyThatRefusesTheEventIsNamedAndHoldsUpNothingElse(t *testing
 	if !strings.Contains(message, "acme") || !strings.Contains(message, "+1 555 0100") || !strings.Contains(message, "401") || strings.Contains(message, "secret-words") {
 		t.Error(message)
 	}
-	if c := condition(k, v1alpha1.StepPublished); c.Status != metav1.ConditionTrue {
-		t.Errorf("Published is %s: %s", c.Status, c.Message)
+	for _, step := range []string{v1alpha1.StepPublished, v1alpha1.StepCachesExpired} {
+		if c := condition(k, step); c.Status != metav1.ConditionTrue {
+			t.Errorf("%s is %s: %s", step, c.Status, c.Message)
+		}
+	}
+	if c := condition(k, v1alpha1.StepVerified); c.Status != metav1.ConditionUnknown {
+		t.Errorf("Verified is %s: %s", c.Status, c.Message)
 	}
 	requeues := query[int64](s, `SELECT count(*) FROM playbook.event_requeues`)
 	revived := query[int64](s, `SELECT count(*) FROM logi_test.requeues WHERE entry_id = $1::bigint`, k.Status.EventEntryID)
@@ -141,6 +146,9 @@ func TestARelyingPartyThatRefusesTheEventIsNamedAndHoldsUpNothingElse(t *testing
 	s.patch(&v1alpha1.KeyCompromise{}, name, `{"spec":{"notifyTimeoutSeconds":600}}`)
 	s.request(name, "again")
 	k = s.awaitReady(name)
+	if outcome := query[string](s, `SELECT outcome FROM playbook.operations WHERE kind = 'KeyCompromise'`); outcome != "complete" {
+		t.Errorf("the operation is %s", outcome)
+	}
 	if k.Status.ReplayRef == nil {
 		t.Fatal("the refused webhooks got no replay")
 	}
