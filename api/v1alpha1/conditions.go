@@ -79,6 +79,8 @@ const (
 	ReasonPlatformNotFound = "PlatformNotFound"
 	// ReasonSecretUnusable says that a Secret is missing, unlabelled or malformed.
 	ReasonSecretUnusable = "SecretUnusable"
+	// ReasonNoDatabase says that the Platform has no spec.database, and that this can't be done without one.
+	ReasonNoDatabase = "NoDatabase"
 	// ReasonDatabaseUnreachable says that the platform's database did not answer as it should.
 	ReasonDatabaseUnreachable = "DatabaseUnreachable"
 	// ReasonLedgerNotReady says that a table, column, grant, index or the ledger itself is missing; the message names it.

@@ -21,6 +21,7 @@ const (
 // +kubebuilder:validation:XValidation:rule="self.applicationID == oldSelf.applicationID",message="applicationID is fixed once the key compromise exists: delete it and apply one with a new name",fieldPath=".applicationID"
 // +kubebuilder:validation:XValidation:rule="self.kid == oldSelf.kid",message="kid is fixed once the key compromise exists: delete it and apply one with a new name",fieldPath=".kid"
 // +kubebuilder:validation:XValidation:rule="self.reason == oldSelf.reason",message="reason is fixed once the key compromise exists: delete it and apply one with a new name",fieldPath=".reason"
+// +kubebuilder:validation:XValidation:rule=`self.via != 'Command' || self.kid.matches(r'^[^,\]\\\p{Cc}\p{Z}]([^,\]\\\p{Cc}]*[^,\]\\\p{Cc}\p{Z}])?$')`,message="a rake can't be given a kid with a comma, a closing bracket, a backslash or a control character, or with a blank at an end: write via: Database, or end the key by the platform's own console",fieldPath=".kid"
 // +kubebuilder:validation:XValidation:rule="self.via == oldSelf.via",message="via is fixed once the key compromise exists: delete it and apply one with a new name",fieldPath=".via"
 type KeyCompromiseSpec struct {
 	// platformRef names the Platform.
@@ -49,7 +50,8 @@ type KeyCompromiseSpec struct {
 
 	// via is what ends the key. Database is one transaction by the operator, which reads and writes signing keys. Command runs the
 	// platform's own rake, webhooks:compromise, at most once, by the Platform's spec.commands: the way for a platform that encrypts
-	// its keys. What follows is proven in the same way.
+	// its keys. What follows is proven in the same way; where the Platform has no database, by JWKS alone, and the steps that only
+	// the outbox could show are not needed.
 	// +optional
 	// +default="Database"
 	Via CompromiseVia `json:"via,omitempty"`
@@ -108,13 +110,14 @@ type KeyCompromiseStatus struct {
 	// +kubebuilder:validation:MinLength=1
 	LastHandledRequestedAt string `json:"lastHandledRequestedAt,omitempty"`
 
-	// successorKid signs since the revocation.
+	// successorKid signs since the revocation. Absent where JWKS alone can't tell which key that is.
 	// +optional
 	// +kubebuilder:validation:MaxLength=255
 	// +kubebuilder:validation:MinLength=1
 	SuccessorKid string `json:"successorKid,omitempty"`
 
-	// revokedAt is the database's time of the revocation.
+	// revokedAt is the database's time of the revocation; without a database, when JWKS first had the old key no more, which is
+	// later.
 	// +optional
 	RevokedAt *metav1.Time `json:"revokedAt,omitempty"`
 
@@ -149,7 +152,7 @@ type KeyCompromiseStatus struct {
 	// +optional
 	ReplayRef *ReplayReference `json:"replayRef,omitempty"`
 
-	// jwks is what was seen of the published keys since the revocation.
+	// jwks is what was seen of the published keys since the revocation, and without a database before it.
 	// +optional
 	JWKS *JWKSObservation `json:"jwks,omitempty"`
 
@@ -176,7 +179,8 @@ const (
 )
 
 // CommandRun is a command that was run on the platform, once. A pass that finds one that it did not just write only observes:
-// whether it did its work is read from the key's row. What it printed is in the ledger, in playbook.command_runs.
+// whether it did its work is read from the key's row, and what it printed is in the ledger, in playbook.command_runs. Without a
+// database the former is read from JWKS, and the latter is not kept.
 type CommandRun struct {
 	// startedAt is when it was about to be sent.
 	// +required
@@ -212,7 +216,7 @@ type ReplayReference struct {
 	Name string `json:"name,omitempty"`
 }
 
-// JWKSObservation is what was seen of the published keys since the revocation.
+// JWKSObservation is what was seen of the published keys.
 // +kubebuilder:validation:MinProperties=1
 type JWKSObservation struct {
 	// clean answers in a row had the successor and not the old kid.
@@ -222,6 +226,21 @@ type JWKSObservation struct {
 	// oldKidSeenAt is when the latest answer with the old kid came.
 	// +optional
 	OldKidSeenAt *metav1.Time `json:"oldKidSeenAt,omitempty"`
+
+	// oldKidKeptUntil is until when an answer with the old kid may be kept that was seen before the revocation was, where the
+	// Platform has no database.
+	// +optional
+	OldKidKeptUntil *metav1.Time `json:"oldKidKeptUntil,omitempty"`
+
+	// kidsBefore are those of the latest answer with the old kid before the command, where the Platform has no database: a kid that
+	// is not among them may be the successor's.
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=1000
+	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:MaxLength=255
+	KidsBefore []string `json:"kidsBefore,omitempty"`
 }
 
 // StepBegun is when a step began.

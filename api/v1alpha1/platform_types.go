@@ -19,6 +19,7 @@ const (
 //
 // +kubebuilder:validation:XValidation:rule="!has(self.rollback) || has(self.render) && self.render.services.exists(s, s.name == self.rollback.service)",message="rollback.service must be a name in render.services",fieldPath=".rollback"
 // +kubebuilder:validation:XValidation:rule="!has(self.autoOpen) || has(self.probes)",message="autoOpen needs probes: their signals open Incidents. Write probes: {}",fieldPath=".autoOpen"
+// +kubebuilder:validation:XValidation:rule="!has(self.autoOpen) || !('WebhookDelivery' in self.autoOpen) || has(self.database)",message="autoOpen: [WebhookDelivery] needs database, which alone shows whether webhooks are delivered",fieldPath=".autoOpen"
 // +kubebuilder:validation:XValidation:rule="!has(self.commands) || !has(self.commands.service) || has(self.render) && self.render.services.exists(s, s.name == self.commands.service)",message="commands.service is not in render.services: add it there with its serviceID, or name one that is",fieldPath=".commands.service"
 type PlatformSpec struct {
 	// url of the platform's public API, without a path.
@@ -33,9 +34,10 @@ type PlatformSpec struct {
 	// +default="Enabled"
 	Automation Automation `json:"automation,omitempty"`
 
-	// database is the platform's Postgres.
-	// +required
-	Database PlatformDatabase `json:"database,omitzero"`
+	// database is the platform's Postgres. Without it nothing is replayed, and a KeyCompromise needs via: Command, whose outcome is
+	// then read from JWKS.
+	// +optional
+	Database *PlatformDatabase `json:"database,omitempty"`
 
 	// adminAPI is the platform's admin API, under url.
 	// +optional
@@ -509,8 +511,9 @@ type PlatformStatus struct {
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
 
-	// conditions are Ready, DatabaseReachable, LedgerReady, and Reconciling while not Ready; where it is probed, UpAnswers,
-	// TokensIssued, JWKSServed, EndpointsAnswer, LatencyGood and WebhooksDelivered; and AutoDeployOff, while an Incident has it off.
+	// conditions are Ready, and Reconciling while not Ready; where it has a database, DatabaseReachable and LedgerReady; where it is
+	// probed, UpAnswers, TokensIssued, JWKSServed, EndpointsAnswer, LatencyGood, and with a database WebhooksDelivered; and
+	// AutoDeployOff, while an Incident has it off.
 	// +optional
 	// +listType=map
 	// +listMapKey=type

@@ -101,6 +101,10 @@ func (r *Reconciler) closeDeleted(ctx context.Context, obj *v1alpha1.DLQReplay) 
 	if err != nil {
 		return err
 	}
+	if p.Spec.Database == nil {
+		// There is no ledger to close it in, and nothing runs without one.
+		return nil
+	}
 	db, err := r.Connections.Database(ctx, p)
 	if err != nil {
 		return err

@@ -135,6 +135,34 @@ func TestATroubleIsNamedAndEndsWhenItIsMended(t *testing.T) {
 	}
 }
 
+func TestAPlatformWithoutADatabaseIsNamedUntilItHasOne(t *testing.T) {
+	s := newBareScene(t, "no-database", quick)
+	s.seed(12, "HTTP 503: down", 7)
+	before, rest, _ := strings.Cut(s.Manifest(), "  database:\n")
+	_, after, _ := strings.Cut(rest, "  adminAPI:\n")
+	s.applyManifest(before + "  adminAPI:\n" + after)
+	for _, name := range []string{"deleted", "r"} {
+		r := s.awaitReason(s.apply(name, "{}"), v1alpha1.ReasonNoDatabase)
+		if want := `there is no spec.database in Platform "no-database": write its secretRef there`; !strings.Contains(message(r), want) {
+			t.Errorf("the message lacks %q: %s", want, message(r))
+		}
+	}
+	// It has nothing to close, and does not wait for what it could be closed in.
+	s.delete(s.Name + "-deleted")
+	var events eventsv1.EventList
+	if err := kube.List(s.ctx, &events, client.InNamespace(world.Namespace)); err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range events.Items {
+		if e.Regarding.Name == s.Name+"-deleted" && e.Reason == "OperationLeftOpen" {
+			t.Error(e.Note)
+		}
+	}
+	s.applyPlatform()
+	s.progress(s.awaitReady(s.Name+"-r"), map[string]int64{"requeued": 12, "delivered": 12})
+	s.eachOnce(12)
+}
+
 // statementIn is the SQL that the message of the scene's replay gives after a phrase.
 func statementIn(s *scene, phrase string) string {
 	s.Helper()

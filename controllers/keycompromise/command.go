@@ -30,6 +30,15 @@ func (s *compromise) runCommand(ctx context.Context) (playbook.Outcome, bool, er
 	if s.obj.Status.Command != nil {
 		return s.observeCommand(ctx)
 	}
+	if s.op == nil {
+		siblings, err := s.siblings(ctx)
+		if err != nil {
+			return playbook.Outcome{}, false, err
+		}
+		if outcome, ok := s.first(siblings); !ok {
+			return outcome, false, nil
+		}
+	}
 	if outcome, ok, err := s.begin(ctx); err != nil || !ok {
 		return outcome, false, err
 	}
@@ -60,6 +69,9 @@ func (s *compromise) commandText(commands *v1alpha1.PlatformCommands) (string, e
 
 // adopt enters into the ledger what the platform did, and reports true; ErrNotRevoked or Unfinished where it has not done it.
 func (s *compromise) adopt(ctx context.Context) (playbook.Outcome, bool, error) {
+	if s.db == nil {
+		return s.adoptPublished(ctx)
+	}
 	r, err := s.db.AdoptRevocation(ctx, s.id.UID, s.obj.Spec.Kid, s.obj.Spec.Reason)
 	if err != nil {
 		return s.notRevoked(ctx, err)
@@ -73,7 +85,7 @@ func isUnfinished(err error) bool {
 	return errors.As(err, &unfinished)
 }
 
-// intend writes the intent to the status and then to the ledger. Only where it returns true may the command be sent, and then once.
+// intend writes the intent to the status and then to the ledger, if there is one. Only where it returns true may the command be sent, and then once.
 func (s *compromise) intend(ctx context.Context, command *platformdb.Command) (playbook.Outcome, bool, error) {
 	// The optimistic lock notices a change of the object, and nothing but a new look one of the Platform.
 	now, err := platform.Find(ctx, s.Client, s.obj.Namespace, s.obj.Spec.PlatformRef.Name)
@@ -93,6 +105,9 @@ func (s *compromise) intend(ctx context.Context, command *platformdb.Command) (p
 	if err := s.writeStatus(ctx, s.written, s.obj); err != nil {
 		s.obj.Status.Command = nil
 		return playbook.Outcome{}, false, fmt.Errorf("writing the intent to run the platform's rake: %w", err)
+	}
+	if s.db == nil {
+		return s.intendAlone(ctx)
 	}
 	err = s.db.BeginCommand(ctx, s.id.UID, *command)
 	taken := (*platformdb.Taken)(nil)
@@ -120,13 +135,24 @@ func (s *compromise) intend(ctx context.Context, command *platformdb.Command) (p
 
 // record enters how the command ended, or returns why it could not.
 func (s *compromise) record(ctx context.Context, end platformdb.CommandEnd, output string) error {
+	if s.db == nil {
+		return nil
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
 	defer cancel()
 	return s.db.EndCommand(ctx, s.id.UID, s.obj.Status.Command.StartedAt.Time, end, output)
 }
 
+// outcomes in the object's words; the empty one stays so.
+var outcomes = map[string]v1alpha1.CommandOutcome{
+	platformdb.CommandSucceeded: v1alpha1.CommandSucceeded, platformdb.CommandFailed: v1alpha1.CommandFailed, platformdb.CommandLost: v1alpha1.CommandLost,
+}
+
 // observeCommand reads from the key's row whether the command did its work. It never sends one.
 func (s *compromise) observeCommand(ctx context.Context) (playbook.Outcome, bool, error) {
+	if s.db == nil {
+		return s.observePublished(ctx)
+	}
 	outcome, ok, notEnded := s.adopt(ctx)
 	run := s.obj.Status.Command
 	if ok && run.JobID != "" && run.Outcome == "" {
@@ -149,18 +175,11 @@ func (s *compromise) observeCommand(ctx context.Context) (playbook.Outcome, bool
 				return playbook.Outcome{}, false, err
 			}
 		}
-		switch end.Outcome {
-		case platformdb.CommandNotSent:
+		if end.Outcome == platformdb.CommandNotSent {
 			s.obj.Status.Command = nil
 			return playbook.Wait(time.Millisecond, v1alpha1.ReasonRevoking, "the platform's rake was about to be run, and certainly was not"), false, nil
-		case platformdb.CommandSucceeded:
-			run.Outcome = v1alpha1.CommandSucceeded
-		case platformdb.CommandFailed:
-			run.Outcome = v1alpha1.CommandFailed
-		case platformdb.CommandLost:
-			run.Outcome = v1alpha1.CommandLost
 		}
-		run.ExitStatus = end.ExitStatus
+		run.Outcome, run.ExitStatus = outcomes[end.Outcome], end.ExitStatus
 		if run.Outcome != "" {
 			// It may have done its work between the two looks.
 			return playbook.Wait(time.Millisecond, v1alpha1.ReasonRevoking, "the platform's rake %s on %s: reading the key's row to see what it did", did(run), run.Target), false, nil
@@ -191,6 +210,9 @@ func (s *compromise) unknown(what string) playbook.Outcome {
 func (s *compromise) evidence() string {
 	if commands := s.platform.Spec.Commands; commands != nil && commands.Type == v1alpha1.CommandTypeRenderJob {
 		return "What it printed is in Render's logs"
+	}
+	if s.db == nil {
+		return "What it printed was not kept, for want of a ledger"
 	}
 	return fmt.Sprintf("What it printed is in the ledger: SELECT output FROM playbook.command_runs JOIN playbook.operations o ON o.id = operation_id WHERE uid = '%s'", s.id.UID)
 }

@@ -11,11 +11,11 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	corev1 "k8s.io/api/core/v1"
-	eventsv1 "k8s.io/api/events/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
+	"github.com/1pass-dev/playbook-operator/controllers/systems/ssh"
 	"github.com/1pass-dev/playbook-operator/hack/logi"
 	"github.com/1pass-dev/playbook-operator/hack/servers"
 	"github.com/1pass-dev/playbook-operator/hack/world"
@@ -323,15 +323,32 @@ func TestAHostThatCantBeReachedOrRefusesIsTriedAgain(t *testing.T) {
 	s.runs(1)
 }
 
-func TestAKidThatRakeCantBeGivenIsRefused(t *testing.T) {
-	s := newShell(t, "rake-kid", idle)
-	for i, kid := range []string{"a,b", "a]", "a\nb", `a\b`, " a"} {
-		s.exec(`UPDATE webhook_signing_keys SET kid = $1`, kid)
-		k := s.awaitStalled(s.apply(fmt.Sprint("kid-", i), kid, viaCommand), v1alpha1.ReasonSpecInvalid)
-		if message := condition(k, v1alpha1.StepRevoked).Message; !strings.Contains(message, "Nothing was sent") {
-			t.Error(message)
+// The API server refuses what the command can't be made of, and nothing else.
+func TestAKidThatRakeCantBeGivenIsRefusedAtApply(t *testing.T) {
+	t.Parallel()
+	for kid, can := range map[string]bool{
+		"a,b": false, "a]": false, "]": false, `a\b`: false, "a\nb": false, "a\n": false, "a\tb": false, "a\x7f": false, "a\u0085b": false, " a": false, "a ": false, " ": false,
+		"a\u00a0": false, "\u2003a": false, "\u3000": false, "a\u2028": false,
+		"a": true, "whk_2026_08": true, "a b": true, "a[b": true, "é": true, "it's": true, `"$(id)"; rm -rf *`: true, "a\u00a0b": true, "a\u200b": true, strings.Repeat("x", 255): true,
+	} {
+		_, err := ssh.Rails{}.Compromise(acme, kid)
+		if (err == nil) != can {
+			t.Errorf("%q: %v", kid, err)
+		}
+		for _, via := range []v1alpha1.CompromiseVia{v1alpha1.CompromiseViaCommand, v1alpha1.CompromiseViaDatabase} {
+			err := kube.Create(t.Context(), &v1alpha1.KeyCompromise{
+				ObjectMeta: metav1.ObjectMeta{Namespace: world.Namespace, Name: "rake-kid-refused"},
+				Spec:       v1alpha1.KeyCompromiseSpec{PlatformRef: v1alpha1.PlatformReference{Name: "p"}, ApplicationID: "42", Kid: kid, Reason: "r", Via: via},
+			}, client.DryRunAll)
+			if want := can || via == v1alpha1.CompromiseViaDatabase; (err == nil) != want || err != nil && !strings.Contains(err.Error(), "write via: Database") {
+				t.Errorf("%q via %s: %v", kid, via, err)
+			}
 		}
 	}
+}
+
+func TestAKidThatAShellWouldReadOtherwiseArrivesAsItIs(t *testing.T) {
+	s := newShell(t, "rake-kid", idle)
 	s.awaitStalled(s.apply("unknown", "whk_nobody", viaCommand), v1alpha1.ReasonUnknownKid)
 	s.runs(0)
 	const odd = `it's "$(id)" ; rm -rf * #é`
@@ -374,37 +391,29 @@ func TestNothingThatTheRakePrintsIsTold(t *testing.T) {
 	s.SetRakeFault(logi.RakeFault{Print: "harmless-words-17\n-----BEGIN PRIVATE KEY-----\n" + key + "\n-----END PRIVATE KEY-----\nDATABASE_URL=postgres://owner:" + password +
 		"@db/identity\nRENDER_API_TOKEN=" + token + "\nAuthorization: Bearer " + header + "\n"})
 	planted := map[string]string{
-		"the printed key": key, "the printed password": password, "the printed token": token, "the printed header": header, "harmless output": "harmless-words-17",
-		"the SSH key": strings.Split(string(s.sshd.PrivateKey()), "\n")[1],
+		"printed-key": key, "printed-password": password, "printed-token": token, "printed-header": header, "harmless-output": "harmless-words-17",
+		// The line of the file that has the private part: those before it are in each such file, or public.
+		"ssh-key": strings.Split(string(s.sshd.PrivateKey()), "\n")[4],
 	}
 	s.awaitReady(s.apply("key", s.kid(), viaCommand))
 	// A key that was put into the wrong field is not repeated either.
 	s.secret("knownHosts", s.sshd.PrivateKey())
-	s.awaitReason(s.apply("swapped", s.kid(), viaCommand), v1alpha1.ReasonSecretUnusable)
-
-	said := map[string]string{"the log": manager.Log()}
-	for what, list := range map[string]client.ObjectList{"an event": &eventsv1.EventList{}, "a KeyCompromise": &v1alpha1.KeyCompromiseList{}, "a Platform": &v1alpha1.PlatformList{}} {
-		if err := kube.List(s.ctx, list, client.InNamespace(world.Namespace)); err != nil {
-			t.Fatal(err)
-		}
-		said[what] = asJSON(list)
+	swapped := s.apply("swapped", s.kid(), viaCommand)
+	s.awaitReason(swapped, v1alpha1.ReasonSecretUnusable)
+	// A search that can't find what is there proves nothing.
+	s.patch(&v1alpha1.KeyCompromise{}, swapped, asJSON(map[string]any{"metadata": map[string]any{"annotations": planted}}))
+	if found := s.found(planted); len(found) != len(planted) {
+		t.Errorf("of what was planted the search finds %q", found)
 	}
-	for where, text := range said {
-		// A search that can't find what is there proves nothing.
-		if !strings.Contains(text, s.Name) {
-			t.Errorf("%s was searched and does not even have the Platform's name", where)
-		}
-		for what, secret := range planted {
-			if strings.Contains(text, secret) {
-				t.Errorf("%s has %s", where, what)
-			}
-		}
+	s.patch(&v1alpha1.KeyCompromise{}, swapped, `{"metadata":{"annotations":null}}`)
+	for _, found := range s.found(planted) {
+		t.Error(found)
 	}
 	evidence := query[string](s.scene, `SELECT output || command || target FROM playbook.command_runs`)
 	if !strings.Contains(evidence, "harmless-words-17") || !strings.Contains(evidence, "re-signed") {
 		t.Errorf("the ledger has no evidence: %s", evidence)
 	}
-	delete(planted, "harmless output")
+	delete(planted, "harmless-output")
 	for what, secret := range planted {
 		if strings.Contains(evidence, secret) {
 			t.Errorf("the evidence has %s", what)

@@ -25,7 +25,7 @@ type compromise struct {
 	obj      *v1alpha1.KeyCompromise
 	written  *v1alpha1.KeyCompromise // as the API server has it
 	platform *v1alpha1.Platform
-	db       *platformdb.DB
+	db       *platformdb.DB // nil where the object is unrecorded
 	id       platformdb.Identity
 	op       *platformdb.Operation  // nil until it is opened
 	revoked  *platformdb.Revocation // nil until the key is revoked
@@ -44,7 +44,15 @@ func (r *Reconciler) connect(ctx context.Context, written, obj *v1alpha1.KeyComp
 	if s.platform, err = platform.Find(ctx, r.Client, obj.Namespace, obj.Spec.PlatformRef.Name); err != nil {
 		return nil, err
 	}
-	if s.db, err = r.Connections.Database(ctx, s.platform); err != nil {
+	if unrecorded(obj, s.platform) {
+		s.recall()
+		return s, nil
+	}
+	s.db, err = r.Connections.Database(ctx, s.platform)
+	if s.platform.Spec.Database == nil && obj.Spec.Via == v1alpha1.CompromiseViaDatabase {
+		err = fmt.Errorf("%w. Or delete this object, and apply one with a new name and via: Command, which needs none", err)
+	}
+	if err != nil {
 		return nil, err
 	}
 	s.op, err = s.db.Operation(ctx, id.UID)
@@ -119,6 +127,9 @@ func (s *compromise) overdue(step string, timeoutSeconds int32) bool {
 // behind says that the ledger knows less than the object: what the object saw happen is then nowhere recorded, and doing it
 // again could repeat it.
 func (s *compromise) behind() bool {
+	if s.db == nil {
+		return false
+	}
 	if s.obj.Status.Command != nil && s.op == nil {
 		return true
 	}
@@ -170,7 +181,7 @@ func (s *compromise) relyingParty() (name, oncall string, jwksCache time.Duratio
 	return "application " + s.obj.Spec.ApplicationID, "", 0
 }
 
-// project writes what the ledger says into the status. Where they disagree, the ledger wins.
+// project writes what the ledger says into the status, or what JWKS said of an unrecorded object. Where they disagree, the ledger wins.
 func (s *compromise) project() {
 	r, status := s.revoked, &s.obj.Status
 	if s.behind() {
@@ -180,6 +191,9 @@ func (s *compromise) project() {
 	// The API keeps seconds: anything finer would differ from what was written, in each pass.
 	status.RevokedAt = new(metav1.NewTime(r.RevokedAt.Truncate(time.Second)))
 	status.TimeToRevokeSeconds = new(max(0, int64(r.RevokedAt.Sub(s.obj.CreationTimestamp.Time).Seconds())))
+	if s.db == nil {
+		return
+	}
 	status.ResignedEntries, status.ClaimedEntries = &r.Resigned, &r.Claimed
 	status.EventEntryID = strconv.FormatInt(r.EventEntryID, 10)
 }

@@ -109,6 +109,10 @@ func (r *Reconciler) closeDeleted(ctx context.Context, obj *v1alpha1.KeyCompromi
 	if err != nil {
 		return err
 	}
+	if p.Spec.Database == nil || unrecorded(obj, p) {
+		// There is no ledger to close it in.
+		return nil
+	}
 	db, err := r.Connections.Database(ctx, p)
 	if err != nil {
 		return err

@@ -26,6 +26,10 @@ const (
 // it, and the platform then lets it die: it is given back to the dispatcher under its idempotency key until it is delivered.
 func notify(ctx context.Context, s *compromise) (playbook.Outcome, error) {
 	name, oncall, _ := s.relyingParty()
+	if s.db == nil {
+		return playbook.NotNeeded("nobody looked whether %s accepted webhook_key.compromised: %s. Ask them%s", name, onlyTheOutbox, call(oncall)), nil
+	}
+	s.noteCaches()
 	event, err := s.db.CompromiseEvent(ctx, s.revoked)
 	if errors.Is(err, platformdb.ErrNoEntry) {
 		return playbook.Stall(v1alpha1.ReasonNotNotified, "outbox entry %d, webhook_key.compromised, was deleted by somebody else: tell %s by other means%s. Nothing is left to do for this object",
@@ -118,6 +122,10 @@ func (s *compromise) replayed() string {
 
 // verify looks for a webhook signed by the successor that reached the relying party after the revocation.
 func verify(ctx context.Context, s *compromise) (playbook.Outcome, error) {
+	if s.db == nil {
+		return playbook.NotNeeded("nobody looked whether a webhook that the successor signed was delivered: %s", onlyTheOutbox), nil
+	}
+	last := s.noteCaches()
 	id, at, err := s.db.DeliveredUnderSuccessor(ctx, s.revoked)
 	if errors.Is(err, platformdb.ErrNoEntry) {
 		return playbook.Wait(notifyInterval, v1alpha1.ReasonVerifying, "no webhook signed by %s was delivered yet", s.revoked.SuccessorKid), nil
@@ -125,10 +133,18 @@ func verify(ctx context.Context, s *compromise) (playbook.Outcome, error) {
 	if err != nil {
 		return playbook.Outcome{}, platform.DatabaseError(err)
 	}
+	if last {
+		if err := s.complete(ctx); err != nil {
+			return playbook.Outcome{}, err
+		}
+	}
 	return playbook.Done("entry %d, signed by %s, was delivered at %s", id, s.revoked.SuccessorKid, at.Format(time.RFC3339)), nil
 }
 
 // complete closes the operation: the key's end is proven.
 func (s *compromise) complete(ctx context.Context) error {
+	if s.db == nil {
+		return nil
+	}
 	return platform.DatabaseError(s.db.CloseOperation(ctx, s.id, platformdb.OutcomeComplete))
 }

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
@@ -25,7 +26,7 @@ func awaitPublication(ctx context.Context, s *compromise) (playbook.Outcome, err
 	saw := s.watchJWKS(ctx)
 	clean := *s.obj.Status.JWKS.Clean
 	if clean >= cleanAnswers {
-		return playbook.Done("%d answers in a row over fresh connections had %s and not %s", clean, s.revoked.SuccessorKid, s.revoked.Kid), nil
+		return playbook.Done("%d answers in a row over fresh connections had %s and not %s", clean, s.successor(), s.revoked.Kid), nil
 	}
 	if s.overdue(v1alpha1.StepPublished, s.obj.Spec.PublishTimeoutSeconds) {
 		// With several replicas the last answer may be one of a replica that is well.
@@ -35,8 +36,12 @@ func awaitPublication(ctx context.Context, s *compromise) (playbook.Outcome, err
 				saw += fmt.Sprintf(", and one at %s still had %s: a replica may be stale", at.UTC().Format(time.RFC3339), s.revoked.Kid)
 			}
 		}
-		return playbook.Stall(v1alpha1.ReasonStillPublished, "after %d s %s/.well-known/jwks.json %s. The key is revoked in the database: restart or purge what serves JWKS (replicas, CDN). Then: %s",
-			s.obj.Spec.PublishTimeoutSeconds, s.platform.Spec.URL, saw, s.resumeCommand()), nil
+		where := " in the database"
+		if s.db == nil {
+			where = ", by the first answer without it"
+		}
+		return playbook.Stall(v1alpha1.ReasonStillPublished, "after %d s %s/.well-known/jwks.json %s. The key is revoked%s: restart or purge what serves JWKS (replicas, CDN). Then: %s",
+			s.obj.Spec.PublishTimeoutSeconds, s.platform.Spec.URL, saw, where, s.resumeCommand()), nil
 	}
 	return playbook.Wait(jwksInterval, v1alpha1.ReasonWatchingJWKS, "%d of %d answers in a row were clean; the last one %s", clean, cleanAnswers, saw), nil
 }
@@ -55,19 +60,40 @@ func (s *compromise) watchJWKS(ctx context.Context) string {
 	}
 	// Whoever fetched a moment before the revocation keeps what it got for the whole max-age.
 	s.exposed(s.revoked.RevokedAt.Add(answer.MaxAge + answer.StaleFor))
-	old, successor := slices.Contains(answer.Kids, s.revoked.Kid), slices.Contains(answer.Kids, s.revoked.SuccessorKid)
+	old, successor := slices.Contains(answer.Kids, s.revoked.Kid), s.hasSuccessor(answer.Kids)
 	switch {
 	case old:
 		status.JWKS.Clean = new(int32)
 		status.JWKS.OldKidSeenAt = new(metav1.NewTime(answer.At.Truncate(time.Second)))
-		s.exposed(answer.At.Add(answer.FreshFor + answer.StaleFor))
+		s.exposed(answer.At.Add(s.keptFor(answer)))
 		return fmt.Sprintf("still has %s", s.revoked.Kid)
 	case !successor:
 		status.JWKS.Clean = new(int32)
-		return fmt.Sprintf("does not have the successor %s", s.revoked.SuccessorKid)
+		return fmt.Sprintf("does not have %s", s.successor())
 	}
 	status.JWKS.Clean = new(min(*status.JWKS.Clean+1, cleanAnswers))
 	return "was clean"
+}
+
+// hasSuccessor says whether published kids have the successor's; where JWKS alone was asked and several kids were new, one of those.
+func (s *compromise) hasSuccessor(kids []string) bool {
+	if s.revoked.SuccessorKid == "" {
+		return len(s.notBefore(kids)) > 0
+	}
+	return slices.Contains(kids, s.revoked.SuccessorKid)
+}
+
+func (s *compromise) successor() string {
+	if s.revoked.SuccessorKid == "" {
+		return "a successor, one of several new kids"
+	}
+	return "the successor " + s.revoked.SuccessorKid
+}
+
+// keptFor is for how long the relying party may believe an answer that it got when we did.
+func (s *compromise) keptFor(answer *platformapi.JWKS) time.Duration {
+	_, _, cache := s.relyingParty()
+	return max(answer.FreshFor+answer.StaleFor, cache)
 }
 
 // exposed moves the end of the exposure to no earlier than until, and no earlier than the relying party keeps JWKS.
@@ -76,11 +102,15 @@ func (s *compromise) exposed(until time.Time) {
 	if own := s.revoked.RevokedAt.Add(cache); own.After(until) {
 		until = own
 	}
-	// Up to the next second: the API keeps seconds, and the promise must not end early.
-	until = until.Add(time.Second - time.Nanosecond).Truncate(time.Second)
+	until = upToSeconds(until)
 	if known := s.obj.Status.ExposedUntil; known == nil || until.After(known.Time) {
 		s.obj.Status.ExposedUntil = new(metav1.NewTime(until))
 	}
+}
+
+// upToSeconds rounds up: the API keeps seconds, and no promise may end early.
+func upToSeconds(t time.Time) time.Time {
+	return t.Add(time.Second - time.Nanosecond).Truncate(time.Second)
 }
 
 // awaitCaches waits until no relying party that follows HTTP's caching rules can still believe the old key.
@@ -92,6 +122,19 @@ func awaitCaches(ctx context.Context, s *compromise) (playbook.Outcome, error) {
 	if err := s.complete(ctx); err != nil {
 		return playbook.Outcome{}, err
 	}
-	return playbook.Done("%s is dead since %s, and no cache may hold it since %s: exposed for %s after the revocation", s.revoked.Kid,
-		s.revoked.RevokedAt.Format(time.RFC3339), until.UTC().Format(time.RFC3339), until.Sub(s.revoked.RevokedAt).Round(time.Second)), nil
+	return playbook.Done("%s", s.unbelieved()), nil
+}
+
+func (s *compromise) unbelieved() string {
+	until := s.obj.Status.ExposedUntil.UTC()
+	return fmt.Sprintf("%s is dead since %s, and no cache may hold it since %s: exposed for %s after the revocation", s.revoked.Kid,
+		s.revoked.RevokedAt.Format(time.RFC3339), until.Format(time.RFC3339), until.Sub(s.revoked.RevokedAt).Round(time.Second))
+}
+
+// noteCaches settles the last step while a relying party that does not cooperate holds up the two before it, and says whether it is.
+func (s *compromise) noteCaches() bool {
+	if time.Until(s.obj.Status.ExposedUntil.Time) <= 0 {
+		playbook.Happened(s.obj, v1alpha1.StepCachesExpired, "%s", s.unbelieved())
+	}
+	return meta.IsStatusConditionTrue(s.obj.Status.Conditions, v1alpha1.StepCachesExpired)
 }

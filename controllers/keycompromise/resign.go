@@ -25,6 +25,9 @@ const (
 // transaction that had read the old key can still insert under it after the revocation committed, so each of those that were
 // open then must have ended.
 func reSign(ctx context.Context, s *compromise) (playbook.Outcome, error) {
+	if s.db == nil {
+		return playbook.NotNeeded("nobody looked whether undelivered webhooks were signed anew, or whether the platform still signs with %s: %s", s.revoked.Kid, onlyTheOutbox), nil
+	}
 	// JWKS that hangs must not hold up the signing: the next step gives it more time.
 	looking, cancel := context.WithTimeout(ctx, slice)
 	s.watchJWKS(looking)
@@ -36,9 +39,14 @@ func reSign(ctx context.Context, s *compromise) (playbook.Outcome, error) {
 		}
 		s.revoked = progress.Revocation
 		s.project()
+		_, may := s.mayAct()
 		switch {
 		case progress.ReSignedAt != nil:
 			return playbook.Done("%d undelivered entries signed anew; none is under the old kid, and every transaction from before the revocation has ended", progress.Resigned), nil
+		case !may && s.obj.Spec.Via == v1alpha1.CompromiseViaDatabase:
+			// It comes back all the same, since JWKS is to be looked at meanwhile.
+			return playbook.Wait(reSignInterval, v1alpha1.ReasonAutomationOff, "Platform %q is ObserveOnly: %s undelivered entries under the old kid are signed anew when its spec.automation is Enabled",
+				s.platform.Name, bounded(progress.Left)), nil
 		case s.overdue(v1alpha1.StepReSigned, s.obj.Spec.ReSignTimeoutSeconds):
 			return s.stillSigning(progress), nil
 		case progress.Swept:
@@ -51,8 +59,9 @@ func reSign(ctx context.Context, s *compromise) (playbook.Outcome, error) {
 }
 
 func (s *compromise) reSignSome(ctx context.Context) (*platformdb.ReSigning, error) {
-	// The rake signed anew what there was; the operator can't where keys are encrypted, and waits for the rest.
-	if s.obj.Spec.Via == v1alpha1.CompromiseViaCommand {
+	// The rake signed anew what there was; the operator can't where keys are encrypted, and waits for the rest. Nor does it where it
+	// only observes.
+	if _, may := s.mayAct(); !may || s.obj.Spec.Via == v1alpha1.CompromiseViaCommand {
 		progress, err := s.db.AwaitReSigned(ctx, s.id.UID)
 		return progress, platform.DatabaseError(err)
 	}

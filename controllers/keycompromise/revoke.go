@@ -34,6 +34,8 @@ func revoke(ctx context.Context, s *compromise) (playbook.Outcome, error) {
 	}
 	r := s.revoked
 	switch {
+	case s.db == nil:
+		return playbook.Done("JWKS has %s no more since %s, and %s instead: it was revoked by then", r.Kid, r.RevokedAt.Format(time.RFC3339), s.successor()), nil
 	case r.Deferred:
 		return playbook.Done("revoked at %s, successor %s; there are more undelivered entries than a revocation signs anew, so they follow", r.RevokedAt.Format(time.RFC3339), r.SuccessorKid), nil
 	case r.Claimed > 0:
@@ -44,7 +46,7 @@ func revoke(ctx context.Context, s *compromise) (playbook.Outcome, error) {
 
 // begin opens the operation, unless it must not begin; it then reports false.
 func (s *compromise) begin(ctx context.Context) (playbook.Outcome, bool, error) {
-	if s.op != nil {
+	if s.db == nil || s.op != nil {
 		outcome, ok := s.mayBegin()
 		return outcome, ok, nil
 	}

@@ -1,6 +1,7 @@
 package keycompromise_test
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -128,6 +129,63 @@ func TestVolumeAboveTheLimitFollowsAfterTheRevocation(t *testing.T) {
 	}
 	if n := query[int64](s, `SELECT count(*) FROM webhook_outbox_entries WHERE kid <> $1`, k.Status.SuccessorKid); n != 0 {
 		t.Errorf("%d entries are not under the successor", n)
+	}
+}
+
+func TestWhatTheDispatcherHoldsIsCountedAndSignedAnewWhenThatIsAllowed(t *testing.T) {
+	s := newScene(t, "claimed", idle)
+	ids, err := s.SeedDead(s.ctx, acme, 10, "HTTP 503: Service Unavailable", 7)
+	if err != nil {
+		t.Fatal(err)
+	}
+	claim, err := s.db.Begin(s.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer claim.Rollback(context.Background())
+	if _, err := claim.Exec(s.ctx, `SELECT FROM webhook_outbox_entries WHERE id = $1 FOR UPDATE`, ids[3]); err != nil {
+		t.Fatal(err)
+	}
+	kid := s.kid()
+	name := s.apply("key", kid, "{}")
+	k := s.awaitReason(name, v1alpha1.ReasonReSigning)
+	if c := condition(k, v1alpha1.StepRevoked); *k.Status.ClaimedEntries != 1 || *k.Status.ResignedEntries != 9 || !strings.Contains(c.Message, "1 entries were being delivered under the old kid at that moment, which can't be recalled") {
+		t.Errorf("%s", asJSON(k.Status))
+	}
+	under := func() string {
+		return query[string](s, `SELECT kid FROM webhook_outbox_entries WHERE id = $1`, ids[3])
+	}
+	s.patch(&v1alpha1.Platform{}, s.Name, `{"spec":{"automation":"ObserveOnly"}}`)
+	s.awaitReason(name, v1alpha1.ReasonAutomationOff)
+	if err := claim.Rollback(s.ctx); err != nil {
+		t.Fatal(err)
+	}
+	// It looks once more, and leaves it.
+	generation := s.patched(name, `{"spec":{"reSignTimeoutSeconds":601}}`)
+	s.await(name, "another look", func(k *v1alpha1.KeyCompromise) bool { return k.Status.ObservedGeneration == generation })
+	if got := under(); got != kid {
+		t.Errorf("the entry is under %s, and the Platform is ObserveOnly", got)
+	}
+	s.patch(&v1alpha1.Platform{}, s.Name, `{"spec":{"automation":"Enabled"}}`)
+	k = s.await(name, "signed anew", func(k *v1alpha1.KeyCompromise) bool {
+		return condition(k, v1alpha1.StepReSigned).Status == metav1.ConditionTrue
+	})
+	if got := under(); got != k.Status.SuccessorKid || *k.Status.ResignedEntries != 10 {
+		t.Errorf("the entry is under %s: %s", got, asJSON(k.Status))
+	}
+}
+
+func TestTheSampleEndsReady(t *testing.T) {
+	s := newScene(t, "production", logi.Config{JWKSMaxAge: time.Second})
+	s.exec(`UPDATE webhook_signing_keys SET kid = 'whk_2026_08'`)
+	if out, err := w.Kubectl(s.ctx, "apply", "-f", "../../config/samples/keycompromise.yaml"); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	k := s.awaitReady("acme-leak")
+	for _, step := range stepNames {
+		if c := condition(k, step); c.Status != metav1.ConditionTrue {
+			t.Errorf("%s is %s, %s: %s", step, c.Status, c.Reason, c.Message)
+		}
 	}
 }
 

@@ -91,6 +91,30 @@ func TestTheExposureLastsAsLongAsACacheMayBelieveTheOldKey(t *testing.T) {
 	s.awaitReason(name, v1alpha1.ReasonWaitingForCaches)
 }
 
+// A replica that is stale hands the old kid out after the revocation, and who got it then keeps it from then on.
+func TestTheExposureReckonsWithARelyingPartyThatKeepsJWKSForItsOwnTime(t *testing.T) {
+	s := newScene(t, "own-cache", idle)
+	s.patch(&v1alpha1.Platform{}, s.Name, `{"spec":{"relyingParties":[{"applicationID":"42","name":"acme","jwksCacheSeconds":3000}]}}`)
+	kid := s.kid()
+	var seen int
+	var last time.Time
+	s.jwks(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "max-age=10")
+		if seen++; seen <= 8 {
+			last = time.Now()
+			_, _ = fmt.Fprintf(w, `{"keys": [{"kid": %q}]}`, kid)
+			return
+		}
+		_, _ = fmt.Fprintf(w, `{"keys": [{"kid": %q}]}`, s.kid())
+	})
+	k := s.await(s.apply("key", kid, "{}"), "published", func(k *v1alpha1.KeyCompromise) bool {
+		return condition(k, v1alpha1.StepPublished).Status == metav1.ConditionTrue
+	})
+	if got := k.Status.ExposedUntil.Sub(last); got < 3000*time.Second || got > 3002*time.Second {
+		t.Errorf("exposed for %s after the last answer with the old kid, %s after the revocation", got, last.Sub(k.Status.RevokedAt.Time))
+	}
+}
+
 func TestARelyingPartyThatRefusesTheEventIsNamedAndHoldsUpNothingElse(t *testing.T) {
 	s := newScene(t, "refuses", logi.Config{JWKSMaxAge: time.Second, Backoff: []time.Duration{time.Hour}})
 	kid := s.kid()
@@ -105,8 +129,13 @@ func TestARelyingPartyThatRefusesTheEventIsNamedAndHoldsUpNothingElse(t *testing
 	if !strings.Contains(message, "acme") || !strings.Contains(message, "+1 555 0100") || !strings.Contains(message, "401") || strings.Contains(message, "secret-words") {
 		t.Error(message)
 	}
-	if c := condition(k, v1alpha1.StepPublished); c.Status != metav1.ConditionTrue {
-		t.Errorf("Published is %s: %s", c.Status, c.Message)
+	for _, step := range []string{v1alpha1.StepPublished, v1alpha1.StepCachesExpired} {
+		if c := condition(k, step); c.Status != metav1.ConditionTrue {
+			t.Errorf("%s is %s: %s", step, c.Status, c.Message)
+		}
+	}
+	if c := condition(k, v1alpha1.StepVerified); c.Status != metav1.ConditionUnknown {
+		t.Errorf("Verified is %s: %s", c.Status, c.Message)
 	}
 	requeues := query[int64](s, `SELECT count(*) FROM playbook.event_requeues`)
 	revived := query[int64](s, `SELECT count(*) FROM logi_test.requeues WHERE entry_id = $1::bigint`, k.Status.EventEntryID)
@@ -117,6 +146,9 @@ func TestARelyingPartyThatRefusesTheEventIsNamedAndHoldsUpNothingElse(t *testing
 	s.patch(&v1alpha1.KeyCompromise{}, name, `{"spec":{"notifyTimeoutSeconds":600}}`)
 	s.request(name, "again")
 	k = s.awaitReady(name)
+	if outcome := query[string](s, `SELECT outcome FROM playbook.operations WHERE kind = 'KeyCompromise'`); outcome != "complete" {
+		t.Errorf("the operation is %s", outcome)
+	}
 	if k.Status.ReplayRef == nil {
 		t.Fatal("the refused webhooks got no replay")
 	}

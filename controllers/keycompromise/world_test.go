@@ -244,6 +244,13 @@ func (s *scene) patch(obj client.Object, name, merge string) {
 	}
 }
 
+// patched is patch of a KeyCompromise's spec, and returns its generation then.
+func (s *scene) patched(name, merge string) int64 {
+	s.Helper()
+	s.patch(&v1alpha1.KeyCompromise{}, name, merge)
+	return s.get(name).Generation
+}
+
 // request asks a stalled KeyCompromise to go on, and waits until it does.
 func (s *scene) request(name, value string) {
 	s.Helper()

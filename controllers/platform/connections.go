@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -60,19 +61,25 @@ type pool struct {
 
 // Database is the Platform's database by its everyday role.
 func (c *Connections) Database(ctx context.Context, p *v1alpha1.Platform) (*platformdb.DB, error) {
+	if p.Spec.Database == nil {
+		return nil, noDatabase(p)
+	}
 	return c.database(ctx, p, p.Spec.Database.SecretRef.Name)
 }
 
 // Monitor is the Platform's database by its read-only role, where it has one: it may lag behind.
 func (c *Connections) Monitor(ctx context.Context, p *v1alpha1.Platform) (*platformdb.DB, error) {
-	if ref := p.Spec.Database.ReadOnlySecretRef; ref != nil {
-		return c.database(ctx, p, ref.Name)
+	if p.Spec.Database != nil && p.Spec.Database.ReadOnlySecretRef != nil {
+		return c.database(ctx, p, p.Spec.Database.ReadOnlySecretRef.Name)
 	}
 	return c.Database(ctx, p)
 }
 
 // Signing is the Platform's database by the role that can read and write signing keys.
 func (c *Connections) Signing(ctx context.Context, p *v1alpha1.Platform) (*platformdb.DB, error) {
+	if p.Spec.Database == nil {
+		return nil, noDatabase(p)
+	}
 	ref := p.Spec.Database.SigningSecretRef
 	if ref == nil {
 		return nil, unusable("Platform %q has no spec.database.signingSecretRef: name a Secret there whose key \"url\" connects as playbook_signer", p.Name)
@@ -240,12 +247,19 @@ func unusable(format string, args ...any) error {
 	return &playbook.Waiting{Reason: v1alpha1.ReasonSecretUnusable, Err: fmt.Errorf(format, args...)}
 }
 
-// Forget closes the pools of a Platform that is gone.
-func (c *Connections) Forget(name types.NamespacedName) {
+func noDatabase(p *v1alpha1.Platform) error {
+	return &playbook.Waiting{Reason: v1alpha1.ReasonNoDatabase, Err: fmt.Errorf(
+		"there is no spec.database in Platform %q: write its secretRef there, the name of a Secret whose key \"url\" connects as playbook_operator, which `manager migrate` makes", p.Name)}
+}
+
+// Keep closes the pools of a Platform except those of the Secrets that it names. Whoever still worked with the Platform as it was
+// before may open one of those again, so this is called each time that the Platform is looked at.
+func (c *Connections) Keep(name types.NamespacedName, secrets ...string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for key, pool := range c.pools {
-		if key.platform == name {
+		if key.platform == name && !slices.Contains(secrets, key.secret) {
+			// Closing waits for statements under way.
 			go pool.db.Close()
 			delete(c.pools, key)
 		}

@@ -78,12 +78,13 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
 	p := &v1alpha1.Platform{}
 	if err := r.Client.Get(ctx, req.NamespacedName, p); apierrors.IsNotFound(err) {
-		r.Connections.Forget(req.NamespacedName)
+		r.Connections.Keep(req.NamespacedName)
 		forgetMetrics(req.NamespacedName)
 		return ctrl.Result{}, nil
 	} else if err != nil {
 		return ctrl.Result{}, fmt.Errorf("reading the Platform: %w", err)
 	}
+	r.Connections.Keep(req.NamespacedName, databaseSecrets(p)...)
 	looked := p.DeepCopy()
 	r.look(ctx, looked)
 	report(looked)
@@ -114,10 +115,32 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	return ctrl.Result{RequeueAfter: interval}, nil
 }
 
+// databaseSecrets are the Secrets that a Platform names for its database.
+func databaseSecrets(p *v1alpha1.Platform) []string {
+	database := p.Spec.Database
+	if database == nil {
+		return nil
+	}
+	names := []string{database.SecretRef.Name}
+	for _, ref := range []*v1alpha1.SecretReference{database.ReadOnlySecretRef, database.SigningSecretRef} {
+		if ref != nil {
+			names = append(names, ref.Name)
+		}
+	}
+	return names
+}
+
 // look brings the conditions and the count of dead letters up to date.
 func (r *Reconciler) look(ctx context.Context, p *v1alpha1.Platform) {
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
+	if p.Spec.Database == nil {
+		meta.RemoveStatusCondition(&p.Status.Conditions, v1alpha1.ConditionDatabaseReachable)
+		meta.RemoveStatusCondition(&p.Status.Conditions, v1alpha1.ConditionLedgerReady)
+		p.Status.DeadLetters = nil
+		r.lookAtCommands(ctx, p)
+		return
+	}
 	db, err := r.Connections.Database(ctx, p)
 	if err == nil {
 		err = db.Ping(ctx)
@@ -145,11 +168,37 @@ func (r *Reconciler) look(ctx context.Context, p *v1alpha1.Platform) {
 		notReady(p, fmt.Errorf("playbooks can run, and monitoring can't: %w", err))
 		return
 	}
-	meta.RemoveStatusCondition(&p.Status.Conditions, v1alpha1.ConditionReconciling)
+	r.lookAtCommands(ctx, p)
+}
+
+// lookAtCommands is the last look. In an emergency it is too late to find out that a Secret is missing.
+func (r *Reconciler) lookAtCommands(ctx context.Context, p *v1alpha1.Platform) {
+	var err error
+	if commands := p.Spec.Commands; commands != nil && commands.Type == v1alpha1.CommandTypeSSH {
+		_, err = r.Connections.SSHTarget(ctx, p)
+	} else if commands != nil {
+		_, err = r.Connections.Render(ctx, p)
+	}
+	if err != nil {
+		notReady(p, fmt.Errorf("playbooks can run, but none via: Command: %w", err))
+		return
+	}
+	isReady(p)
+}
+
+func isReady(p *v1alpha1.Platform) {
 	message := "playbooks can run"
 	if p.Spec.Automation == v1alpha1.AutomationObserveOnly {
 		message = "ObserveOnly: playbooks plan and report, and change nothing"
 	}
+	switch {
+	case p.Spec.Database != nil:
+	case p.Spec.Commands == nil:
+		message += ". Of them Incidents: a DLQReplay needs spec.database, and a KeyCompromise that or spec.commands"
+	default:
+		message += ". Of them Incidents, and KeyCompromises via: Command, whose outcome JWKS alone tells: DLQReplays and KeyCompromises via: Database need spec.database"
+	}
+	meta.RemoveStatusCondition(&p.Status.Conditions, v1alpha1.ConditionReconciling)
 	set(p, v1alpha1.ConditionReady, metav1.ConditionTrue, v1alpha1.ReasonSucceeded, message)
 }
 

@@ -32,12 +32,14 @@ func report(p *v1alpha1.Platform) {
 		value = 1
 	}
 	ready.WithLabelValues(p.Namespace, p.Name).Set(value)
+	labels := prometheus.Labels{"namespace": p.Namespace, "platform": p.Name}
+	deadLetters.DeletePartialMatch(labels)
 	letters := p.Status.DeadLetters
 	if letters == nil {
+		deadLettersTotal.DeletePartialMatch(labels)
 		return
 	}
 	deadLettersTotal.WithLabelValues(p.Namespace, p.Name).Set(float64(*letters.Total))
-	deadLetters.DeletePartialMatch(prometheus.Labels{"namespace": p.Namespace, "platform": p.Name})
 	for _, a := range letters.Applications {
 		deadLetters.WithLabelValues(p.Namespace, p.Name, a.ApplicationID).Set(float64(*a.Dead))
 	}

@@ -196,6 +196,62 @@ func TestAPlatformWithoutALedgerIsReadyOnceItIsMigrated(t *testing.T) {
 	expect(t, await(t, p, "Ready", metav1.ConditionTrue, "Succeeded"), whenReady...)
 }
 
+func TestAPlatformWithoutADatabaseSaysWhatItCanDo(t *testing.T) {
+	t.Parallel()
+	site := newDatabase(t)
+	p := platformOf(unwatched, "no-database")
+	create(t, secret(unwatched, p.Name, site.URLAs("playbook_operator")), p)
+	r := reconciler(t)
+	expect(t, look(t, r, p), whenReady...)
+
+	changed := read(t, p)
+	changed.Spec.Database = nil
+	if err := kube.Update(t.Context(), changed); err != nil {
+		t.Fatal(err)
+	}
+	got := look(t, r, p)
+	expect(t, got, "Ready=True/Succeeded")
+	if text := describe(got); !strings.Contains(text, "a KeyCompromise that or spec.commands") || got.Status.DeadLetters != nil {
+		t.Errorf("%s%+v", text, got.Status.DeadLetters)
+	}
+	if n, _ := gauges(t, "playbook_platform_dead_letters_all", p.Name); n != 0 {
+		t.Errorf("%d series of dead letters that nobody counts", n)
+	}
+	got.Spec.Automation = v1alpha1.AutomationObserveOnly
+	got.Spec.Commands = &v1alpha1.PlatformCommands{Type: v1alpha1.CommandTypeSSH, SSH: &v1alpha1.PlatformSSH{Host: "h", User: "u", SecretRef: v1alpha1.SecretReference{Name: "no-database-ssh"}}}
+	if err := kube.Update(t.Context(), got); err != nil {
+		t.Fatal(err)
+	}
+	got = look(t, r, p)
+	expect(t, got, "Reconciling=True/SecretUnusable", "Ready=False/SecretUnusable")
+	if text := describe(got); !strings.Contains(text, `none via: Command: there is no Secret "no-database-ssh"`) {
+		t.Error(text)
+	}
+	ssh := secret(unwatched, "no-database-ssh", "")
+	ssh.Labels[v1alpha1.LabelPlatform], ssh.StringData = p.Name, map[string]string{"privateKey": "a", "knownHosts": "b"}
+	create(t, ssh)
+	got = look(t, r, p)
+	expect(t, got, "Ready=True/Succeeded")
+	if text := describe(got); !strings.Contains(text, "ObserveOnly") || !strings.Contains(text, "KeyCompromises via: Command, whose outcome JWKS alone tells") {
+		t.Error(text)
+	}
+	if again := look(t, r, p); again.ResourceVersion != got.ResourceVersion {
+		t.Error("it was written though nothing changed")
+	}
+
+	got.Spec.Probes, got.Spec.AutoOpen = &v1alpha1.PlatformProbes{IntervalSeconds: 1}, []v1alpha1.IncidentCategory{v1alpha1.CategoryWebhookDelivery}
+	if err := kube.Update(t.Context(), got); err == nil || !strings.Contains(err.Error(), "needs database, which alone shows whether webhooks are delivered") {
+		t.Errorf("webhooks that nobody can count would open Incidents: %v", err)
+	}
+
+	got = read(t, p)
+	got.Spec.Database = &v1alpha1.PlatformDatabase{SecretRef: v1alpha1.SecretReference{Name: p.Name}}
+	if err := kube.Update(t.Context(), got); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, look(t, r, p), whenReady...)
+}
+
 func TestObserveOnlyIsSaidWhenReady(t *testing.T) {
 	t.Parallel()
 	site := newDatabase(t)
@@ -450,6 +506,61 @@ func TestAChangedSecretReplacesTheConnections(t *testing.T) {
 		got = look(t, r, p)
 		return strings.Contains(describe(got), "Ready=False/SecretUnusable")
 	}, func() string { return describe(got) })
+}
+
+func TestASecretThatIsNoLongerNamedLeavesNoConnection(t *testing.T) {
+	t.Parallel()
+	site := newDatabase(t)
+	execute(t, site.URLAs(""), `CREATE ROLE next_operator LOGIN PASSWORD 'pa55word' IN ROLE playbook_operator; CREATE ROLE next_monitor LOGIN PASSWORD 'pa55word' IN ROLE playbook_monitor`)
+	p := platformOf(unwatched, "renamed")
+	p.Spec.Database.ReadOnlySecretRef = &v1alpha1.SecretReference{Name: "renamed-read-only"}
+	p.Spec.Database.SigningSecretRef = &v1alpha1.SecretReference{Name: "renamed-signing"}
+	create(t, p)
+	for name, role := range map[string]string{"renamed": "playbook_operator", "renamed-read-only": "playbook_monitor", "renamed-signing": "playbook_signer"} {
+		s := secret(unwatched, name, site.URLAs(role))
+		s.Labels[v1alpha1.LabelPlatform] = p.Name
+		create(t, s)
+	}
+	for role, name := range map[string]string{"next_operator": "renamed-next", "next_monitor": "renamed-next-read-only"} {
+		s := secret(unwatched, name, strings.NewReplacer("playbook_operator", role, w.OperatorPassword, "pa55word").Replace(site.URLAs("playbook_operator")))
+		s.Labels[v1alpha1.LabelPlatform] = p.Name
+		create(t, s)
+	}
+	r := reconciler(t)
+	expect(t, look(t, r, p), whenReady...)
+	signing, err := r.Connections.Signing(t.Context(), p)
+	if err == nil {
+		err = signing.Ping(t.Context())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := pgx.Connect(t.Context(), site.URLAs(""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	users := func() (names string) {
+		t.Helper()
+		if err := conn.QueryRow(t.Context(), `SELECT coalesce(string_agg(DISTINCT usename, ' ' ORDER BY usename), '') FROM pg_stat_activity
+			WHERE datname = current_database() AND application_name = 'playbook-operator'`).Scan(&names); err != nil {
+			t.Fatal(err)
+		}
+		return names
+	}
+	if got := users(); got != "playbook_monitor playbook_operator playbook_signer" {
+		t.Fatalf("connected as %q", got)
+	}
+	renamed := read(t, p)
+	renamed.Spec.Database.SecretRef.Name, renamed.Spec.Database.ReadOnlySecretRef.Name = "renamed-next", "renamed-next-read-only"
+	if err := kube.Update(t.Context(), renamed); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, look(t, r, p), whenReady...)
+	eventually(t, "the Secrets that are named are used, and no other", func() bool { return users() == "next_monitor next_operator playbook_signer" }, users)
+	if err := signing.Ping(t.Context()); err != nil {
+		t.Errorf("the pool that is still named was closed: %v", err)
+	}
 }
 
 func TestDeadLettersAreCountedWithTheMostFirst(t *testing.T) {

@@ -233,13 +233,15 @@ func (w *watch) run(ctx context.Context) {
 	for i, path := range spec.Paths {
 		look(w.judge.paths[i], func(ctx context.Context) platformapi.Look { return probe.Path(ctx, path) })
 	}
-	group.Go(func() {
-		window := time.Duration(spec.WindowSeconds) * time.Second
-		every(ctx, min(deliveriesInterval, 3*interval), func() {
-			seen, err := w.deliveries(ctx, window)
-			w.take(ctx, func() { w.judge.deliveries(seen, window, err, time.Now()) })
+	if w.judge.webhooks != nil {
+		group.Go(func() {
+			window := time.Duration(spec.WindowSeconds) * time.Second
+			every(ctx, min(deliveriesInterval, 3*interval), func() {
+				seen, err := w.deliveries(ctx, window)
+				w.take(ctx, func() { w.judge.deliveries(seen, window, err, time.Now()) })
+			})
 		})
-	})
+	}
 	group.Wait()
 }
 

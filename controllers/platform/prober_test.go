@@ -203,6 +203,26 @@ func TestWhatIsBadIsSaidAndMended(t *testing.T) {
 	}
 }
 
+func TestAPlatformWithoutADatabaseIsProbedAndOk(t *testing.T) {
+	t.Parallel()
+	site := newPlatform(t)
+	p := probedOf(world.Namespace, "signals-bare", site.URL())
+	create(t, secret(world.Namespace, p.Name, site.URLAs("playbook_operator")), p)
+	eventually(t, "webhooks are a signal", func() bool { return condition(read(t, p), v1alpha1.ConditionWebhooksDelivered).Type != "" }, func() string { return describe(read(t, p)) })
+	patch := client.RawPatch("application/merge-patch+json", []byte(`{"spec":{"database":null}}`))
+	if err := kube.Patch(t.Context(), read(t, p), patch); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "all is well, and webhooks are no signal", func() bool {
+		got := read(t, p)
+		return got.Status.Signals != nil && got.Status.Signals.Summary == "ok" && condition(got, v1alpha1.ConditionWebhooksDelivered).Type == ""
+	}, func() string { return describe(read(t, p)) })
+	site.Render().Push(logi.WebService, "bad")
+	awaitSummary(t, p, "sev1: /up answers HTTP 502")
+	site.Render().Push(logi.WebService, "good")
+	awaitSummary(t, p, "ok")
+}
+
 // clientSecret is by what a token is asked for.
 func clientSecret(p *v1alpha1.Platform, password string) *corev1.Secret {
 	s := secret(p.Namespace, p.Spec.Probes.TokenSecretRef.Name, "")

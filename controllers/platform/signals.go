@@ -109,9 +109,10 @@ var class = map[string]struct {
 
 // judge makes Signals of looks. It has no clock but the one that each look comes with, and is for one goroutine at a time.
 type judge struct {
-	up, tokens, jwks, webhooks *run
-	paths                      []*run
-	latency                    *latency
+	up, tokens, jwks *run
+	webhooks         *run // nil without a database
+	paths            []*run
+	latency          *latency
 	// troubles by severity and category: since when there is one.
 	troubles map[[2]string]time.Time
 }
@@ -140,7 +141,10 @@ func newJudge(p *v1alpha1.Platform) *judge {
 	j.up = asked(v1alpha1.ConditionUpAnswers, "/up")
 	j.tokens = asked(v1alpha1.ConditionTokensIssued, "/oauth/token")
 	j.jwks = asked(v1alpha1.ConditionJWKSServed, "/.well-known/jwks.json")
-	j.webhooks = begin(v1alpha1.ConditionWebhooksDelivered, "the database")
+	// Without one, nothing would ever be clear that waits for what only a database could say.
+	if p.Spec.Database != nil {
+		j.webhooks = begin(v1alpha1.ConditionWebhooksDelivered, "the database")
+	}
 	j.latency.run = begin(v1alpha1.ConditionLatencyGood, "the platform")
 	for _, path := range probes.Paths {
 		path, _, _ = strings.Cut(path, "?")
@@ -219,7 +223,11 @@ func (j *judge) each() []Signal {
 	if len(j.paths) > 0 {
 		all = append(all, j.endpoints())
 	}
-	return append(all, j.latency.run.signal(v1alpha1.ConditionLatencyGood), j.webhooks.signal(v1alpha1.ConditionWebhooksDelivered))
+	all = append(all, j.latency.run.signal(v1alpha1.ConditionLatencyGood))
+	if j.webhooks != nil {
+		all = append(all, j.webhooks.signal(v1alpha1.ConditionWebhooksDelivered))
+	}
+	return all
 }
 
 // endpoints are bad where one of them is, and good where all are.

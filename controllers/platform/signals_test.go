@@ -20,9 +20,9 @@ import (
 
 var start = time.Date(2026, 11, 23, 3, 0, 0, 0, time.UTC)
 
-// probed is a Platform with the defaults, and two paths.
+// probed is a Platform with the defaults, a database and two paths.
 func probed() *v1alpha1.Platform {
-	return &v1alpha1.Platform{Spec: v1alpha1.PlatformSpec{Probes: &v1alpha1.PlatformProbes{
+	return &v1alpha1.Platform{Spec: v1alpha1.PlatformSpec{Database: &v1alpha1.PlatformDatabase{}, Probes: &v1alpha1.PlatformProbes{
 		IntervalSeconds: 10, TimeoutSeconds: 5, Failures: 3, WindowSeconds: 300, LatencyMilliseconds: 2000, Paths: []string{"/login", "/userinfo?q=1"},
 	}}}
 }
@@ -70,7 +70,9 @@ func (c *trial) round(but map[string]platformapi.Look) Signals {
 	look("jwks", c.jwks)
 	look("/login", c.paths[0])
 	look("/userinfo", c.paths[1])
-	c.deliveries(&platformdb.Deliveries{}, 0, nil, c.now)
+	if c.judge.webhooks != nil {
+		c.deliveries(&platformdb.Deliveries{}, 0, nil, c.now)
+	}
 	c.now = c.now.Add(10 * time.Second)
 	return c.signals()
 }
@@ -201,6 +203,21 @@ func TestClassification(t *testing.T) {
 				t.Errorf("bad since %v, clear since %v", s.BadSince, s.ClearSince)
 			}
 		})
+	}
+}
+
+// An Incident closes when all signals are clear: one that nothing could ever clear is none.
+func TestWithoutADatabaseWebhooksAreNoSignal(t *testing.T) {
+	t.Parallel()
+	p := probed()
+	p.Spec.Database = nil
+	c := newTrial(p)
+	if s := c.signals(); s.Summary() != "unknown: UpAnswers, TokensIssued, JWKSServed, EndpointsAnswer, LatencyGood" {
+		t.Errorf("at first it is %q", s.Summary())
+	}
+	c.rounds(4, only("up", "/up answers HTTP 502"))
+	if s := c.rounds(4, nil); s.Summary() != "ok" || s.ClearSince.IsZero() {
+		t.Errorf("when all is well it is %q, clear since %v", s.Summary(), s.ClearSince)
 	}
 }
 

@@ -174,6 +174,11 @@ func Announce(obj Object, step, reason, message string) {
 	proceed(obj, reason, message)
 }
 
+// Happened settles a step before its turn: what its condition names does not depend on the steps that hold it up.
+func Happened(obj Object, step, format string, args ...any) {
+	set(obj, step, metav1.ConditionTrue, v1alpha1.ReasonSucceeded, fmt.Sprintf(format, args...))
+}
+
 // Begin writes the set of steps on the first visit: it is the object's playbook for life.
 func Begin[S any](obj Object, steps []Step[S]) {
 	if meta.FindStatusCondition(*obj.GetConditions(), v1alpha1.ConditionReady) != nil {

@@ -110,6 +110,20 @@ func TestFinishAndMootEndThePlaybook(t *testing.T) {
 	}
 }
 
+func TestAStepThatHappenedBeforeItsTurnIsNotRun(t *testing.T) {
+	obj, s := &v1alpha1.DLQReplay{}, &script{outcomes: map[string]playbook.Outcome{"First": playbook.Done("one"), "Second": playbook.Wait(time.Second, "Working", "at it")}}
+	if _, err := run(t, obj, s); err != nil {
+		t.Fatal(err)
+	}
+	playbook.Happened(obj, "Third", "three")
+	expect(t, obj, "Ready=False/Working", "Reconciling=True/Working", "First=True/Succeeded", "Second=Unknown/Working", "Third=True/Succeeded")
+	s.outcomes["Second"] = playbook.Done("two")
+	if _, err := run(t, obj, s); err != nil || !slices.Equal(s.ran, []string{"Second"}) {
+		t.Fatalf("ran %v, error %v", s.ran, err)
+	}
+	expect(t, obj, "Ready=True/Succeeded", "First=True/Succeeded", "Second=True/Succeeded", "Third=True/Succeeded")
+}
+
 func TestErrorIsReportedWithItsReasonAndRetried(t *testing.T) {
 	broken := errors.New("dial 127.0.0.1:4711->10.0.0.1:5432: refused after 1.5s")
 	obj, s := &v1alpha1.DLQReplay{}, &script{errs: map[string]error{"First": &playbook.Waiting{Reason: "DatabaseUnreachable", Err: broken}}}

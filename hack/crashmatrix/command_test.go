@@ -9,10 +9,13 @@ import (
 	"net/http"
 	"path/filepath"
 	"reflect"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
@@ -75,7 +78,41 @@ func (s *slot) age(ctx context.Context, obj *v1alpha1.KeyCompromise) error {
 	}
 	aged := obj.DeepCopy()
 	aged.Status.Command.StartedAt.Time = run.StartedAt.Add(-2 * time.Hour)
+	if s.bare {
+		aged.Status.StepsBegun = []v1alpha1.StepBegun{{Step: v1alpha1.StepRevoked, At: new(metav1.NewTime(aged.Status.Command.StartedAt.Time))}}
+	}
 	return s.admin.Status().Patch(ctx, aged, client.MergeFrom(obj))
+}
+
+// withoutDatabase leaves JWKS as all that the slot's Platform can be asked.
+func (s *slot) withoutDatabase(t *testing.T) {
+	t.Helper()
+	s.bare = true
+	platform := &v1alpha1.Platform{ObjectMeta: metav1.ObjectMeta{Namespace: world.Namespace, Name: s.name}}
+	if err := s.admin.Patch(t.Context(), platform, client.RawPatch(types.MergePatchType, []byte(`{"spec":{"database":null}}`))); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// forget deletes the slot's KeyCompromises.
+func (s *slot) forget(ctx context.Context) error {
+	var list v1alpha1.KeyCompromiseList
+	if err := s.admin.List(ctx, &list, client.InNamespace(world.Namespace)); err != nil {
+		return err
+	}
+	for i := range list.Items {
+		k := &list.Items[i]
+		if k.Spec.PlatformRef.Name != s.name {
+			continue
+		}
+		if err := s.admin.Delete(ctx, k); err != nil {
+			return err
+		}
+		if err := s.admin.Patch(ctx, k, client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`))); client.IgnoreNotFound(err) != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // unlocked takes the optimistic lock out of each patch.
@@ -114,13 +151,54 @@ var commandVariants = []keyVariant{
 	{variant: variant{name: "no lock on the intent, and a ledger that lets each run begin", rewrite: eachRunBegins, kube: unlocked}, fault: crashmatrix.Overtaken},
 }
 
+// forgetful takes the intent out of an object that is read.
+func forgetful(next http.RoundTripper) http.RoundTripper {
+	return roundTrip(func(request *http.Request) (*http.Response, error) {
+		response, err := next.RoundTrip(request)
+		if err != nil || request.Method != http.MethodGet || !strings.Contains(request.URL.Path, "/keycompromises/") {
+			return response, err
+		}
+		defer response.Body.Close()
+		var object map[string]any
+		if err := json.NewDecoder(response.Body).Decode(&object); err != nil {
+			return nil, err
+		}
+		if status, ok := object["status"].(map[string]any); ok {
+			delete(status, "command")
+		}
+		text, err := json.Marshal(object)
+		response.Body, response.ContentLength = io.NopCloser(bytes.NewReader(text)), int64(len(text))
+		return response, err
+	})
+}
+
+// bareVariants have the status alone to keep an intent in.
+var bareVariants = []keyVariant{
+	{variant: variant{name: "an intent that is taken for one that was not sent", kube: forgetful}, fault: crashmatrix.KilledAfter},
+	{variant: variant{name: "no lock on the intent", kube: unlocked}, fault: crashmatrix.Overtaken},
+}
+
 func TestCrashMatrixKeyCompromiseViaCommand(t *testing.T) {
 	slots := newStage(t).newKeySlots(t)
 	for _, s := range slots {
 		s.byCommand(t)
 	}
+	playCommandMatrix(t, "KeyCompromise via Command", slots, commandVariants)
+}
+
+func TestCrashMatrixKeyCompromiseViaCommandWithoutADatabase(t *testing.T) {
+	slots := newStage(t).newKeySlots(t)
+	for _, s := range slots {
+		s.byCommand(t)
+		s.withoutDatabase(t)
+	}
+	playCommandMatrix(t, "KeyCompromise via Command without a database", slots, bareVariants)
+}
+
+func playCommandMatrix(t *testing.T, name string, slots []*slot, variants []keyVariant) {
+	t.Helper()
 	var unknown atomic.Int64
-	playKeyMatrix(t, "KeyCompromise via Command", slots, commandVariants, nil, func(clean, got *leak) error {
+	playKeyMatrix(t, name, slots, variants, nil, func(clean, got *leak) error {
 		// At most once: it was not run, and nobody can tell that.
 		if got.Reason == v1alpha1.ReasonOutcomeUnknown && got.Rakes == 0 && reflect.DeepEqual(got.Keys, map[string]int{"active": 1}) {
 			unknown.Add(1)

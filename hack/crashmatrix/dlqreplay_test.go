@@ -140,8 +140,10 @@ type slot struct {
 	site *world.Site
 	db   *pgx.Conn
 
-	// Of the end of a key: what ends it, how long a run may take, and how often the rake had been started before it.
+	// Of the end of a key: what ends it, whether its Platform has no database, how long a run may take, and how often the rake had been
+	// started before it.
 	via      v1alpha1.CompromiseVia
+	bare     bool
 	deadline time.Duration
 	rakes    int
 }
@@ -292,7 +294,7 @@ func (s *stage) newSlot(ctx context.Context, name string) (_ *slot, err error) {
 		o.secret("admin", map[string]string{"token": o.site.AdminToken()}),
 		&v1alpha1.Platform{ObjectMeta: metav1.ObjectMeta{Namespace: world.Namespace, Name: name}, Spec: v1alpha1.PlatformSpec{
 			URL:      o.site.URL(),
-			Database: v1alpha1.PlatformDatabase{SecretRef: v1alpha1.SecretReference{Name: name + "-database"}},
+			Database: &v1alpha1.PlatformDatabase{SecretRef: v1alpha1.SecretReference{Name: name + "-database"}},
 			AdminAPI: &v1alpha1.PlatformAdminAPI{SecretRef: v1alpha1.SecretReference{Name: name + "-admin"}},
 		}},
 	} {

@@ -100,7 +100,7 @@ func (s *stage) newOutageSlot(ctx context.Context, name string) (_ *slot, err er
 		o.secret("statuspage", map[string]string{"apiKey": o.site.Services.StatuspageKey(), "url": o.site.URL() + "/statuspage/v1"}),
 		&v1alpha1.Platform{ObjectMeta: metav1.ObjectMeta{Namespace: world.Namespace, Name: name}, Spec: v1alpha1.PlatformSpec{
 			URL:      o.site.URL(),
-			Database: v1alpha1.PlatformDatabase{SecretRef: v1alpha1.SecretReference{Name: "nowhere"}, ReadOnlySecretRef: new(ref("database"))},
+			Database: &v1alpha1.PlatformDatabase{SecretRef: v1alpha1.SecretReference{Name: "nowhere"}, ReadOnlySecretRef: new(ref("database"))},
 			Render: &v1alpha1.PlatformRender{
 				SecretRef: ref("render"), URL: o.site.URL() + logi.RenderPath, Services: []v1alpha1.RenderService{{Name: "web", ServiceID: logi.WebService}},
 			},

@@ -88,7 +88,7 @@ func (s *stage) newKeySlot(ctx context.Context, name string) (_ *slot, err error
 		o.secret("signing", map[string]string{"url": o.site.URLAs("playbook_signer")}),
 		&v1alpha1.Platform{ObjectMeta: metav1.ObjectMeta{Namespace: world.Namespace, Name: name}, Spec: v1alpha1.PlatformSpec{
 			URL: o.site.URL(),
-			Database: v1alpha1.PlatformDatabase{
+			Database: &v1alpha1.PlatformDatabase{
 				SecretRef:        v1alpha1.SecretReference{Name: name + "-database"},
 				SigningSecretRef: &v1alpha1.SecretReference{Name: name + "-signing"},
 			},
@@ -107,6 +107,12 @@ func (s *slot) putBack(ctx context.Context, object client.ObjectKey) error {
 	// The relying party does not know the successor at first.
 	s.site.SetFault(application, logi.Fault{Status: http.StatusUnauthorized})
 	s.rakes = len(s.site.RakeRuns())
+	if s.bare {
+		// The objects are its memory.
+		if err := s.forget(ctx); err != nil {
+			return fmt.Errorf("deleting earlier runs: %w", err)
+		}
+	}
 	if _, err := s.db.Exec(ctx, `DELETE FROM webhook_outbox_entries; DELETE FROM webhook_signing_keys; DELETE FROM playbook.event_requeues;
 		DELETE FROM playbook.command_runs; DELETE FROM playbook.key_revocations; DELETE FROM playbook.operations; DELETE FROM logi_test.requeues; DELETE FROM logi_test.held;
 		INSERT INTO webhook_signing_keys TABLE logi_test.keys; INSERT INTO webhook_outbox_entries TABLE logi_test.seed`); err != nil {
