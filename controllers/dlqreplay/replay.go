@@ -77,7 +77,7 @@ func (s *replay) resume(ctx context.Context) error {
 		if err := s.db.ObserveAll(ctx, s.id.UID); err != nil {
 			return platform.DatabaseError(err)
 		}
-		if err := s.db.ResumeOperation(ctx, s.id.UID, s.obj.Annotations[v1alpha1.AnnotationRequestedAt]); err != nil {
+		if err := s.db.ResumeOperation(ctx, s.id.UID, playbook.Request(s.obj, s.obj.Status.LastHandledRequestedAt)); err != nil {
 			return platform.DatabaseError(err)
 		}
 		var err error

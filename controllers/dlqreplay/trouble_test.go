@@ -183,6 +183,24 @@ func (s *scene) migrate() {
 	}
 }
 
+func TestAStalledReplayThatCanNotGoOnYetSaysSo(t *testing.T) {
+	s := newScene(t, "resume-later", manual)
+	s.seed(12, "HTTP 503: down", 7)
+	name := s.apply("r", "{canary: {timeoutSeconds: 1}}")
+	s.awaitStalled(name, v1alpha1.ReasonCanaryTimedOut)
+	s.exec(`ALTER SCHEMA playbook RENAME TO elsewhere`)
+	s.request(name, "now")
+	r := s.awaitStalled(name, v1alpha1.ReasonLedgerNotReady)
+	if !strings.Contains(message(r), "asked to go on, which can't be done yet: ") || r.Status.LastHandledRequestedAt != "" {
+		t.Errorf("with lastHandledRequestedAt %q the message is %q", r.Status.LastHandledRequestedAt, message(r))
+	}
+	s.exec(`ALTER SCHEMA elsewhere RENAME TO playbook`)
+	s.await(name, "going on", func(r *v1alpha1.DLQReplay) bool { return r.Status.LastHandledRequestedAt == "now" })
+	s.change(name, `{"spec":{"canary":{"timeoutSeconds":3600}}}`)
+	s.progress(s.dispatchUntil(name, "complete", ended), map[string]int64{"requeued": 12, "delivered": 12})
+	s.eachOnce(12)
+}
+
 func TestAnApplicationThatDoesNotExistStalls(t *testing.T) {
 	s := newScene(t, "no-application", manual)
 	r := s.awaitStalled(s.apply("r", `{applicationID: "4711"}`), v1alpha1.ReasonSpecInvalid)

@@ -89,7 +89,7 @@ func (r *Reconciler) pass(ctx context.Context, written, obj *v1alpha1.KeyComprom
 	if resume {
 		s.resume()
 	}
-	obj.Status.LastHandledRequestedAt = obj.Annotations[v1alpha1.AnnotationRequestedAt]
+	obj.Status.LastHandledRequestedAt = playbook.Request(obj, obj.Status.LastHandledRequestedAt)
 	// Not in the first step: once that is settled it is not run again, and those after it need the revocation.
 	if s.behind() {
 		playbook.Stop(obj, v1alpha1.ReasonLedgerBehind, "the ledger in the platform's database does not know the revocation that this object saw, as after a restore from a backup: "+
