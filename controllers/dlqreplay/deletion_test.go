@@ -20,6 +20,9 @@ func TestAFinishedReplayAppliedAgainIsAlreadyDone(t *testing.T) {
 	first := s.awaitReady(name)
 	s.delete(name)
 	s.exec(`UPDATE webhook_outbox_entries SET delivered_at = NULL, dlq_at = clock_timestamp() WHERE id = ANY ($1)`, ids[:5])
+	if got := s.subcommand("purge", "--older-than=0s"); got != "cleared 20 error texts; what was done to which entry and key stays\n" {
+		t.Errorf("purge printed %q", got)
+	}
 
 	// As Git has it, with the default spelled out, and another pace.
 	s.apply("r", "{maxEntries: 100, mode: Replay, ratePerSecond: 7}")
@@ -64,6 +67,18 @@ func TestADeletedReplayContinuesWhenAppliedAgain(t *testing.T) {
 	s.eachOnce(30)
 	if c := s.Counts()[acme]; c.Received != 30 || c.Duplicates != 0 {
 		t.Errorf("the relying party received %d, and %d twice", c.Received, c.Duplicates)
+	}
+}
+
+func TestADeletedReplayThatNamesNoPlatformGoesAtOnce(t *testing.T) {
+	s := newBareScene(t, "nowhere", manual)
+	name := s.apply("r", "{}")
+	s.awaitReason(name, v1alpha1.ReasonPlatformNotFound)
+	if err := kube.Delete(s.ctx, s.get(name)); err != nil {
+		t.Fatal(err)
+	}
+	if !s.gone(name) {
+		t.Errorf("it waits for %v", s.get(name).Finalizers)
 	}
 }
 

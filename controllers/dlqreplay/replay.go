@@ -38,15 +38,16 @@ func (r *Reconciler) connect(ctx context.Context, obj, written *v1alpha1.DLQRepl
 	if err != nil {
 		return nil, err
 	}
-	// Before the operation is opened: what is in the ledger must be closed when the object goes.
-	if err := playbook.PatchFinalizer(ctx, r.Client, obj, controllerutil.AddFinalizer); err != nil {
-		return nil, err
-	}
 	s := &replay{Reconciler: r, obj: obj, written: written, id: id, selection: selection}
 	if s.platform, err = platform.Find(ctx, r.Client, obj.Namespace, obj.Spec.PlatformRef.Name); err != nil {
 		return nil, err
 	}
 	if s.db, err = r.Connections.Database(ctx, s.platform); err != nil {
+		return nil, err
+	}
+	// Before the operation is opened: what is in the ledger must be closed when the object goes. Where there is no way to the ledger,
+	// the object goes at once.
+	if err := playbook.PatchFinalizer(ctx, r.Client, obj, controllerutil.AddFinalizer); err != nil {
 		return nil, err
 	}
 	// The admin API's retry signs nothing.
