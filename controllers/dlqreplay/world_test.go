@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-logr/logr"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -20,6 +21,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/yaml"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
@@ -59,6 +61,7 @@ func TestMain(m *testing.M) {
 // runTests runs the tests in one World, with one manager.
 func runTests(m *testing.M) (code int, err error) {
 	ctx := context.Background()
+	ctrl.SetLogger(logr.Discard()) // the manager's is in a file
 	dir, err := os.MkdirTemp("", "playbook-dlqreplay-")
 	if err != nil {
 		return 0, fmt.Errorf("making a folder for the servers: %w", err)
