@@ -41,6 +41,7 @@ func TestAMistakeIsRefusedAtApplyWithAdvice(t *testing.T) {
 		`selector: {deadAfter: "2026-01-02T00:00:00Z", deadBefore: "2026-01-01T00:00:00Z"}`:                 `deadAfter must be before deadBefore`,
 		`selector: {deadAfter: "2026-01-02T00:00:00Z", deadBefore: "2026-01-02T00:00:00Z"}`:                 `deadAfter must be before deadBefore`,
 		`selector: {entryIDs: ["9223372036854775808"]}`:                                                     `an entry id must fit a bigint: at most 9223372036854775807`,
+		`selector: {eventTypes: ["no\u0000text to Postgres"]}`:                                              `should match`,
 		`selector: {entryIDs: ["0"]}`:                                                                       `should match`,
 		`applicationID: "9223372036854775808"`:                                                              `applicationID must fit a bigint: at most 9223372036854775807`,
 		`applicationID: "042"`:                                                                              `should match`,

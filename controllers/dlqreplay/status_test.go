@@ -50,6 +50,20 @@ func TestTheStatusIsWrittenOncePerSecondAndStep(t *testing.T) {
 			t.Errorf("%d statuses that differ in nothing but counts were written at %s", seconds[at], at)
 		}
 	}
+	// Whatever they tell: one for each second and each step.
+	written, first := 0, 0
+	for i := 1; i < len(seen); i++ {
+		if !equality.Semantic.DeepEqual(seen[i].Status, seen[i-1].Status) {
+			written++
+			if written == 1 {
+				first = i
+			}
+		}
+	}
+	took := seen[len(seen)-1].Status.Progress.ObservedAt.Sub(seen[first].Status.Progress.ObservedAt.Time)
+	if most := int(took.Seconds()) + 1 + 4; written > most {
+		t.Errorf("%d statuses were written in %s, and %d may be", written, took, most)
+	}
 	if len(seconds) < 2 {
 		t.Errorf("only %d statuses with counts were seen among %d", len(seconds), len(seen))
 	}
