@@ -34,7 +34,7 @@ func (r *Reconciler) connect(ctx context.Context, obj, written *v1alpha1.DLQRepl
 	if err != nil {
 		return nil, err
 	}
-	selection, err := selectionOf(&obj.Spec)
+	selection, err := selectionOf(&obj.Spec, id.ApplicationID)
 	if err != nil {
 		return nil, err
 	}
@@ -198,11 +198,7 @@ func unless[T comparable](v, byDefault T) T {
 	return v
 }
 
-func selectionOf(spec *v1alpha1.DLQReplaySpec) (platformdb.Selection, error) {
-	application, err := strconv.ParseInt(spec.ApplicationID, 10, 64)
-	if err != nil {
-		return platformdb.Selection{}, fmt.Errorf("reading spec.applicationID: %w", err)
-	}
+func selectionOf(spec *v1alpha1.DLQReplaySpec, application int64) (platformdb.Selection, error) {
 	selection := platformdb.Selection{ApplicationID: application, Conflicts: string(spec.IdempotencyConflicts), MaxReplays: spec.MaxReplaysPerEntry}
 	if spec.Selector == nil {
 		return selection, nil
