@@ -5,12 +5,12 @@ import (
 	"fmt"
 	"net/url"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
@@ -125,6 +125,9 @@ func TestATroubleIsNamedAndEndsWhenItIsMended(t *testing.T) {
 			if !strings.Contains(message(r), c.message) {
 				t.Errorf("the message lacks %q: %s", c.message, message(r))
 			}
+			eventually(t, "a warning", func() bool {
+				return slices.ContainsFunc(s.events(r), func(e eventsv1.Event) bool { return e.Type == "Warning" && e.Reason == c.reason })
+			})
 			if strings.Contains(asJSON(r), "geheim") {
 				t.Errorf("the object shows a password: %s", asJSON(r))
 			}
@@ -133,6 +136,16 @@ func TestATroubleIsNamedAndEndsWhenItIsMended(t *testing.T) {
 			s.eachOnce(12)
 		})
 	}
+}
+
+// events that tell of a replay.
+func (s *scene) events(r *v1alpha1.DLQReplay) []eventsv1.Event {
+	s.Helper()
+	var all eventsv1.EventList
+	if err := kube.List(s.ctx, &all, client.InNamespace(world.Namespace)); err != nil {
+		s.Fatal(err)
+	}
+	return slices.DeleteFunc(all.Items, func(e eventsv1.Event) bool { return e.Regarding.UID != r.UID })
 }
 
 // statementIn is the SQL that the message of the scene's replay gives after a phrase.
@@ -339,16 +352,10 @@ func TestADatabaseThatStopsAndComesBackCostsNothing(t *testing.T) {
 	}
 
 	// What is finished needs no database to be deleted.
-	uid := s.get(finished).UID
+	r = s.get(finished)
 	s.delete(finished)
-	var events eventsv1.EventList
-	if err := kube.List(s.ctx, &events, client.InNamespace(metav1.NamespaceAll)); err != nil {
-		t.Fatal(err)
-	}
-	for _, e := range events.Items {
-		if e.Regarding.UID == uid && e.Reason == "OperationLeftOpen" {
-			t.Error("deleting a finished replay waited for the database")
-		}
+	if slices.ContainsFunc(s.events(r), func(e eventsv1.Event) bool { return e.Reason == "OperationLeftOpen" }) {
+		t.Error("deleting a finished replay waited for the database")
 	}
 
 	if err := own.Postgres.Start(s.ctx); err != nil {

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/fluxcd/cli-utils/pkg/kstatus/status"
 	"github.com/go-logr/logr"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -364,7 +365,24 @@ func (s *scene) awaitStalled(name, want string) *v1alpha1.DLQReplay {
 	if !meta.IsStatusConditionTrue(r.Status.Conditions, v1alpha1.ConditionStalled) {
 		s.Fatalf("%s is %s without being stalled", name, want)
 	}
+	s.healthy(r, status.FailedStatus)
 	return r
+}
+
+// healthy compares what Flux and Argo CD make of a replay, unless its spec was changed since the manager looked.
+func (s *scene) healthy(r *v1alpha1.DLQReplay, want status.Status) {
+	s.Helper()
+	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(r)
+	if err != nil {
+		s.Fatal(err)
+	}
+	got, err := status.Compute(&unstructured.Unstructured{Object: content})
+	if err != nil {
+		s.Fatal(err)
+	}
+	if changed := r.Generation > r.Status.ObservedGeneration && r.Status.ObservedGeneration > 0; got.Status != want && !changed {
+		s.Errorf("%s is %s (%s), and should be %s: %s", r.Name, got.Status, got.Message, want, asJSON(r.Status))
+	}
 }
 
 // awaitReady waits until a replay is complete.
@@ -374,6 +392,7 @@ func (s *scene) awaitReady(name string) *v1alpha1.DLQReplay {
 	if !meta.IsStatusConditionTrue(r.Status.Conditions, v1alpha1.ConditionReady) {
 		s.Fatalf("%s stalled: %s: %s", name, reason(r), message(r))
 	}
+	s.healthy(r, status.CurrentStatus)
 	return r
 }
 

@@ -30,6 +30,11 @@ func fail(obj Object, step, at string, err error) {
 	proceed(obj, reasonOf(err), at+message)
 }
 
+// troubles are the reasons of what is retried.
+var troubles = []string{
+	v1alpha1.ReasonRetrying, v1alpha1.ReasonPlatformNotFound, v1alpha1.ReasonSecretUnusable, v1alpha1.ReasonDatabaseUnreachable, v1alpha1.ReasonLedgerNotReady,
+}
+
 func reasonOf(err error) string {
 	if w := (*Waiting)(nil); errors.As(err, &w) {
 		return w.Reason

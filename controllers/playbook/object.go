@@ -51,7 +51,7 @@ func Tell(recorder events.EventRecorder, before, obj Object, action string) {
 		return
 	}
 	kind := "Normal"
-	if Stalled(obj) {
+	if Stalled(obj) || slices.Contains(troubles, is.Reason) {
 		kind = "Warning"
 	}
 	// The API takes notes of up to 1024 bytes.
