@@ -119,7 +119,7 @@ func TestADatabaseIsTrustedByItsCertificate(t *testing.T) {
 		},
 		"no-file": {
 			func(u *url.URL) { u.RawQuery = "sslmode=verify-full&sslrootcert=/nonexistent/ca.crt" }, "", v1alpha1.ReasonSecretUnusable,
-			"names a file that is not there, such as sslrootcert's: put the authority's certificate beside the URL, as ca.crt",
+			"names a file that is not there, such as sslrootcert's: in a Secret, the authority's certificate goes beside the URL, as ca.crt",
 			func(s *scene) {
 				s.databaseURL(s.altered(connect("verify-full")))
 				s.authorities(trusted)

@@ -350,12 +350,14 @@ func message(r *v1alpha1.DLQReplay) string {
 	return ""
 }
 
-// awaitReason waits until the root condition has a reason, seen for the newest spec.
+// awaitReason waits until the root condition has a reason, seen for the newest spec, while the replay goes on or waits.
 func (s *scene) awaitReason(name, want string) *v1alpha1.DLQReplay {
 	s.Helper()
-	return s.await(name, "reason "+want, func(r *v1alpha1.DLQReplay) bool {
+	r := s.await(name, "reason "+want, func(r *v1alpha1.DLQReplay) bool {
 		return reason(r) == want && r.Status.ObservedGeneration == r.Generation
 	})
+	s.healthy(r, status.InProgressStatus)
+	return r
 }
 
 // awaitStalled waits until a replay needs a person, for this reason and no other.

@@ -47,12 +47,8 @@ func Open(url string, dial pgconn.DialFunc) (*DB, error) { return OpenTrusting(u
 // the URL or the machine names.
 func OpenTrusting(url, authorities string, dial pgconn.DialFunc) (*DB, error) {
 	config, err := pgxpool.ParseConfig(url)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, errors.New("the connection URL names a file that is not there, such as sslrootcert's: put the authority's certificate beside the URL, as ca.crt")
-	}
 	if err != nil {
-		// The parser's own error repeats parts of the URL.
-		return nil, errors.New("the connection URL can't be parsed: write postgres://user:password@host:5432/database?sslmode=verify-full")
+		return nil, notParsed(err, "user")
 	}
 	if authorities != "" {
 		if err := trust(config.ConnConfig, authorities); err != nil {
@@ -80,6 +76,14 @@ func OpenTrusting(url, authorities string, dial pgconn.DialFunc) (*DB, error) {
 		return nil, fmt.Errorf("preparing the connection pool: %w", describe(err))
 	}
 	return &DB{pool: pool}, nil
+}
+
+// notParsed says what a role's URL should be. The parser's own error repeats parts of it.
+func notParsed(err error, role string) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return errors.New("the connection URL names a file that is not there, such as sslrootcert's: in a Secret, the authority's certificate goes beside the URL, as ca.crt")
+	}
+	return fmt.Errorf("the connection URL can't be parsed: write postgres://%s:password@host:5432/database?sslmode=verify-full", role)
 }
 
 // trust has the server's certificate verified against authorities and no other.
