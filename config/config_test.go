@@ -164,6 +164,24 @@ func TestEachSampleAppliesAsItIs(t *testing.T) {
 	}
 }
 
+func TestKubectlGetShowsWhatIsAskedAtNight(t *testing.T) {
+	t.Parallel()
+	const replay = `{apiVersion: playbook.1pass.dev/v1alpha1, kind: DLQReplay, metadata: {name: seen, namespace: default}, spec: {platformRef: {name: p}, applicationID: "42"}}`
+	if _, err := w.KubectlInput(t.Context(), replay, "apply", "-f", "-"); err != nil {
+		t.Fatal(err)
+	}
+	progress := `{"status": {"plan": {"total": 5}, "progress": {"requeued": 4, "delivered": 3, "failing": 1, "diedAgain": 0}}}`
+	kubectl(t, "patch", "dlqr", "seen", "--subresource=status", "--type=merge", "--patch="+progress)
+	got := regexp.MustCompile(`  +`).ReplaceAllString(kubectl(t, "get", "dlqreplays"), "|")
+	want := regexp.MustCompile(`^NAME\|APP\|STATE\|REPLAYED\|DELIVERED\|FAILING\|DIED AGAIN\|TOTAL\|AGE\nseen\|42\|4\|3\|1\|0\|5\|\d+s\n$`)
+	if !want.MatchString(got) {
+		t.Errorf("kubectl get dlqreplays shows\n%s", got)
+	}
+	if out := kubectl(t, "get", "playbook"); !strings.Contains(out, "dlqreplay.playbook.1pass.dev/seen") {
+		t.Errorf("kubectl get playbook shows\n%s", out)
+	}
+}
+
 func deployment(t *testing.T) *appsv1.Deployment {
 	t.Helper()
 	d, err := kube.AppsV1().Deployments(world.Namespace).Get(t.Context(), "playbook-manager", metav1.GetOptions{})

@@ -183,6 +183,7 @@ type ReplaySelector struct {
 	// +kubebuilder:validation:MaxItems=100
 	// +kubebuilder:validation:items:MinLength=1
 	// +kubebuilder:validation:items:MaxLength=255
+	// +kubebuilder:validation:items:Pattern=`^[^\x00]+$`
 	EventTypes []string `json:"eventTypes,omitempty"`
 
 	// deadAfter is the earliest time of death, inclusive.

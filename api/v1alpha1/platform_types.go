@@ -103,7 +103,8 @@ type PlatformSpec struct {
 
 // PlatformDatabase is the platform's Postgres, by the roles that `manager migrate` grants.
 type PlatformDatabase struct {
-	// secretRef names the Secret whose key "url" is the connection URL of the role playbook_operator.
+	// secretRef names the Secret whose key "url" is the connection URL of the role playbook_operator. Where the server's certificate
+	// is not signed by a public authority, the key "ca.crt" has the certificate of the one that signed it, here and in the other two.
 	// +required
 	SecretRef SecretReference `json:"secretRef,omitzero"`
 

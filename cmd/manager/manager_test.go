@@ -86,6 +86,7 @@ func TestEachCallSaysWhatItWants(t *testing.T) {
 		{"purge --database-url=" + elsewhere, 1, []string{"unreachable", "connection refused"}},
 		{"migrate --database-url=postgres://owner:pa55word%zz@127.0.0.1/identity", 1, []string{"can't be parsed: write postgres://"}},
 		{"purge --database-url=postgres://owner:pa55word%zz@127.0.0.1/identity", 1, []string{"can't be parsed: write postgres://"}},
+		{"migrate --database-url=postgres://owner:pa55word@127.0.0.1:1/identity?sslmode=verify-full&sslrootcert=/nonexistent", 1, []string{"names a file that is not there, such as sslrootcert's"}},
 		{"undo-settlement", 1, []string{"--uid is required", "kubectl get dlqreplay NAME -o jsonpath='{.metadata.uid}'"}},
 		{"undo-settlement --uid=x --entries=1,two", 1, []string{`--entries: "two" is no id`}},
 		{"undo-settlement --uid=x --entries=1,", 1, []string{`--entries: "" is no id`}},

@@ -85,7 +85,7 @@ func (s *replay) retryEntry(ctx context.Context, id int64) (playbook.Outcome, bo
 	intent := s.intent(id)
 	if refused := (*platformapi.Refused)(nil); errors.As(err, &refused) {
 		intent.State = v1alpha1.AdminRetryRefused
-		return playbook.Stall(v1alpha1.ReasonRefused, "the admin API refused to retry entry %d: %v. Nothing was changed. Put a fresh nonce into Secret %q, then: %s",
+		return playbook.Stall(v1alpha1.ReasonRefused, "the admin API refused to retry entry %d: %v. Nothing was changed. Mend that, where it is the nonce by a fresh one in Secret %q, then: %s",
 			id, err, s.obj.Spec.AdminAPI.NonceSecretRef.Name, playbook.ResumeCommand(s.obj, "dlqreplay")), false, nil
 	}
 	if unsent := (*platformapi.Unsent)(nil); errors.As(err, &unsent) {
@@ -115,11 +115,9 @@ func (s *replay) setAside(ctx context.Context) ([]int64, error) {
 
 // observeRetry reads from the entry whether a call that an earlier pass intended has landed.
 func (s *replay) observeRetry(ctx context.Context, id int64, intent *v1alpha1.AdminRetry) (playbook.Outcome, bool, error) {
-	switch intent.State {
-	case v1alpha1.AdminRetryRefused:
-		return playbook.Stall(v1alpha1.ReasonRefused, "the admin API refused to retry entry %d. Put a fresh nonce into Secret %q, then: %s",
+	if intent.State == v1alpha1.AdminRetryRefused {
+		return playbook.Stall(v1alpha1.ReasonRefused, "the admin API refused to retry entry %d. Mend that, where it is the nonce by a fresh one in Secret %q, then: %s",
 			id, s.obj.Spec.AdminAPI.NonceSecretRef.Name, playbook.ResumeCommand(s.obj, "dlqreplay")), false, nil
-	case v1alpha1.AdminRetryIntended, v1alpha1.AdminRetryUnknown, v1alpha1.AdminRetryLanded:
 	}
 	return s.landed(ctx, id, intent, &platformdb.Entry{EnqueuedAt: intent.SawEnqueuedAt.Time})
 }

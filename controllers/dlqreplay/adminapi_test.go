@@ -131,3 +131,24 @@ func TestTheRedButtonHoldsBetweenTwoCallsOfTheAdminAPI(t *testing.T) {
 	s.progress(s.awaitReady(name), map[string]int64{"requeued": 2, "delivered": 2})
 	s.eachOnce(2)
 }
+
+// The admin API takes the call, and its nonce, and never answers.
+func TestACallWhoseOutcomeCanNotBeToldIsNotRepeated(t *testing.T) {
+	s := newScene(t, "unknown", quick)
+	id := s.seed(1, "HTTP 503: down", 7)[0]
+	s.nonces(map[int64]string{id: s.IssueNonce(id)})
+	release := s.lock(`SELECT FROM webhook_outbox_entries WHERE id = $1 FOR UPDATE`, id)
+	name := s.apply("r", s.viaAdminAPI(id))
+	r := s.awaitStalled(name, v1alpha1.ReasonOutcomeUnknown)
+	release()
+	if got := states(r)[fmt.Sprint(id)]; got != v1alpha1.AdminRetryUnknown || !strings.Contains(message(r), "The call is not repeated") {
+		t.Errorf("its state is %s: %s", got, message(r))
+	}
+	// With a fresh nonce a second call would land.
+	s.nonce(id, s.IssueNonce(id))
+	s.request(name, "please")
+	s.await(name, "stalled again", func(r *v1alpha1.DLQReplay) bool {
+		return r.Status.LastHandledRequestedAt == "please" && ended(r) && reason(r) == v1alpha1.ReasonOutcomeUnknown
+	})
+	s.eachOnce(0)
+}

@@ -2,6 +2,7 @@ package dlqreplay_test
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -51,11 +52,23 @@ func TestACanaryThatFailsLeavesTheRestAlone(t *testing.T) {
 	stalledAgain("first")
 	onlyCanaries(20)
 
+	// To take it away asks for nothing, and it is still the one that was acted on when it is back.
+	for i, annotations := range []string{`null`, fmt.Sprintf(`{%q:"first"}`, v1alpha1.AnnotationRequestedAt)} {
+		generation := s.change(name, fmt.Sprintf(`{"metadata":{"annotations":%s},"spec":{"deliveryTimeoutSeconds":%d}}`, annotations, 1001+i)).Generation
+		s.await(name, "another look", func(r *v1alpha1.DLQReplay) bool { return r.Status.ObservedGeneration == generation })
+		stalledAgain("first")
+		onlyCanaries(20)
+	}
+
 	// A canary entry that the dispatcher still tries would be delivered.
 	eventually(t, "all canary entries died again", func() bool { return s.count(`SELECT count(*) FROM webhook_outbox_entries WHERE dlq_at IS NULL`) == 0 })
 	s.SetFault(acme, logi.Fault{})
-	s.request(name, "second")
-	s.await(name, "going on", func(r *v1alpha1.DLQReplay) bool { return r.Status.LastHandledRequestedAt == "second" })
+	second := "second " + strings.Repeat("é", 300) // longer than the status has room for
+	s.request(name, second)
+	s.await(name, "going on", func(r *v1alpha1.DLQReplay) bool {
+		handled := r.Status.LastHandledRequestedAt
+		return handled != "first" && strings.HasPrefix(second, handled)
+	})
 	s.progress(s.awaitReady(name), map[string]int64{"requeued": 120, "delivered": 100, "diedAgain": 20})
 	s.eachOnce(120)
 }
@@ -136,4 +149,49 @@ func TestTheBreakerOpensWhenTheRelyingPartyFailsAgain(t *testing.T) {
 		t.Error("no entry died of the second outage")
 	}
 	s.eachOnce(300)
+}
+
+// A webhook that is refused with 5xx is tried for hours before it dies, so a replay that counts deaths would see nothing.
+func TestAnAttemptThatWillBeRepeatedIsAFailure(t *testing.T) {
+	for name, c := range map[string]struct {
+		spec, reason string
+		requeued     int64
+	}{
+		"canary":  {"{canary: {entries: 5}}", v1alpha1.ReasonCanaryFailed, 5},
+		"breaker": {"{canary: {entries: 0}, maxInFlight: 30}", v1alpha1.ReasonBreakerOpen, 30},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newScene(t, "failing-"+name, manual) // tries again after an hour
+			s.seed(100, "HTTP 502: Bad Gateway", 7)
+			s.SetFault(acme, logi.Fault{Status: 503})
+			name := s.apply("r", c.spec)
+			s.await(name, "the first in flight", func(*v1alpha1.DLQReplay) bool { return s.requeues() == c.requeued })
+			s.dispatch()
+			s.progress(s.awaitStalled(name, c.reason), map[string]int64{"requeued": c.requeued, "failing": c.requeued, "remaining": 100 - c.requeued})
+		})
+	}
+}
+
+func TestACanaryIsSpreadOverCausesAndAge(t *testing.T) {
+	s := newScene(t, "canary-spread", manual)
+	many := s.seed(2500, "HTTP 503: down", 7) // in the old order, and more than a page of the plan
+	few := s.seed(3, "Net::ReadTimeout", 7)
+	one := s.seed(1, "HTTP 422: no", 1)
+	name := s.apply("r", "{canary: {entries: 8}}")
+	s.await(name, "the canary in flight", func(*v1alpha1.DLQReplay) bool { return s.requeues() == 8 })
+	chosen := query[[]int64](s, `SELECT canary_entries FROM playbook.operations`)
+	among := func(ids []int64) (n int) {
+		for _, id := range ids {
+			if slices.Contains(chosen, id) {
+				n++
+			}
+		}
+		return n
+	}
+	if among(many) != 4 || among(few) != 3 || among(one) != 1 {
+		t.Errorf("of the three causes %d, %d and %d entries were chosen, and it should be 4, 3 and 1: %v", among(many), among(few), among(one), chosen)
+	}
+	if among(many[:500]) == 0 || among(many[500:2000]) == 0 || among(many[2000:]) == 0 {
+		t.Errorf("those of one cause are not spread over their ages: %v of %d to %d", chosen, many[0], many[2499])
+	}
 }

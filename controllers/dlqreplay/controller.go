@@ -81,13 +81,15 @@ func (r *Reconciler) pass(ctx context.Context, obj, written *v1alpha1.DLQReplay)
 	if err == nil && resume {
 		err = s.resume(ctx)
 	}
-	if err != nil {
-		if !playbook.Stalled(obj) {
-			playbook.Fail(obj, err)
-		}
+	if err != nil && resume {
+		playbook.FailToResume(obj, err)
 		return 0, err
 	}
-	obj.Status.LastHandledRequestedAt = obj.Annotations[v1alpha1.AnnotationRequestedAt]
+	if err != nil {
+		playbook.Fail(obj, err)
+		return 0, err
+	}
+	obj.Status.LastHandledRequestedAt = playbook.Request(obj, obj.Status.LastHandledRequestedAt)
 	return playbook.Run(ctx, obj, steps, s)
 }
 

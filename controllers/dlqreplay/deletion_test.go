@@ -7,10 +7,8 @@ import (
 	"testing"
 
 	eventsv1 "k8s.io/api/events/v1"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
-	"github.com/1pass-dev/playbook-operator/hack/world"
 )
 
 func TestAFinishedReplayAppliedAgainIsAlreadyDone(t *testing.T) {
@@ -20,6 +18,9 @@ func TestAFinishedReplayAppliedAgainIsAlreadyDone(t *testing.T) {
 	first := s.awaitReady(name)
 	s.delete(name)
 	s.exec(`UPDATE webhook_outbox_entries SET delivered_at = NULL, dlq_at = clock_timestamp() WHERE id = ANY ($1)`, ids[:5])
+	if got := s.subcommand("purge", "--older-than=0s"); got != "cleared 20 error texts; what was done to which entry and key stays\n" {
+		t.Errorf("purge printed %q", got)
+	}
 
 	// As Git has it, with the default spelled out, and another pace.
 	s.apply("r", "{maxEntries: 100, mode: Replay, ratePerSecond: 7}")
@@ -67,21 +68,29 @@ func TestADeletedReplayContinuesWhenAppliedAgain(t *testing.T) {
 	}
 }
 
+func TestADeletedReplayThatNamesNoPlatformGoesAtOnce(t *testing.T) {
+	s := newBareScene(t, "nowhere", manual)
+	name := s.apply("r", "{}")
+	s.awaitReason(name, v1alpha1.ReasonPlatformNotFound)
+	if err := kube.Delete(s.ctx, s.get(name)); err != nil {
+		t.Fatal(err)
+	}
+	if !s.gone(name) {
+		t.Errorf("it waits for %v", s.get(name).Finalizers)
+	}
+}
+
 func TestADeletedReplayGoesAlsoWhenItsDatabaseIsGone(t *testing.T) {
 	s := newScene(t, "release", manual)
 	s.seed(30, "HTTP 503: down", 7)
 	name := s.apply("r", "{maxInFlight: 12, canary: {entries: 0}}")
 	s.await(name, "12 in flight", func(*v1alpha1.DLQReplay) bool { return s.requeues() == 12 })
-	uid := s.get(name).UID
+	r := s.get(name)
 	s.databaseURL("postgres://playbook_operator:unused@127.0.0.1:1/gone")
 	s.awaitReason(name, v1alpha1.ReasonDatabaseUnreachable)
 	s.delete(name) // after a minute
 	eventually(t, "an event that says so", func() bool {
-		var events eventsv1.EventList
-		if err := kube.List(s.ctx, &events, client.InNamespace(world.Namespace)); err != nil {
-			t.Fatal(err)
-		}
-		return slices.ContainsFunc(events.Items, func(e eventsv1.Event) bool { return e.Regarding.UID == uid && e.Reason == "OperationLeftOpen" })
+		return slices.ContainsFunc(s.events(r), func(e eventsv1.Event) bool { return e.Reason == "OperationLeftOpen" })
 	})
 	s.eachOnce(12)
 }

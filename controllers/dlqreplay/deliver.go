@@ -45,6 +45,9 @@ func awaitDelivery(ctx context.Context, s *replay) (playbook.Outcome, error) {
 		}
 	}
 	s.project()
+	if s.op.Total == 0 {
+		return playbook.NotNeeded("no dead entry is selected"), nil
+	}
 	if s.op.Requeued == 0 {
 		return playbook.NotNeeded("nothing was requeued; %s", s.handled()), nil
 	}

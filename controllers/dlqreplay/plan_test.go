@@ -121,3 +121,13 @@ func TestAPlanThatIsTooLargeStalls(t *testing.T) {
 	}
 	s.progress(s.awaitReason(s.apply("fits", "{maxEntries: 12, maxInFlight: 12, canary: {entries: 0}}"), v1alpha1.ReasonDelivering), map[string]int64{"requeued": 12, "waiting": 12})
 }
+
+func TestAReplayOfNothingSaysSo(t *testing.T) {
+	s := newScene(t, "nothing", manual)
+	s.seed(1, "HTTP 503: down", 7)
+	r := s.awaitReady(s.apply("r", `{selector: {entryIDs: ["4711"]}}`))
+	if reason(r) != v1alpha1.ReasonSucceeded || message(r) != "no dead entry is selected" {
+		t.Errorf("%s: %s", reason(r), message(r))
+	}
+	s.eachOnce(0)
+}

@@ -34,12 +34,8 @@ func (r *Reconciler) connect(ctx context.Context, obj, written *v1alpha1.DLQRepl
 	if err != nil {
 		return nil, err
 	}
-	selection, err := selectionOf(&obj.Spec)
+	selection, err := selectionOf(&obj.Spec, id.ApplicationID)
 	if err != nil {
-		return nil, err
-	}
-	// Before the operation is opened: what is in the ledger must be closed when the object goes.
-	if err := playbook.PatchFinalizer(ctx, r.Client, obj, controllerutil.AddFinalizer); err != nil {
 		return nil, err
 	}
 	s := &replay{Reconciler: r, obj: obj, written: written, id: id, selection: selection}
@@ -47,6 +43,11 @@ func (r *Reconciler) connect(ctx context.Context, obj, written *v1alpha1.DLQRepl
 		return nil, err
 	}
 	if s.db, err = r.Connections.Database(ctx, s.platform); err != nil {
+		return nil, err
+	}
+	// Before the operation is opened: what is in the ledger must be closed when the object goes. Where there is no way to the ledger,
+	// the object goes at once.
+	if err := playbook.PatchFinalizer(ctx, r.Client, obj, controllerutil.AddFinalizer); err != nil {
 		return nil, err
 	}
 	// The admin API's retry signs nothing.
@@ -77,7 +78,7 @@ func (s *replay) resume(ctx context.Context) error {
 		if err := s.db.ObserveAll(ctx, s.id.UID); err != nil {
 			return platform.DatabaseError(err)
 		}
-		if err := s.db.ResumeOperation(ctx, s.id.UID, s.obj.Annotations[v1alpha1.AnnotationRequestedAt]); err != nil {
+		if err := s.db.ResumeOperation(ctx, s.id.UID, playbook.Request(s.obj, s.obj.Status.LastHandledRequestedAt)); err != nil {
 			return platform.DatabaseError(err)
 		}
 		var err error
@@ -197,11 +198,7 @@ func unless[T comparable](v, byDefault T) T {
 	return v
 }
 
-func selectionOf(spec *v1alpha1.DLQReplaySpec) (platformdb.Selection, error) {
-	application, err := strconv.ParseInt(spec.ApplicationID, 10, 64)
-	if err != nil {
-		return platformdb.Selection{}, fmt.Errorf("reading spec.applicationID: %w", err)
-	}
+func selectionOf(spec *v1alpha1.DLQReplaySpec, application int64) (platformdb.Selection, error) {
 	selection := platformdb.Selection{ApplicationID: application, Conflicts: string(spec.IdempotencyConflicts), MaxReplays: spec.MaxReplaysPerEntry}
 	if spec.Selector == nil {
 		return selection, nil

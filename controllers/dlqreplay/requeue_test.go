@@ -392,7 +392,7 @@ func TestConflictsAreSettledLeftOrReplayed(t *testing.T) {
 	}
 
 	for _, want := range []string{"5 entries are dead letters again\n", "0 entries are dead letters again\n"} {
-		if got := s.undoSettlement("--uid=" + string(replays["Settle"].UID)); got != want {
+		if got := s.subcommand("undo-settlement", "--uid="+string(replays["Settle"].UID)); got != want {
 			t.Errorf("undo-settlement printed %q and should print %q", got, want)
 		}
 		if query[string](s, dead, conflicts) != before {
@@ -403,18 +403,18 @@ func TestConflictsAreSettledLeftOrReplayed(t *testing.T) {
 	s.progress(s.awaitReady(s.apply("again", `{applicationID: "100"}`)), map[string]int64{"settled": 5})
 }
 
-// undoSettlement runs that subcommand as the role playbook_operator.
-func (s *scene) undoSettlement(args ...string) string {
+// subcommand runs one of the manager's as the role playbook_operator.
+func (s *scene) subcommand(args ...string) string {
 	s.Helper()
 	path, err := w.Manager(s.ctx)
 	if err != nil {
 		s.Fatal(err)
 	}
-	cmd := exec.CommandContext(s.ctx, path, append([]string{"undo-settlement"}, args...)...)
+	cmd := exec.CommandContext(s.ctx, path, args...)
 	cmd.Env = append(os.Environ(), "DATABASE_URL="+s.URLAs("playbook_operator"))
 	out, err := cmd.CombinedOutput()
 	if err != nil {
-		s.Fatalf("undo-settlement: %v\n%s", err, out)
+		s.Fatalf("manager %s: %v\n%s", args[0], err, out)
 	}
 	return string(out)
 }

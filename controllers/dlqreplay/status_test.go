@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/events"
@@ -48,6 +49,20 @@ func TestTheStatusIsWrittenOncePerSecondAndStep(t *testing.T) {
 		if seconds[at]++; seconds[at] > 1 {
 			t.Errorf("%d statuses that differ in nothing but counts were written at %s", seconds[at], at)
 		}
+	}
+	// Whatever they tell: one for each second and each step.
+	written, first := 0, 0
+	for i := 1; i < len(seen); i++ {
+		if !equality.Semantic.DeepEqual(seen[i].Status, seen[i-1].Status) {
+			written++
+			if written == 1 {
+				first = i
+			}
+		}
+	}
+	took := seen[len(seen)-1].Status.Progress.ObservedAt.Sub(seen[first].Status.Progress.ObservedAt.Time)
+	if most := int(took.Seconds()) + 1 + 4; written > most {
+		t.Errorf("%d statuses were written in %s, and %d may be", written, took, most)
 	}
 	if len(seconds) < 2 {
 		t.Errorf("only %d statuses with counts were seen among %d", len(seconds), len(seen))
@@ -150,11 +165,20 @@ func TestAFinishedReplayCostsNoWrites(t *testing.T) {
 
 	// The counter counts: a change of the spec is acknowledged, by one write.
 	r := &v1alpha1.DLQReplay{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "r0"}}
-	if err := kube.Patch(ctx, r, client.RawPatch("application/merge-patch+json", []byte(`{"spec":{"maxInFlight":7}}`))); err != nil {
+	const change = `{"spec":{"maxInFlight":7},"metadata":{"annotations":{"` + v1alpha1.AnnotationRequestedAt + `":"now"}}}`
+	if err := kube.Patch(ctx, r, client.RawPatch("application/merge-patch+json", []byte(change))); err != nil {
 		t.Fatal(err)
 	}
+	want := r.DeepCopy()
+	want.Status.ObservedGeneration = r.Generation
 	reconciler.APIReader = kube
 	if err := resync(0); err != nil || writes.Load() != 1 {
 		t.Errorf("%d writes were made after a change of the spec: %v", writes.Load(), err)
+	}
+	if err := kube.Get(ctx, client.ObjectKeyFromObject(r), r); err != nil {
+		t.Fatal(err)
+	}
+	if r.Generation == 1 || !equality.Semantic.DeepEqual(r.Status, want.Status) {
+		t.Errorf("more than observedGeneration was written: %s, and it should be %s", asJSON(r.Status), asJSON(want.Status))
 	}
 }

@@ -5,12 +5,12 @@ import (
 	"fmt"
 	"net/url"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
@@ -125,6 +125,9 @@ func TestATroubleIsNamedAndEndsWhenItIsMended(t *testing.T) {
 			if !strings.Contains(message(r), c.message) {
 				t.Errorf("the message lacks %q: %s", c.message, message(r))
 			}
+			eventually(t, "a warning", func() bool {
+				return slices.ContainsFunc(s.events(r), func(e eventsv1.Event) bool { return e.Type == "Warning" && e.Reason == c.reason })
+			})
 			if strings.Contains(asJSON(r), "geheim") {
 				t.Errorf("the object shows a password: %s", asJSON(r))
 			}
@@ -141,26 +144,33 @@ func TestAPlatformWithoutADatabaseIsNamedUntilItHasOne(t *testing.T) {
 	before, rest, _ := strings.Cut(s.Manifest(), "  database:\n")
 	_, after, _ := strings.Cut(rest, "  adminAPI:\n")
 	s.applyManifest(before + "  adminAPI:\n" + after)
-	for _, name := range []string{"deleted", "r"} {
-		r := s.awaitReason(s.apply(name, "{}"), v1alpha1.ReasonNoDatabase)
-		if want := `there is no spec.database in Platform "no-database": write its secretRef there`; !strings.Contains(message(r), want) {
-			t.Errorf("the message lacks %q: %s", want, message(r))
+	var deleted *v1alpha1.DLQReplay
+	for _, name := range []string{"r", "deleted"} {
+		deleted = s.awaitReason(s.apply(name, "{}"), v1alpha1.ReasonNoDatabase)
+		if want := `there is no spec.database in Platform "no-database": write its secretRef there`; !strings.Contains(message(deleted), want) {
+			t.Errorf("the message lacks %q: %s", want, message(deleted))
 		}
 	}
 	// It has nothing to close, and does not wait for what it could be closed in.
-	s.delete(s.Name + "-deleted")
-	var events eventsv1.EventList
-	if err := kube.List(s.ctx, &events, client.InNamespace(world.Namespace)); err != nil {
-		t.Fatal(err)
-	}
-	for _, e := range events.Items {
-		if e.Regarding.Name == s.Name+"-deleted" && e.Reason == "OperationLeftOpen" {
+	s.delete(deleted.Name)
+	for _, e := range s.events(deleted) {
+		if e.Reason == "OperationLeftOpen" {
 			t.Error(e.Note)
 		}
 	}
 	s.applyPlatform()
 	s.progress(s.awaitReady(s.Name+"-r"), map[string]int64{"requeued": 12, "delivered": 12})
 	s.eachOnce(12)
+}
+
+// events that tell of a replay.
+func (s *scene) events(r *v1alpha1.DLQReplay) []eventsv1.Event {
+	s.Helper()
+	var all eventsv1.EventList
+	if err := kube.List(s.ctx, &all, client.InNamespace(world.Namespace)); err != nil {
+		s.Fatal(err)
+	}
+	return slices.DeleteFunc(all.Items, func(e eventsv1.Event) bool { return e.Regarding.UID != r.UID })
 }
 
 // statementIn is the SQL that the message of the scene's replay gives after a phrase.
@@ -209,6 +219,24 @@ func (s *scene) migrate() {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		s.Fatalf("manager migrate: %v\n%s", err, out)
 	}
+}
+
+func TestAStalledReplayThatCanNotGoOnYetSaysSo(t *testing.T) {
+	s := newScene(t, "resume-later", manual)
+	s.seed(12, "HTTP 503: down", 7)
+	name := s.apply("r", "{canary: {timeoutSeconds: 1}}")
+	s.awaitStalled(name, v1alpha1.ReasonCanaryTimedOut)
+	s.exec(`ALTER SCHEMA playbook RENAME TO elsewhere`)
+	s.request(name, "now")
+	r := s.awaitStalled(name, v1alpha1.ReasonLedgerNotReady)
+	if !strings.Contains(message(r), "asked to go on, which can't be done yet: ") || r.Status.LastHandledRequestedAt != "" {
+		t.Errorf("with lastHandledRequestedAt %q the message is %q", r.Status.LastHandledRequestedAt, message(r))
+	}
+	s.exec(`ALTER SCHEMA elsewhere RENAME TO playbook`)
+	s.await(name, "going on", func(r *v1alpha1.DLQReplay) bool { return r.Status.LastHandledRequestedAt == "now" })
+	s.change(name, `{"spec":{"canary":{"timeoutSeconds":3600}}}`)
+	s.progress(s.dispatchUntil(name, "complete", ended), map[string]int64{"requeued": 12, "delivered": 12})
+	s.eachOnce(12)
 }
 
 func TestAnApplicationThatDoesNotExistStalls(t *testing.T) {
@@ -349,16 +377,10 @@ func TestADatabaseThatStopsAndComesBackCostsNothing(t *testing.T) {
 	}
 
 	// What is finished needs no database to be deleted.
-	uid := s.get(finished).UID
+	r = s.get(finished)
 	s.delete(finished)
-	var events eventsv1.EventList
-	if err := kube.List(s.ctx, &events, client.InNamespace(metav1.NamespaceAll)); err != nil {
-		t.Fatal(err)
-	}
-	for _, e := range events.Items {
-		if e.Regarding.UID == uid && e.Reason == "OperationLeftOpen" {
-			t.Error("deleting a finished replay waited for the database")
-		}
+	if slices.ContainsFunc(s.events(r), func(e eventsv1.Event) bool { return e.Reason == "OperationLeftOpen" }) {
+		t.Error("deleting a finished replay waited for the database")
 	}
 
 	if err := own.Postgres.Start(s.ctx); err != nil {

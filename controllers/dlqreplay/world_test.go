@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/fluxcd/cli-utils/pkg/kstatus/status"
+	"github.com/go-logr/logr"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -20,6 +22,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/yaml"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
@@ -59,6 +62,7 @@ func TestMain(m *testing.M) {
 // runTests runs the tests in one World, with one manager.
 func runTests(m *testing.M) (code int, err error) {
 	ctx := context.Background()
+	ctrl.SetLogger(logr.Discard()) // the manager's is in a file
 	dir, err := os.MkdirTemp("", "playbook-dlqreplay-")
 	if err != nil {
 		return 0, fmt.Errorf("making a folder for the servers: %w", err)
@@ -346,12 +350,14 @@ func message(r *v1alpha1.DLQReplay) string {
 	return ""
 }
 
-// awaitReason waits until the root condition has a reason, seen for the newest spec.
+// awaitReason waits until the root condition has a reason, seen for the newest spec, while the replay goes on or waits.
 func (s *scene) awaitReason(name, want string) *v1alpha1.DLQReplay {
 	s.Helper()
-	return s.await(name, "reason "+want, func(r *v1alpha1.DLQReplay) bool {
+	r := s.await(name, "reason "+want, func(r *v1alpha1.DLQReplay) bool {
 		return reason(r) == want && r.Status.ObservedGeneration == r.Generation
 	})
+	s.healthy(r, status.InProgressStatus)
+	return r
 }
 
 // awaitStalled waits until a replay needs a person, for this reason and no other.
@@ -361,7 +367,24 @@ func (s *scene) awaitStalled(name, want string) *v1alpha1.DLQReplay {
 	if !meta.IsStatusConditionTrue(r.Status.Conditions, v1alpha1.ConditionStalled) {
 		s.Fatalf("%s is %s without being stalled", name, want)
 	}
+	s.healthy(r, status.FailedStatus)
 	return r
+}
+
+// healthy compares what Flux and Argo CD make of a replay, unless its spec was changed since the manager looked.
+func (s *scene) healthy(r *v1alpha1.DLQReplay, want status.Status) {
+	s.Helper()
+	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(r)
+	if err != nil {
+		s.Fatal(err)
+	}
+	got, err := status.Compute(&unstructured.Unstructured{Object: content})
+	if err != nil {
+		s.Fatal(err)
+	}
+	if changed := r.Generation > r.Status.ObservedGeneration && r.Status.ObservedGeneration > 0; got.Status != want && !changed {
+		s.Errorf("%s is %s (%s), and should be %s: %s", r.Name, got.Status, got.Message, want, asJSON(r.Status))
+	}
 }
 
 // awaitReady waits until a replay is complete.
@@ -371,6 +394,7 @@ func (s *scene) awaitReady(name string) *v1alpha1.DLQReplay {
 	if !meta.IsStatusConditionTrue(r.Status.Conditions, v1alpha1.ConditionReady) {
 		s.Fatalf("%s stalled: %s: %s", name, reason(r), message(r))
 	}
+	s.healthy(r, status.CurrentStatus)
 	return r
 }
 

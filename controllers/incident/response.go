@@ -61,7 +61,7 @@ func (s *response) pass(ctx context.Context) (time.Duration, error) {
 	if playbook.Asked(obj, obj.Status.LastHandledRequestedAt) || obj.Spec.Resolution != nil && playbook.Stalled(obj) {
 		playbook.Resume(obj)
 	}
-	obj.Status.LastHandledRequestedAt = obj.Annotations[v1alpha1.AnnotationRequestedAt]
+	obj.Status.LastHandledRequestedAt = playbook.Request(obj, obj.Status.LastHandledRequestedAt)
 	s.signals = s.Signals(client.ObjectKeyFromObject(s.platform))
 	resolved := obj.Status.ResolvedAt != nil
 	s.assess()

@@ -80,16 +80,18 @@ func (r *Reconciler) pass(ctx context.Context, written, obj *v1alpha1.KeyComprom
 		return 0, nil
 	}
 	s, err := r.connect(ctx, written, obj)
+	if err != nil && resume {
+		playbook.FailToResume(obj, err)
+		return 0, err
+	}
 	if err != nil {
-		if !playbook.Stalled(obj) {
-			playbook.Fail(obj, err)
-		}
+		playbook.Fail(obj, err)
 		return 0, err
 	}
 	if resume {
 		s.resume()
 	}
-	obj.Status.LastHandledRequestedAt = obj.Annotations[v1alpha1.AnnotationRequestedAt]
+	obj.Status.LastHandledRequestedAt = playbook.Request(obj, obj.Status.LastHandledRequestedAt)
 	// Not in the first step: once that is settled it is not run again, and those after it need the revocation.
 	if s.behind() {
 		playbook.Stop(obj, v1alpha1.ReasonLedgerBehind, "the ledger in the platform's database does not know the revocation that this object saw, as after a restore from a backup: "+

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
+	"github.com/go-logr/logr"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -22,6 +23,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/yaml"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
@@ -61,6 +63,7 @@ func TestMain(m *testing.M) {
 // runTests runs the tests in one World, with one manager.
 func runTests(m *testing.M) (code int, err error) {
 	ctx := context.Background()
+	ctrl.SetLogger(logr.Discard()) // the manager's is in a file
 	dir, err := os.MkdirTemp("", "playbook-keycompromise-")
 	if err != nil {
 		return 0, fmt.Errorf("making a folder for the servers: %w", err)

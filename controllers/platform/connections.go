@@ -54,9 +54,9 @@ type poolKey struct {
 }
 
 type pool struct {
-	url    string
-	readAt time.Time
-	db     *platformdb.DB
+	url, authorities string
+	readAt           time.Time
+	db               *platformdb.DB
 }
 
 // Database is the Platform's database by its everyday role.
@@ -96,20 +96,25 @@ func (c *Connections) database(ctx context.Context, p *v1alpha1.Platform, secret
 	if fresh {
 		return known.db, nil
 	}
-	url, err := c.value(ctx, p, secret, "url")
+	data, err := c.Secret(ctx, p, secret)
 	if err != nil {
 		return nil, err
 	}
+	url, err := valueIn(data, secret, "url")
+	if err != nil {
+		return nil, err
+	}
+	authorities := string(data["ca.crt"])
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	known = c.pools[key]
-	if known != nil && known.url == url {
+	if known != nil && known.url == url && known.authorities == authorities {
 		known.readAt = time.Now()
 		return known.db, nil
 	}
-	db, err := platformdb.Open(url, c.Dial)
+	db, err := platformdb.OpenTrusting(url, authorities, c.Dial)
 	if err != nil {
-		return nil, unusable("Secret %q: its key \"url\": %w", secret, err)
+		return nil, unusable("Secret %q: %w", secret, err)
 	}
 	if known != nil {
 		// Closing waits for statements under way on the old credentials.
@@ -118,7 +123,7 @@ func (c *Connections) database(ctx context.Context, p *v1alpha1.Platform, secret
 	if c.pools == nil {
 		c.pools = map[poolKey]*pool{}
 	}
-	c.pools[key] = &pool{url: url, readAt: time.Now(), db: db}
+	c.pools[key] = &pool{url: url, authorities: authorities, readAt: time.Now(), db: db}
 	return db, nil
 }
 
@@ -235,6 +240,10 @@ func (c *Connections) value(ctx context.Context, p *v1alpha1.Platform, name, key
 	if err != nil {
 		return "", err
 	}
+	return valueIn(data, name, key)
+}
+
+func valueIn(data map[string][]byte, name, key string) (string, error) {
 	// A file that an editor wrote ends with a newline, and so does a Secret made from it.
 	value := strings.TrimSpace(string(data[key]))
 	if value == "" {

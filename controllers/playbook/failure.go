@@ -18,10 +18,21 @@ func Fail(obj Object, err error) {
 	proceed(obj, reasonOf(err), Normalise(err.Error()))
 }
 
+// FailToResume reports an error that is retried, where a stalled object was asked to go on. It stays stalled until it does, or the
+// next pass would not know that it was asked.
+func FailToResume(obj Object, err error) {
+	Stop(obj, reasonOf(err), "asked to go on, which can't be done yet: "+Normalise(err.Error()))
+}
+
 func fail(obj Object, step, at string, err error) {
 	message := Normalise(err.Error())
 	set(obj, step, metav1.ConditionUnknown, reasonOf(err), message)
 	proceed(obj, reasonOf(err), at+message)
+}
+
+// troubles are the reasons of what is retried.
+var troubles = []string{
+	v1alpha1.ReasonRetrying, v1alpha1.ReasonPlatformNotFound, v1alpha1.ReasonSecretUnusable, v1alpha1.ReasonDatabaseUnreachable, v1alpha1.ReasonLedgerNotReady,
 }
 
 func reasonOf(err error) string {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -50,16 +51,28 @@ func Tell(recorder events.EventRecorder, before, obj Object, action string) {
 		return
 	}
 	kind := "Normal"
-	if Stalled(obj) {
+	if Stalled(obj) || slices.Contains(troubles, is.Reason) {
 		kind = "Warning"
 	}
 	// The API takes notes of up to 1024 bytes.
 	recorder.Eventf(obj, nil, kind, is.Reason, action, "%.1000s", is.Message)
 }
 
+// maxRequest is what the status can keep of a request.
+const maxRequest = 256
+
+// Request is the value by which a person asks the object to go on; the last one that was acted on, where nobody asks any more.
+func Request(obj client.Object, lastHandled string) string {
+	value := obj.GetAnnotations()[v1alpha1.AnnotationRequestedAt]
+	if value == "" {
+		return lastHandled
+	}
+	return strings.ToValidUTF8(value[:min(len(value), maxRequest)], "")
+}
+
 // Asked says whether a person asked the stalled object to go on.
 func Asked(obj Object, lastHandled string) bool {
-	return Stalled(obj) && obj.GetAnnotations()[v1alpha1.AnnotationRequestedAt] != lastHandled
+	return Stalled(obj) && Request(obj, lastHandled) != lastHandled
 }
 
 // ResumeCommand is what to type to let a stalled object go on; resource is its kind in kubectl's words.

@@ -154,13 +154,35 @@ func (s *Postgres) Restart(ctx context.Context) error {
 	return s.Start(ctx)
 }
 
+// ServeTLS restarts the server with a certificate and its key, in PEM. Nobody but the superuser may connect without TLS then.
+func (s *Postgres) ServeTLS(ctx context.Context, certificate, key []byte) error {
+	for name, content := range map[string][]byte{
+		"server.crt": certificate, "server.key": key, // where Postgres looks for them
+		"pg_hba.conf": []byte("host all postgres 127.0.0.1/32 scram-sha-256\nhostssl all all 127.0.0.1/32 scram-sha-256\n"),
+	} {
+		path := filepath.Join(s.data(), name)
+		if err := os.WriteFile(path, content, 0o600); err != nil {
+			return fmt.Errorf("preparing TLS: %w", err)
+		}
+		if s.owner != nil {
+			if err := os.Chown(path, int(s.owner.Uid), int(s.owner.Gid)); err != nil {
+				return fmt.Errorf("preparing TLS: %w", err)
+			}
+		}
+	}
+	if err := s.exec(ctx, "ALTER SYSTEM SET ssl = on"); err != nil {
+		return err
+	}
+	return s.Restart(ctx)
+}
+
 // Log is what the server has logged.
 func (s *Postgres) Log() string { return s.process.Log() }
 
 // URL connects to a database as the superuser.
 func (s *Postgres) URL(database string) string { return s.URLFor("postgres", s.password, database) }
 
-// URLFor connects to a database as a user. The server has no TLS.
+// URLFor connects to a database as a user, without TLS.
 func (s *Postgres) URLFor(user, password, database string) string {
 	u := url.URL{Scheme: "postgres", User: url.UserPassword(user, password), Host: "127.0.0.1:" + strconv.Itoa(s.port), Path: database, RawQuery: "sslmode=disable"}
 	return u.String()

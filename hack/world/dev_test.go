@@ -18,7 +18,7 @@ import (
 )
 
 // Ctrl-C, and the end that no program can see to.
-func TestDevLeavesNothingBehind(t *testing.T) {
+func TestDemoAndDevLeaveNothingBehind(t *testing.T) {
 	dir, err := os.MkdirTemp("", "playbook-dev-")
 	if err != nil {
 		t.Fatal(err)
@@ -45,43 +45,52 @@ func TestDevLeavesNothingBehind(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	dev := []string{"-dev"}
 	for i, c := range []struct {
 		name   string
+		args   []string
 		signal syscall.Signal
 		early  bool // before it is ready
 	}{
-		{"Ctrl-C while it starts", syscall.SIGINT, true},
-		{"SIGKILL while it starts", syscall.SIGKILL, true},
-		{"Ctrl-C", syscall.SIGINT, false},
-		{"SIGKILL", syscall.SIGKILL, false},
+		{"dev, Ctrl-C while it starts", dev, syscall.SIGINT, true},
+		{"dev, SIGKILL while it starts", dev, syscall.SIGKILL, true},
+		{"dev, Ctrl-C", dev, syscall.SIGINT, false},
+		{"dev, SIGKILL", dev, syscall.SIGKILL, false},
+		{"demo, Ctrl-C", nil, syscall.SIGINT, false},
+		{"demo, SIGKILL", nil, syscall.SIGKILL, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			temp := filepath.Join(dir, fmt.Sprint(i))
 			if err := os.Mkdir(temp, 0o755); err != nil {
 				t.Fatal(err)
 			}
-			cmd := exec.Command(demo, "-dev")
+			cmd := exec.Command(demo, c.args...)
 			cmd.Env = append(os.Environ(), "TMPDIR="+temp)
-			dev, err := servers.StartProcess("demo", cmd, filepath.Join(dir, c.name+".log"))
+			program, err := servers.StartProcess("demo", cmd, filepath.Join(dir, c.name+".log"))
 			if err != nil {
 				t.Fatal(err)
 			}
-			t.Cleanup(func() { _ = dev.Signal(syscall.SIGKILL) }) // it has ended, unless the test failed
-			if c.early {
+			t.Cleanup(func() { _ = program.Signal(syscall.SIGKILL) }) // it has ended, unless the test failed
+			switch {
+			case c.early:
 				eventually(t, 5*time.Minute, "etcd and Postgres to run", func() (bool, string) {
 					running := strings.Join(using(t, dir), "\n")
-					return strings.Contains(running, "postgres -D") && strings.Contains(running, "etcd-"), running + dev.Log()
+					return strings.Contains(running, "postgres -D") && strings.Contains(running, "etcd-"), running + program.Log()
 				})
-			} else {
+			case c.args == nil:
+				eventually(t, 5*time.Minute, "the middle of the story", func() (bool, string) {
+					return strings.Contains(program.Log(), "dlqreplay.playbook.1pass.dev/acme-after-outage created"), program.Log()
+				})
+			default:
 				eventually(t, 5*time.Minute, "bin/dev.env", func() (bool, string) {
 					text, err := os.ReadFile(env)
-					return err == nil && len(text) > 0, dev.Log()
+					return err == nil && len(text) > 0, program.Log()
 				})
 				expectUsable(t, env)
 			}
 
 			// To the process group, as a terminal sends it.
-			if err := syscall.Kill(-dev.Pid(), c.signal); err != nil {
+			if err := syscall.Kill(-program.Pid(), c.signal); err != nil {
 				t.Fatal(err)
 			}
 			eventually(t, time.Minute, "the processes to end", func() (bool, string) {
@@ -93,7 +102,7 @@ func TestDevLeavesNothingBehind(t *testing.T) {
 				return os.IsNotExist(err), fmt.Sprint(err)
 			})
 			if left, _ := filepath.Glob(filepath.Join(temp, "playbook-demo-*")); c.signal == syscall.SIGINT && len(left) > 0 {
-				t.Errorf("it left %q: %s", left, dev.Log())
+				t.Errorf("it left %q: %s", left, program.Log())
 			}
 		})
 	}

@@ -333,8 +333,3 @@ func later(t time.Time, other *time.Time) time.Time {
 	}
 	return t
 }
-
-// String names a batch in a log.
-func (b *Batch) String() string {
-	return fmt.Sprintf("batch %d: %d entries looked at, %d locked, %d remaining", b.Batches, b.Looked, b.Locked, b.Remaining)
-}

@@ -4,9 +4,12 @@ package platformdb
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"slices"
 	"time"
@@ -38,11 +41,19 @@ type DB struct {
 
 // Open prepares a pool; it connects when it is first used. The URL is a secret: no error of this package repeats it. A dial of
 // nil uses the network.
-func Open(url string, dial pgconn.DialFunc) (*DB, error) {
+func Open(url string, dial pgconn.DialFunc) (*DB, error) { return OpenTrusting(url, "", dial) }
+
+// OpenTrusting is Open of a server whose certificate must be signed by one of authorities, in PEM; where that is empty, by one that
+// the URL or the machine names.
+func OpenTrusting(url, authorities string, dial pgconn.DialFunc) (*DB, error) {
 	config, err := pgxpool.ParseConfig(url)
 	if err != nil {
-		// The parser's own error repeats parts of the URL.
-		return nil, errors.New("the connection URL can't be parsed: write postgres://user:password@host:5432/database?sslmode=verify-full")
+		return nil, notParsed(err, "user")
+	}
+	if authorities != "" {
+		if err := trust(config.ConnConfig, authorities); err != nil {
+			return nil, err
+		}
 	}
 	config.MaxConns = poolSize
 	config.MinConns = 0
@@ -65,6 +76,34 @@ func Open(url string, dial pgconn.DialFunc) (*DB, error) {
 		return nil, fmt.Errorf("preparing the connection pool: %w", describe(err))
 	}
 	return &DB{pool: pool}, nil
+}
+
+// notParsed says what a role's URL should be. The parser's own error repeats parts of it.
+func notParsed(err error, role string) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return errors.New("the connection URL names a file that is not there, such as sslrootcert's: in a Secret, the authority's certificate goes beside the URL, as ca.crt")
+	}
+	return fmt.Errorf("the connection URL can't be parsed: write postgres://%s:password@host:5432/database?sslmode=verify-full", role)
+}
+
+// trust has the server's certificate verified against authorities and no other.
+func trust(config *pgx.ConnConfig, authorities string) error {
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM([]byte(authorities)) {
+		return errors.New("ca.crt has no certificate in PEM")
+	}
+	hosts := []*tls.Config{config.TLSConfig}
+	for _, other := range config.Fallbacks {
+		hosts = append(hosts, other.TLSConfig)
+	}
+	for _, host := range hosts {
+		// What pgx makes of verify-ca skips Go's verification, and has one of its own.
+		if host == nil || host.InsecureSkipVerify && host.VerifyPeerCertificate == nil {
+			return errors.New("by its sslmode the server's certificate is not verified, so that ca.crt means nothing: write sslmode=verify-full")
+		}
+		host.RootCAs = roots
+	}
+	return nil
 }
 
 // Close ends the connections; statements under way end first.
@@ -98,6 +137,12 @@ func describe(err error) error {
 			return fmt.Errorf("%w: %w; `manager migrate` makes what belongs to the operator, and grants what its roles need", ErrNotReady, said)
 		}
 		return err
+	}
+	// Before what else went wrong: of a name's addresses, one may refuse a connection and the other show a certificate.
+	for _, distrust := range []any{new(x509.UnknownAuthorityError), new(x509.HostnameError), new(x509.CertificateInvalidError)} {
+		if errors.As(err, distrust) {
+			return fmt.Errorf("%w: its certificate is not trusted: %w", ErrUnreachable, distrust.(error))
+		}
 	}
 	var connect *pgconn.ConnectError
 	var network *net.OpError

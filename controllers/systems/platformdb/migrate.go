@@ -53,7 +53,7 @@ func LatestVersion() int { return migrations[len(migrations)-1].version }
 func Migrate(ctx context.Context, url string) ([]string, error) {
 	config, err := pgx.ParseConfig(url)
 	if err != nil {
-		return nil, fmt.Errorf("the connection URL can't be parsed: write postgres://owner:password@host:5432/database?sslmode=verify-full")
+		return nil, notParsed(err, "owner")
 	}
 	config.ConnectTimeout = connectTimeout
 	config.RuntimeParams["TimeZone"] = "UTC"
