@@ -9,6 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
+	"github.com/1pass-dev/playbook-operator/hack/stage"
 	"github.com/1pass-dev/playbook-operator/hack/world"
 )
 
@@ -21,7 +22,7 @@ func (s *scene) nonces(nonces map[int64]string) {
 	for id, nonce := range nonces {
 		secret.StringData[fmt.Sprint(id)] = nonce
 	}
-	if err := kube.Create(s.ctx, secret); err != nil {
+	if err := shared.Kube.Create(s.Ctx, secret); err != nil {
 		s.Fatal(err)
 	}
 }
@@ -29,7 +30,7 @@ func (s *scene) nonces(nonces map[int64]string) {
 // nonce replaces one of them.
 func (s *scene) nonce(id int64, nonce string) {
 	s.Helper()
-	s.patch(&corev1.Secret{}, s.Name+"-nonces", fmt.Sprintf(`{"stringData":{"%d":%q}}`, id, nonce))
+	s.Patch(&corev1.Secret{}, s.Name+"-nonces", fmt.Sprintf(`{"stringData":{"%d":%q}}`, id, nonce))
 }
 
 // viaAdminAPI is the spec of a replay of entries by the admin API.
@@ -54,11 +55,11 @@ func TestTheAdminAPIRetriesEachEntryOnce(t *testing.T) {
 	ids := s.seed(5, "HTTP 503: down", 7)
 	conflict := s.seed(1, "HTTP 409: already processed", 2)[0]
 	s.nonces(map[int64]string{ids[0]: s.IssueNonce(ids[0]), ids[1]: s.IssueNonce(ids[1]), ids[2]: s.IssueNonce(ids[2])})
-	r := s.awaitReady(s.apply("r", s.viaAdminAPI(ids[2], ids[0], ids[1], conflict)))
+	r := s.AwaitReady(s.apply("r", s.viaAdminAPI(ids[2], ids[0], ids[1], conflict)))
 	s.progress(r, map[string]int64{"requeued": 3, "delivered": 3, "settled": 1})
 	for _, id := range ids[:3] {
 		if states(r)[fmt.Sprint(id)] != v1alpha1.AdminRetryLanded {
-			t.Errorf("entry %d: %s", id, asJSON(r.Status.AdminRetries))
+			t.Errorf("entry %d: %s", id, stage.JSON(r.Status.AdminRetries))
 		}
 	}
 	s.eachOnce(3)
@@ -75,13 +76,13 @@ func TestAMissingNonceIsWaitedFor(t *testing.T) {
 	ids := s.seed(2, "HTTP 503: down", 7)
 	s.nonces(map[int64]string{ids[0]: s.IssueNonce(ids[0])})
 	name := s.apply("r", s.viaAdminAPI(ids...))
-	r := s.awaitReason(name, v1alpha1.ReasonSecretUnusable)
+	r := s.AwaitReason(name, v1alpha1.ReasonSecretUnusable)
 	if want := fmt.Sprintf("no nonce for entry %d", ids[1]); !strings.Contains(message(r), want) {
 		t.Errorf("the message lacks %q: %s", want, message(r))
 	}
 	s.eachOnce(1)
 	s.nonce(ids[1], s.IssueNonce(ids[1]))
-	s.progress(s.awaitReady(name), map[string]int64{"requeued": 2, "delivered": 2})
+	s.progress(s.AwaitReady(name), map[string]int64{"requeued": 2, "delivered": 2})
 	s.eachOnce(2)
 }
 
@@ -90,7 +91,7 @@ func TestARefusedNonceIsNotTriedAgainAndAFreshOneIs(t *testing.T) {
 	ids := s.seed(2, "HTTP 503: down", 7)
 	s.nonces(map[int64]string{ids[0]: s.IssueNonce(ids[1])}) // of another entry
 	name := s.apply("r", s.viaAdminAPI(ids[0]))
-	r := s.awaitStalled(name, v1alpha1.ReasonRefused)
+	r := s.AwaitStalled(name, v1alpha1.ReasonRefused)
 	for _, part := range []string{"HTTP 403 (nonce_invalid)", "Nothing was changed"} {
 		if !strings.Contains(message(r), part) {
 			t.Errorf("the message lacks %q: %s", part, message(r))
@@ -100,12 +101,12 @@ func TestARefusedNonceIsNotTriedAgainAndAFreshOneIs(t *testing.T) {
 	s.nudge(name)
 	s.eachOnce(0)
 	s.typed(s.command(r, "then: "))
-	s.await(name, "asked to go on", func(r *v1alpha1.DLQReplay) bool { return r.Status.LastHandledRequestedAt != "" })
-	s.progress(s.awaitReady(name), map[string]int64{"requeued": 1, "delivered": 1})
+	s.Await(name, "asked to go on", func(r *v1alpha1.DLQReplay) bool { return r.Status.LastHandledRequestedAt != "" })
+	s.progress(s.AwaitReady(name), map[string]int64{"requeued": 1, "delivered": 1})
 
 	// A nonce is good once.
-	s.exec(`UPDATE webhook_outbox_entries SET delivered_at = NULL, dlq_at = clock_timestamp() WHERE id = $1`, ids[0])
-	r = s.awaitStalled(s.apply("used", s.viaAdminAPI(ids[0])), v1alpha1.ReasonRefused)
+	s.Exec(`UPDATE webhook_outbox_entries SET delivered_at = NULL, dlq_at = clock_timestamp() WHERE id = $1`, ids[0])
+	r = s.AwaitStalled(s.apply("used", s.viaAdminAPI(ids[0])), v1alpha1.ReasonRefused)
 	if !strings.Contains(message(r), "HTTP 403 (nonce_used)") {
 		t.Errorf("the message is %q", message(r))
 	}
@@ -118,17 +119,17 @@ func TestTheRedButtonHoldsBetweenTwoCallsOfTheAdminAPI(t *testing.T) {
 	s.nonces(map[int64]string{ids[0]: s.IssueNonce(ids[0]), ids[1]: s.IssueNonce(ids[1])})
 	release := s.lock(`SELECT FROM webhook_outbox_entries WHERE id = $1 FOR UPDATE`, ids[0])
 	name := s.apply("r", s.viaAdminAPI(ids...))
-	eventually(t, "the admin API waits for the lock", func() bool {
+	stage.Eventually(t, "the admin API waits for the lock", func() bool {
 		return s.count(`SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'logi' AND wait_event_type = 'Lock'`) == 1
 	})
 	s.automation(v1alpha1.AutomationObserveOnly)
 	s.seenByManager(true)
 	release()
-	s.awaitReason(name, v1alpha1.ReasonAutomationOff)
+	s.AwaitReason(name, v1alpha1.ReasonAutomationOff)
 	s.nudge(name)
 	s.eachOnce(1)
 	s.automation(v1alpha1.AutomationEnabled)
-	s.progress(s.awaitReady(name), map[string]int64{"requeued": 2, "delivered": 2})
+	s.progress(s.AwaitReady(name), map[string]int64{"requeued": 2, "delivered": 2})
 	s.eachOnce(2)
 }
 
@@ -139,7 +140,7 @@ func TestACallWhoseOutcomeCanNotBeToldIsNotRepeated(t *testing.T) {
 	s.nonces(map[int64]string{id: s.IssueNonce(id)})
 	release := s.lock(`SELECT FROM webhook_outbox_entries WHERE id = $1 FOR UPDATE`, id)
 	name := s.apply("r", s.viaAdminAPI(id))
-	r := s.awaitStalled(name, v1alpha1.ReasonOutcomeUnknown)
+	r := s.AwaitStalled(name, v1alpha1.ReasonOutcomeUnknown)
 	release()
 	if got := states(r)[fmt.Sprint(id)]; got != v1alpha1.AdminRetryUnknown || !strings.Contains(message(r), "The call is not repeated") {
 		t.Errorf("its state is %s: %s", got, message(r))
@@ -147,8 +148,8 @@ func TestACallWhoseOutcomeCanNotBeToldIsNotRepeated(t *testing.T) {
 	// With a fresh nonce a second call would land.
 	s.nonce(id, s.IssueNonce(id))
 	s.request(name, "please")
-	s.await(name, "stalled again", func(r *v1alpha1.DLQReplay) bool {
-		return r.Status.LastHandledRequestedAt == "please" && ended(r) && reason(r) == v1alpha1.ReasonOutcomeUnknown
+	s.Await(name, "stalled again", func(r *v1alpha1.DLQReplay) bool {
+		return r.Status.LastHandledRequestedAt == "please" && stage.Ended(r) && reason(r) == v1alpha1.ReasonOutcomeUnknown
 	})
 	s.eachOnce(0)
 }

@@ -8,12 +8,13 @@ import (
 	"testing"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
+	"github.com/1pass-dev/playbook-operator/hack/stage"
 )
 
 // typed runs a command as a person would: in a shell, with kubectl in its PATH.
 func (s *scene) typed(command string) {
 	s.Helper()
-	kubectl, err := w.ControlPlane.Kubectl(s.ctx)
+	kubectl, err := shared.ControlPlane.Kubectl(s.Ctx)
 	if err != nil {
 		s.Fatal(err)
 	}
@@ -21,8 +22,8 @@ func (s *scene) typed(command string) {
 	if err := os.Symlink(kubectl, filepath.Join(bin, "kubectl")); err != nil {
 		s.Fatal(err)
 	}
-	cmd := exec.CommandContext(s.ctx, "bash", "-c", command)
-	cmd.Env = append(os.Environ(), "KUBECONFIG="+w.ControlPlane.Kubeconfig(), "PATH="+bin+":"+os.Getenv("PATH"))
+	cmd := exec.CommandContext(s.Ctx, "bash", "-c", command)
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+shared.ControlPlane.Kubeconfig(), "PATH="+bin+":"+os.Getenv("PATH"))
 	if out, err := cmd.CombinedOutput(); err != nil {
 		s.Fatalf("%s: %v\n%s", command, err, out)
 	}
@@ -44,7 +45,7 @@ func TestAReplayWaitsForApprovalOfExactlyItsPlan(t *testing.T) {
 	rules := "  requireApproval: [{kind: DLQReplay, step: Requeued, aboveEntries: 50}, {kind: DLQReplay, step: CanaryDelivered, aboveEntries: 59}]\n"
 	s.applyManifest(strings.Replace(s.Manifest(), "  relyingParties:", rules+"  relyingParties:", 1))
 	name := s.apply("r", "{}")
-	r := s.awaitReason(name, v1alpha1.ReasonWaitingForApproval)
+	r := s.AwaitReason(name, v1alpha1.ReasonWaitingForApproval)
 	digest := r.Status.Plan.Digest
 	for _, part := range []string{"Requeued and CanaryDelivered waits for approval of 60 entries", digest} {
 		if !strings.Contains(message(r), part) {
@@ -52,8 +53,8 @@ func TestAReplayWaitsForApprovalOfExactlyItsPlan(t *testing.T) {
 		}
 	}
 
-	s.change(name, `{"spec":{"approvals":[{"step":"Requeued","by":"me","digest":"`+digest+`"},{"step":"CanaryDelivered","by":"me","digest":"sha256:`+strings.Repeat("0", 64)+`"}]}}`)
-	r = s.await(name, "told about the wrong digest", func(r *v1alpha1.DLQReplay) bool {
+	s.Change(name, `{"spec":{"approvals":[{"step":"Requeued","by":"me","digest":"`+digest+`"},{"step":"CanaryDelivered","by":"me","digest":"sha256:`+strings.Repeat("0", 64)+`"}]}}`)
+	r = s.Await(name, "told about the wrong digest", func(r *v1alpha1.DLQReplay) bool {
 		return strings.Contains(message(r), "the approval given for CanaryDelivered is for another digest")
 	})
 	s.nudge(name)
@@ -62,22 +63,22 @@ func TestAReplayWaitsForApprovalOfExactlyItsPlan(t *testing.T) {
 	}
 
 	s.typed(s.command(r, "To approve: "))
-	s.progress(s.awaitReady(name), map[string]int64{"requeued": 60, "delivered": 60})
-	if given := s.get(name).Spec.Approvals; len(given) != 2 {
-		t.Errorf("the approvals are %s", asJSON(given))
+	s.progress(s.AwaitReady(name), map[string]int64{"requeued": 60, "delivered": 60})
+	if given := s.Get(name).Spec.Approvals; len(given) != 2 {
+		t.Errorf("the approvals are %s", stage.JSON(given))
 	}
 
 	// A plan that is not above the limit goes ahead unasked.
-	s.exec(`UPDATE webhook_outbox_entries SET delivered_at = NULL, dlq_at = clock_timestamp() WHERE id = ANY ($1)`, ids[:50])
-	s.progress(s.awaitReady(s.apply("small", "{}")), map[string]int64{"requeued": 50, "delivered": 50})
+	s.Exec(`UPDATE webhook_outbox_entries SET delivered_at = NULL, dlq_at = clock_timestamp() WHERE id = ANY ($1)`, ids[:50])
+	s.progress(s.AwaitReady(s.apply("small", "{}")), map[string]int64{"requeued": 50, "delivered": 50})
 }
 
 func TestTheCommandToGoOnWorksAsTyped(t *testing.T) {
 	s := newScene(t, "typed", manual)
 	s.seed(3, "HTTP 503: down", 7)
 	name := s.apply("r", "{canary: {timeoutSeconds: 1}}")
-	r := s.awaitStalled(name, v1alpha1.ReasonCanaryTimedOut)
+	r := s.AwaitStalled(name, v1alpha1.ReasonCanaryTimedOut)
 	s.typed(s.command(r, "To try again: "))
-	s.await(name, "asked to go on", func(r *v1alpha1.DLQReplay) bool { return r.Status.LastHandledRequestedAt != "" })
-	s.dispatchUntil(name, "complete", ended)
+	s.Await(name, "asked to go on", func(r *v1alpha1.DLQReplay) bool { return r.Status.LastHandledRequestedAt != "" })
+	s.dispatchUntil(name, "complete", stage.Ended)
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
 	"github.com/1pass-dev/playbook-operator/hack/logi"
+	"github.com/1pass-dev/playbook-operator/hack/stage"
 )
 
 func TestACanaryThatFailsLeavesTheRestAlone(t *testing.T) {
@@ -16,14 +17,14 @@ func TestACanaryThatFailsLeavesTheRestAlone(t *testing.T) {
 	s.SetFault(acme, logi.Fault{Status: 503, Body: "Service Unavailable"})
 	s.seed(120, "HTTP 502: Bad Gateway", 7)
 	name := s.apply("r", "{}")
-	r := s.awaitStalled(name, v1alpha1.ReasonCanaryFailed)
+	r := s.AwaitStalled(name, v1alpha1.ReasonCanaryFailed)
 	for _, part := range []string{"10 of 10 canary entries failed", "503 ×10", "the other 110 entries were not touched", "kubectl -n playbook-system annotate dlqreplay " + name} {
 		if !strings.Contains(message(r), part) {
 			t.Errorf("the message lacks %q: %s", part, message(r))
 		}
 	}
 	if f := r.Status.Failures; len(f) != 1 || f[0].Answer != "503" || value(f[0].Entries) != 10 {
-		t.Errorf("the failures are %s", asJSON(f))
+		t.Errorf("the failures are %s", stage.JSON(f))
 	}
 	onlyCanaries := func(n int64) {
 		t.Helper()
@@ -38,8 +39,8 @@ func TestACanaryThatFailsLeavesTheRestAlone(t *testing.T) {
 
 	stalledAgain := func(request string) {
 		t.Helper()
-		s.await(name, "stalled again", func(r *v1alpha1.DLQReplay) bool {
-			return r.Status.LastHandledRequestedAt == request && reason(r) == v1alpha1.ReasonCanaryFailed && ended(r)
+		s.Await(name, "stalled again", func(r *v1alpha1.DLQReplay) bool {
+			return r.Status.LastHandledRequestedAt == request && reason(r) == v1alpha1.ReasonCanaryFailed && stage.Ended(r)
 		})
 	}
 	s.request(name, "first")
@@ -47,29 +48,29 @@ func TestACanaryThatFailsLeavesTheRestAlone(t *testing.T) {
 	onlyCanaries(20)
 
 	// The same request together with a change that makes the manager look: it was acted on once.
-	generation := s.change(name, fmt.Sprintf(`{"metadata":{"annotations":{%q:"first"}},"spec":{"deliveryTimeoutSeconds":1000}}`, v1alpha1.AnnotationRequestedAt)).Generation
-	s.await(name, "another look", func(r *v1alpha1.DLQReplay) bool { return r.Status.ObservedGeneration == generation })
+	generation := s.Change(name, fmt.Sprintf(`{"metadata":{"annotations":{%q:"first"}},"spec":{"deliveryTimeoutSeconds":1000}}`, v1alpha1.AnnotationRequestedAt)).Generation
+	s.Await(name, "another look", func(r *v1alpha1.DLQReplay) bool { return r.Status.ObservedGeneration == generation })
 	stalledAgain("first")
 	onlyCanaries(20)
 
 	// To take it away asks for nothing, and it is still the one that was acted on when it is back.
 	for i, annotations := range []string{`null`, fmt.Sprintf(`{%q:"first"}`, v1alpha1.AnnotationRequestedAt)} {
-		generation := s.change(name, fmt.Sprintf(`{"metadata":{"annotations":%s},"spec":{"deliveryTimeoutSeconds":%d}}`, annotations, 1001+i)).Generation
-		s.await(name, "another look", func(r *v1alpha1.DLQReplay) bool { return r.Status.ObservedGeneration == generation })
+		generation := s.Change(name, fmt.Sprintf(`{"metadata":{"annotations":%s},"spec":{"deliveryTimeoutSeconds":%d}}`, annotations, 1001+i)).Generation
+		s.Await(name, "another look", func(r *v1alpha1.DLQReplay) bool { return r.Status.ObservedGeneration == generation })
 		stalledAgain("first")
 		onlyCanaries(20)
 	}
 
 	// A canary entry that the dispatcher still tries would be delivered.
-	eventually(t, "all canary entries died again", func() bool { return s.count(`SELECT count(*) FROM webhook_outbox_entries WHERE dlq_at IS NULL`) == 0 })
+	stage.Eventually(t, "all canary entries died again", func() bool { return s.count(`SELECT count(*) FROM webhook_outbox_entries WHERE dlq_at IS NULL`) == 0 })
 	s.SetFault(acme, logi.Fault{})
 	second := "second " + strings.Repeat("é", 300) // longer than the status has room for
 	s.request(name, second)
-	s.await(name, "going on", func(r *v1alpha1.DLQReplay) bool {
+	s.Await(name, "going on", func(r *v1alpha1.DLQReplay) bool {
 		handled := r.Status.LastHandledRequestedAt
 		return handled != "first" && strings.HasPrefix(second, handled)
 	})
-	s.progress(s.awaitReady(name), map[string]int64{"requeued": 120, "delivered": 100, "diedAgain": 20})
+	s.progress(s.AwaitReady(name), map[string]int64{"requeued": 120, "delivered": 100, "diedAgain": 20})
 	s.eachOnce(120)
 }
 
@@ -84,7 +85,7 @@ func (s *scene) eachOnce(n int64) {
 // dispatchUntil lets the dispatcher work until cond holds for a replay.
 func (s *scene) dispatchUntil(name, what string, cond func(*v1alpha1.DLQReplay) bool) *v1alpha1.DLQReplay {
 	s.Helper()
-	return s.await(name, what, func(r *v1alpha1.DLQReplay) bool {
+	return s.Await(name, what, func(r *v1alpha1.DLQReplay) bool {
 		s.dispatch()
 		return cond(r)
 	})
@@ -94,14 +95,14 @@ func TestACanaryThatNobodyDispatchesTimesOut(t *testing.T) {
 	s := newScene(t, "canary-timeout", manual)
 	s.seed(30, "HTTP 503: down", 7)
 	name := s.apply("r", "{canary: {entries: 5, timeoutSeconds: 1}}")
-	r := s.awaitStalled(name, v1alpha1.ReasonCanaryTimedOut)
+	r := s.AwaitStalled(name, v1alpha1.ReasonCanaryTimedOut)
 	if !strings.Contains(message(r), "5 of 5 canary entries were not attempted within 1 s") {
 		t.Errorf("the message is %q", message(r))
 	}
 	s.eachOnce(5)
-	s.change(name, fmt.Sprintf(`{"metadata":{"annotations":{%q:"now"}},"spec":{"canary":{"timeoutSeconds":3600}}}`, v1alpha1.AnnotationRequestedAt))
-	s.await(name, "going on", func(r *v1alpha1.DLQReplay) bool { return r.Status.LastHandledRequestedAt == "now" })
-	r = s.dispatchUntil(name, "complete", ended)
+	s.Change(name, fmt.Sprintf(`{"metadata":{"annotations":{%q:"now"}},"spec":{"canary":{"timeoutSeconds":3600}}}`, v1alpha1.AnnotationRequestedAt))
+	s.Await(name, "going on", func(r *v1alpha1.DLQReplay) bool { return r.Status.LastHandledRequestedAt == "now" })
+	r = s.dispatchUntil(name, "complete", stage.Ended)
 	s.progress(r, map[string]int64{"requeued": 30, "delivered": 30})
 	s.eachOnce(30)
 }
@@ -110,7 +111,7 @@ func TestACanaryMayFailAsOftenAsTheSpecSays(t *testing.T) {
 	s := newScene(t, "canary-may", logi.Config{ManualDispatch: true, Backoff: []time.Duration{}})
 	s.seed(40, "HTTP 503: down", 7)
 	s.SetFault(acme, logi.Fault{Status: 500, EveryKth: 5})
-	r := s.dispatchUntil(s.apply("r", "{canary: {maxFailures: 2}, breaker: {maxFailurePercent: 100}}"), "ended", ended)
+	r := s.dispatchUntil(s.apply("r", "{canary: {maxFailures: 2}, breaker: {maxFailurePercent: 100}}"), "stage.Ended", stage.Ended)
 	s.progress(r, map[string]int64{"requeued": 40, "delivered": 32, "diedAgain": 8})
 	s.eachOnce(40)
 }
@@ -123,7 +124,7 @@ func TestTheBreakerOpensWhenTheRelyingPartyFailsAgain(t *testing.T) {
 		return r.Status.Progress != nil && value(r.Status.Progress.Delivered) >= 40
 	})
 	s.SetFault(acme, logi.Fault{Status: 503})
-	r := s.dispatchUntil(name, "the end", ended)
+	r := s.dispatchUntil(name, "the end", stage.Ended)
 	if reason(r) != v1alpha1.ReasonBreakerOpen || !strings.Contains(message(r), "503 ×") {
 		t.Fatalf("%s: %s", reason(r), message(r))
 	}
@@ -136,10 +137,10 @@ func TestTheBreakerOpensWhenTheRelyingPartyFailsAgain(t *testing.T) {
 	if got := s.requeues(); got != opened {
 		t.Errorf("%d entries were requeued after the breaker had opened", got-opened)
 	}
-	s.change(name, `{"spec":{"ratePerSecond":null}}`)
+	s.Change(name, `{"spec":{"ratePerSecond":null}}`)
 	s.request(name, "well again")
-	s.await(name, "going on", func(r *v1alpha1.DLQReplay) bool { return r.Status.LastHandledRequestedAt == "well again" })
-	r = s.dispatchUntil(name, "complete", ended)
+	s.Await(name, "going on", func(r *v1alpha1.DLQReplay) bool { return r.Status.LastHandledRequestedAt == "well again" })
+	r = s.dispatchUntil(name, "complete", stage.Ended)
 	if reason(r) != v1alpha1.ReasonSucceeded {
 		t.Fatalf("%s: %s", reason(r), message(r))
 	}
@@ -165,9 +166,9 @@ func TestAnAttemptThatWillBeRepeatedIsAFailure(t *testing.T) {
 			s.seed(100, "HTTP 502: Bad Gateway", 7)
 			s.SetFault(acme, logi.Fault{Status: 503})
 			name := s.apply("r", c.spec)
-			s.await(name, "the first in flight", func(*v1alpha1.DLQReplay) bool { return s.requeues() == c.requeued })
+			s.Await(name, "the first in flight", func(*v1alpha1.DLQReplay) bool { return s.requeues() == c.requeued })
 			s.dispatch()
-			s.progress(s.awaitStalled(name, c.reason), map[string]int64{"requeued": c.requeued, "failing": c.requeued, "remaining": 100 - c.requeued})
+			s.progress(s.AwaitStalled(name, c.reason), map[string]int64{"requeued": c.requeued, "failing": c.requeued, "remaining": 100 - c.requeued})
 		})
 	}
 }
@@ -178,8 +179,8 @@ func TestACanaryIsSpreadOverCausesAndAge(t *testing.T) {
 	few := s.seed(3, "Net::ReadTimeout", 7)
 	one := s.seed(1, "HTTP 422: no", 1)
 	name := s.apply("r", "{canary: {entries: 8}}")
-	s.await(name, "the canary in flight", func(*v1alpha1.DLQReplay) bool { return s.requeues() == 8 })
-	chosen := query[[]int64](s, `SELECT canary_entries FROM playbook.operations`)
+	s.Await(name, "the canary in flight", func(*v1alpha1.DLQReplay) bool { return s.requeues() == 8 })
+	chosen := stage.Query[[]int64](s.Scene, `SELECT canary_entries FROM playbook.operations`)
 	among := func(ids []int64) (n int) {
 		for _, id := range ids {
 			if slices.Contains(chosen, id) {

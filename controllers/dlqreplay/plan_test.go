@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
+	"github.com/1pass-dev/playbook-operator/hack/stage"
 )
 
 // outbox is a digest of all rows of the outbox, for tests of what must not change.
@@ -39,17 +40,17 @@ func TestAPlanCountsByCauseAndChangesNothing(t *testing.T) {
 		s.seed(dead.n, dead.lastError, dead.attempts)
 	}
 	silent := s.seed(1, "", 3)
-	s.exec(`UPDATE webhook_outbox_entries SET last_error = NULL WHERE id = ANY ($1)`, silent)
+	s.Exec(`UPDATE webhook_outbox_entries SET last_error = NULL WHERE id = ANY ($1)`, silent)
 	want := map[v1alpha1.DeadLetterCause]int64{
 		"ServerError": 5, "Timeout": 2, "RateLimited": 3, "SignatureRejected": 4, "IdempotencyConflict": 3, "ClientError": 2, "Unknown": 8,
 	}
 	// None of these is dead, and none counts.
-	if _, err := s.Enqueue(s.ctx, acme, 5); err != nil {
+	if _, err := s.Enqueue(s.Ctx, acme, 5); err != nil {
 		t.Fatal(err)
 	}
-	before := query[string](s, outbox)
+	before := stage.Query[string](s.Scene, outbox)
 
-	r := s.awaitReady(s.apply("all", "{mode: Plan}"))
+	r := s.AwaitReady(s.apply("all", "{mode: Plan}"))
 	if reason(r) != v1alpha1.ReasonPlanOnly {
 		t.Errorf("the reason is %s", reason(r))
 	}
@@ -61,8 +62,8 @@ func TestAPlanCountsByCauseAndChangesNothing(t *testing.T) {
 	if !maps.Equal(got, want) || value(plan.Total) != 27 {
 		t.Errorf("the plan has %d entries, %v; it should have 27, %v", value(plan.Total), got, want)
 	}
-	oldest := query[time.Time](s, `SELECT min(enqueued_at) FROM webhook_outbox_entries WHERE dlq_at IS NOT NULL`)
-	newest := query[time.Time](s, `SELECT max(enqueued_at) FROM webhook_outbox_entries WHERE dlq_at IS NOT NULL`)
+	oldest := stage.Query[time.Time](s.Scene, `SELECT min(enqueued_at) FROM webhook_outbox_entries WHERE dlq_at IS NOT NULL`)
+	newest := stage.Query[time.Time](s.Scene, `SELECT max(enqueued_at) FROM webhook_outbox_entries WHERE dlq_at IS NOT NULL`)
 	if !plan.OldestEnqueued.UTC().Equal(oldest.Truncate(time.Second)) || !plan.NewestEnqueued.UTC().Equal(newest.Truncate(time.Second)) {
 		t.Errorf("the plan spans %s to %s and should span %s to %s", plan.OldestEnqueued, plan.NewestEnqueued, oldest, newest)
 	}
@@ -73,7 +74,7 @@ func TestAPlanCountsByCauseAndChangesNothing(t *testing.T) {
 	// Each cause selects what the plan counted for it.
 	digests := map[string]bool{plan.Digest: true}
 	for cause, n := range want {
-		r := s.awaitReady(s.apply(fmt.Sprintf("only-%d", len(digests)), fmt.Sprintf("{mode: Plan, selector: {causes: [%s]}}", cause)))
+		r := s.AwaitReady(s.apply(fmt.Sprintf("only-%d", len(digests)), fmt.Sprintf("{mode: Plan, selector: {causes: [%s]}}", cause)))
 		if value(r.Status.Plan.Total) != n {
 			t.Errorf("%d entries are selected by the cause %s, and %d died of it", value(r.Status.Plan.Total), cause, n)
 		}
@@ -82,7 +83,7 @@ func TestAPlanCountsByCauseAndChangesNothing(t *testing.T) {
 	if len(digests) != 1+len(want) {
 		t.Error("different plans have the same digest")
 	}
-	if query[string](s, outbox) != before || s.requeues() != 0 {
+	if stage.Query[string](s.Scene, outbox) != before || s.requeues() != 0 {
 		t.Error("a plan changed the outbox")
 	}
 }
@@ -90,18 +91,18 @@ func TestAPlanCountsByCauseAndChangesNothing(t *testing.T) {
 func TestIdsAbove2To53AreExact(t *testing.T) {
 	s := newScene(t, "bigids", quick)
 	const application, first = 9007199254740993, 9223372036854775000 // a float64 has neither
-	s.exec(`SELECT setval('webhook_outbox_entries_id_seq', $1, false)`, int64(first))
-	if err := s.CreateApplication(s.ctx, application, "giant"); err != nil {
+	s.Exec(`SELECT setval('webhook_outbox_entries_id_seq', $1, false)`, int64(first))
+	if err := s.CreateApplication(s.Ctx, application, "giant"); err != nil {
 		t.Fatal(err)
 	}
-	ids, err := s.SeedDead(s.ctx, application, 5, "HTTP 503: down", 7)
+	ids, err := s.SeedDead(s.Ctx, application, 5, "HTTP 503: down", 7)
 	if err != nil {
 		t.Fatal(err)
 	}
 	name := s.apply("r", fmt.Sprintf(`{applicationID: "%d", selector: {entryIDs: ["%d", "%d"]}}`, application, ids[1], ids[3]))
-	r := s.awaitReady(name)
+	r := s.AwaitReady(name)
 	s.progress(r, map[string]int64{"requeued": 2, "delivered": 2})
-	got := query[[]int64](s, `SELECT array_agg(entry_id ORDER BY entry_id) FROM logi_test.requeues`)
+	got := stage.Query[[]int64](s.Scene, `SELECT array_agg(entry_id ORDER BY entry_id) FROM logi_test.requeues`)
 	if fmt.Sprint(got) != fmt.Sprint([]int64{first + 1, first + 3}) {
 		t.Errorf("%v were requeued, and %d and %d should have been", got, first+1, first+3)
 	}
@@ -110,22 +111,22 @@ func TestIdsAbove2To53AreExact(t *testing.T) {
 func TestAPlanThatIsTooLargeStalls(t *testing.T) {
 	s := newScene(t, "toolarge", manual)
 	s.seed(12, "HTTP 503: down", 7)
-	before := query[string](s, outbox)
+	before := stage.Query[string](s.Scene, outbox)
 	name := s.apply("r", "{maxEntries: 11}")
-	r := s.awaitStalled(name, v1alpha1.ReasonPlanTooLarge)
+	r := s.AwaitStalled(name, v1alpha1.ReasonPlanTooLarge)
 	if got := message(r); !regexp.MustCompile(`12 entries are selected and maxEntries is 11`).MatchString(got) {
 		t.Errorf("the message is %q", got)
 	}
-	if s.count(`SELECT count(*) FROM playbook.replay_pages`) != 0 || query[string](s, outbox) != before {
+	if s.count(`SELECT count(*) FROM playbook.replay_pages`) != 0 || stage.Query[string](s.Scene, outbox) != before {
 		t.Error("a plan that is too large left something behind")
 	}
-	s.progress(s.awaitReason(s.apply("fits", "{maxEntries: 12, maxInFlight: 12, canary: {entries: 0}}"), v1alpha1.ReasonDelivering), map[string]int64{"requeued": 12, "waiting": 12})
+	s.progress(s.AwaitReason(s.apply("fits", "{maxEntries: 12, maxInFlight: 12, canary: {entries: 0}}"), v1alpha1.ReasonDelivering), map[string]int64{"requeued": 12, "waiting": 12})
 }
 
 func TestAReplayOfNothingSaysSo(t *testing.T) {
 	s := newScene(t, "nothing", manual)
 	s.seed(1, "HTTP 503: down", 7)
-	r := s.awaitReady(s.apply("r", `{selector: {entryIDs: ["4711"]}}`))
+	r := s.AwaitReady(s.apply("r", `{selector: {entryIDs: ["4711"]}}`))
 	if reason(r) != v1alpha1.ReasonSucceeded || message(r) != "no dead entry is selected" {
 		t.Errorf("%s: %s", reason(r), message(r))
 	}

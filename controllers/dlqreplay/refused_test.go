@@ -55,7 +55,7 @@ func TestAMistakeIsRefusedAtApplyWithAdvice(t *testing.T) {
 		if !strings.Contains(spec, "applicationID") {
 			spec += `, applicationID: "42"`
 		}
-		err := kube.Create(t.Context(), unwatched(t, "mistake", "{platformRef: {name: p}, "+spec+"}"), client.DryRunAll)
+		err := shared.Kube.Create(t.Context(), unwatched(t, "mistake", "{platformRef: {name: p}, "+spec+"}"), client.DryRunAll)
 		if err == nil || !strings.Contains(err.Error(), advice) {
 			t.Errorf("%s: the answer lacks %q: %v", spec, advice, err)
 		}
@@ -65,7 +65,7 @@ func TestAMistakeIsRefusedAtApplyWithAdvice(t *testing.T) {
 		`applicationID: "42", ratePerSecond: 1, maxInFlight: 1000000, canary: {entries: 0}`,
 		`applicationID: "42", selector: {deadAfter: "2026-01-01T23:00:00-05:00", deadBefore: "2026-01-02T05:00:00Z"}`,
 	} {
-		if err := kube.Create(t.Context(), unwatched(t, "right", "{platformRef: {name: p}, "+spec+"}"), client.DryRunAll); err != nil {
+		if err := shared.Kube.Create(t.Context(), unwatched(t, "right", "{platformRef: {name: p}, "+spec+"}"), client.DryRunAll); err != nil {
 			t.Errorf("%s: %v", spec, err)
 		}
 	}
@@ -81,12 +81,12 @@ func TestWhatIsFixedCanNotBeAddedChangedOrRemoved(t *testing.T) {
 		ratePerSecond: 7, suspend: true, approvals: [{step: Requeued, digest: "sha256:`+strings.Repeat("0", 64)+`", by: me}]}`)
 	plain := unwatched(t, "plain", `{platformRef: {name: p}, applicationID: "42"}`)
 	for _, obj := range []*unstructured.Unstructured{full, plain} {
-		if err := kube.Create(ctx, obj); err != nil {
+		if err := shared.Kube.Create(ctx, obj); err != nil {
 			t.Fatal(err)
 		}
 	}
 	try := func(obj *unstructured.Unstructured, spec string) error {
-		return kube.Patch(ctx, obj.DeepCopy(), client.RawPatch(types.MergePatchType, []byte(`{"spec":`+spec+`}`)), client.DryRunAll)
+		return shared.Kube.Patch(ctx, obj.DeepCopy(), client.RawPatch(types.MergePatchType, []byte(`{"spec":`+spec+`}`)), client.DryRunAll)
 	}
 	for _, c := range []struct {
 		obj         *unstructured.Unstructured

@@ -7,6 +7,8 @@ import (
 
 	"github.com/fluxcd/cli-utils/pkg/kstatus/status"
 	"github.com/jackc/pgx/v5"
+
+	"github.com/1pass-dev/playbook-operator/hack/stage"
 )
 
 func TestEachDeadWebhookIsDeliveredOnceInTheOldOrder(t *testing.T) {
@@ -14,14 +16,14 @@ func TestEachDeadWebhookIsDeliveredOnceInTheOldOrder(t *testing.T) {
 	ids := s.seed(1500, "HTTP 503: Service Unavailable", 7)
 	stop := s.statuses(s.Name + "-r")
 	name := s.apply("r", "{maxInFlight: 200}")
-	r := s.awaitReady(name)
+	r := s.AwaitReady(name)
 	s.progress(r, map[string]int64{"requeued": 1500, "delivered": 1500})
 
 	if counts := s.Counts()[acme]; counts.Received != len(ids) || counts.Duplicates != 0 {
 		t.Errorf("the relying party received %d webhooks, %d of them twice; it should have received %d, each once", counts.Received, counts.Duplicates, len(ids))
 	}
-	canary := query[[]int64](s, `SELECT canary_entries FROM playbook.operations WHERE uid = $1::uuid`, r.UID)
-	rows, err := s.db.Query(s.ctx, `SELECT entry_id, enqueued_at FROM logi_test.requeues ORDER BY enqueued_at, id`)
+	canary := stage.Query[[]int64](s.Scene, `SELECT canary_entries FROM playbook.operations WHERE uid = $1::uuid`, r.UID)
+	rows, err := s.DB.Query(s.Ctx, `SELECT entry_id, enqueued_at FROM logi_test.requeues ORDER BY enqueued_at, id`)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -62,11 +64,11 @@ func TestEachDeadWebhookIsDeliveredOnceInTheOldOrder(t *testing.T) {
 		t.Errorf("only %d statuses were seen", len(seen))
 	}
 	for i := range seen {
-		if !ended(&seen[i]) {
-			s.healthy(&seen[i], status.InProgressStatus) // from the moment it is created
+		if !stage.Ended(&seen[i]) {
+			s.Healthy(&seen[i], status.InProgressStatus) // from the moment it is created
 		}
 		if !addsUp(&seen[i]) {
-			t.Errorf("these counts do not add up: %s", asJSON(seen[i].Status))
+			t.Errorf("these counts do not add up: %s", stage.JSON(seen[i].Status))
 		}
 	}
 }

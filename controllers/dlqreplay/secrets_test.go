@@ -13,13 +13,14 @@ import (
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
 	"github.com/1pass-dev/playbook-operator/hack/logi"
+	"github.com/1pass-dev/playbook-operator/hack/stage"
 	"github.com/1pass-dev/playbook-operator/hack/world"
 )
 
 // said is everything that the manager tells the world: its log, its metrics, events, and all objects.
 func (s *scene) said() map[string]string {
 	s.Helper()
-	response, err := http.Get(metricsURL)
+	response, err := http.Get(shared.MetricsURL)
 	if err != nil {
 		s.Fatal(err)
 	}
@@ -28,14 +29,14 @@ func (s *scene) said() map[string]string {
 	if err != nil {
 		s.Fatal(err)
 	}
-	said := map[string]string{"the log": manager.Log(), "the metrics": string(metrics)}
+	said := map[string]string{"the log": shared.Manager.Log(), "the metrics": string(metrics)}
 	for name, list := range map[string]client.ObjectList{
 		"an event": &eventsv1.EventList{}, "a replay": &v1alpha1.DLQReplayList{}, "a Platform": &v1alpha1.PlatformList{}, "a ConfigMap": &corev1.ConfigMapList{},
 	} {
-		if err := kube.List(s.ctx, list, client.InNamespace(world.Namespace)); err != nil {
+		if err := shared.Kube.List(s.Ctx, list, client.InNamespace(world.Namespace)); err != nil {
 			s.Fatal(err)
 		}
-		said[name] = asJSON(list)
+		said[name] = stage.JSON(list)
 	}
 	return said
 }
@@ -45,19 +46,19 @@ func TestSecretsAndTheRelyingPartysWordsAreNotRepeated(t *testing.T) {
 	const nonce, oldWords, newWords, password, token = "nonce-7d1f0e", "words-5b2c9a", "words-c04e77", "password-91ab3d", "token-2e8f60"
 	planted := map[string]string{
 		"the nonce": nonce, "the relying party's old words": oldWords, "its new words": newWords, "the wrong password": password,
-		"the admin token": token, "the database's password": w.OperatorPassword, "the monitor's password": w.MonitorPassword, "the right admin token": s.AdminToken(),
+		"the admin token": token, "the database's password": shared.OperatorPassword, "the monitor's password": shared.MonitorPassword, "the right admin token": s.AdminToken(),
 	}
 
 	ids := s.seed(30, "HTTP 502: "+oldWords, 7)
 	s.SetFault(acme, logi.Fault{Status: 503, Body: newWords})
 	name := s.apply("canary", "{}")
-	s.awaitStalled(name, v1alpha1.ReasonCanaryFailed)
+	s.AwaitStalled(name, v1alpha1.ReasonCanaryFailed)
 
 	// The platform's admin API refuses a nonce, and then a token.
 	s.nonces(map[int64]string{ids[25]: nonce, ids[26]: nonce})
-	s.awaitStalled(s.apply("nonce", s.viaAdminAPI(ids[25])), v1alpha1.ReasonRefused)
-	s.patch(&corev1.Secret{}, s.Name+"-admin-api", `{"stringData":{"token":"`+token+`"}}`)
-	s.awaitStalled(s.apply("token", s.viaAdminAPI(ids[26])), v1alpha1.ReasonRefused)
+	s.AwaitStalled(s.apply("nonce", s.viaAdminAPI(ids[25])), v1alpha1.ReasonRefused)
+	s.Patch(&corev1.Secret{}, s.Name+"-admin-api", `{"stringData":{"token":"`+token+`"}}`)
+	s.AwaitStalled(s.apply("token", s.viaAdminAPI(ids[26])), v1alpha1.ReasonRefused)
 
 	// A database refuses a password, and a URL can't be parsed.
 	for trouble, c := range map[string]struct {
@@ -67,11 +68,11 @@ func TestSecretsAndTheRelyingPartysWordsAreNotRepeated(t *testing.T) {
 		"password":  {func(u *url.URL) { u.User = url.UserPassword("playbook_operator", password) }, v1alpha1.ReasonDatabaseUnreachable},
 		"malformed": {func(u *url.URL) { u.Host, u.User = "[malformed", url.UserPassword("playbook_operator", password) }, v1alpha1.ReasonSecretUnusable},
 	} {
-		s := newSceneIn(t, w, "secrets-"+trouble, quick)
+		s := newSceneIn(t, shared.World, "secrets-"+trouble, quick)
 		s.applyManifest(s.secrets())
 		s.databaseURL(s.altered(c.change))
 		s.applyManifest(strings.TrimPrefix(s.Manifest(), s.secrets()))
-		s.awaitReason(s.apply("r", "{}"), c.reason)
+		s.AwaitReason(s.apply("r", "{}"), c.reason)
 	}
 
 	// A search that can't find what is there proves nothing. This replay's name is in all of them but metrics, which has the Platform's.
@@ -85,7 +86,7 @@ func TestSecretsAndTheRelyingPartysWordsAreNotRepeated(t *testing.T) {
 			}
 		}
 	}
-	s.patch(&v1alpha1.DLQReplay{}, name, `{"metadata":{"annotations":{"planted":"`+password+`"}}}`)
+	s.Patch(&v1alpha1.DLQReplay{}, name, `{"metadata":{"annotations":{"planted":"`+password+`"}}}`)
 	if !strings.Contains(s.said()["a replay"], password) {
 		t.Error("the search does not find what was planted")
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
 	"github.com/1pass-dev/playbook-operator/controllers/dlqreplay"
 	"github.com/1pass-dev/playbook-operator/controllers/platform"
+	"github.com/1pass-dev/playbook-operator/hack/stage"
 )
 
 func TestTheStatusIsWrittenOncePerSecondAndStep(t *testing.T) {
@@ -27,7 +28,7 @@ func TestTheStatusIsWrittenOncePerSecondAndStep(t *testing.T) {
 	s.seed(600, "HTTP 503: down", 7)
 	stop := s.statuses(s.Name + "-r")
 	name := s.apply("r", "{ratePerSecond: 60, maxInFlight: 30}")
-	s.progress(s.awaitReady(name), map[string]int64{"requeued": 600, "delivered": 600})
+	s.progress(s.AwaitReady(name), map[string]int64{"requeued": 600, "delivered": 600})
 	// Each status that tells nothing new but counts belongs to a second of its own, by the database's clock.
 	seconds := map[string]int{}
 	seen := stop()
@@ -73,7 +74,7 @@ func TestAFinishedReplayCostsNoWrites(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
 	const namespace, objects, rounds = "resync", 1000, 10 // no manager watches this namespace
-	if err := kube.Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}); err != nil {
+	if err := shared.Kube.Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}); err != nil {
 		t.Fatal(err)
 	}
 	inParallel := func(do func(i int) error) {
@@ -92,19 +93,19 @@ func TestAFinishedReplayCostsNoWrites(t *testing.T) {
 			ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: fmt.Sprint("r", i), Finalizers: []string{v1alpha1.Finalizer}},
 			Spec:       v1alpha1.DLQReplaySpec{PlatformRef: v1alpha1.PlatformReference{Name: "p"}, ApplicationID: "42"},
 		}
-		if err := kube.Create(ctx, r); err != nil {
+		if err := shared.Kube.Create(ctx, r); err != nil {
 			return err
 		}
 		r.Status.ObservedGeneration = r.Generation
 		for _, condition := range []string{v1alpha1.ConditionReady, v1alpha1.StepPlanned, v1alpha1.StepCanaryDelivered, v1alpha1.StepRequeued, v1alpha1.StepDelivered} {
 			meta.SetStatusCondition(&r.Status.Conditions, metav1.Condition{Type: condition, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonSucceeded})
 		}
-		return kube.Status().Update(ctx, r)
+		return shared.Kube.Status().Update(ctx, r)
 	})
 	versions := func() map[string]string {
 		t.Helper()
 		var list v1alpha1.DLQReplayList
-		if err := kube.List(ctx, &list, client.InNamespace(namespace)); err != nil {
+		if err := shared.Kube.List(ctx, &list, client.InNamespace(namespace)); err != nil {
 			t.Fatal(err)
 		}
 		versions := map[string]string{}
@@ -119,7 +120,7 @@ func TestAFinishedReplayCostsNoWrites(t *testing.T) {
 	}
 
 	var writes atomic.Int64
-	counting := interceptor.NewClient(kube, interceptor.Funcs{
+	counting := interceptor.NewClient(shared.Kube, interceptor.Funcs{
 		Patch: func(ctx context.Context, c client.WithWatch, obj client.Object, patch client.Patch, opts ...client.PatchOption) error {
 			writes.Add(1)
 			return c.Patch(ctx, obj, patch, opts...)
@@ -130,7 +131,7 @@ func TestAFinishedReplayCostsNoWrites(t *testing.T) {
 		},
 	})
 	// Ten thousand reads from the API server would keep it from the other tests.
-	reads, err := cache.New(w.ControlPlane.Config(), cache.Options{Scheme: kube.Scheme(), DefaultNamespaces: map[string]cache.Config{namespace: {}}})
+	reads, err := cache.New(shared.ControlPlane.Config(), cache.Options{Scheme: shared.Kube.Scheme(), DefaultNamespaces: map[string]cache.Config{namespace: {}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -142,7 +143,7 @@ func TestAFinishedReplayCostsNoWrites(t *testing.T) {
 		}
 	})
 	reconciler := &dlqreplay.Reconciler{
-		Client: counting, APIReader: reads, Connections: &platform.Connections{Secrets: kube}, Recorder: events.NewFakeRecorder(10),
+		Client: counting, APIReader: reads, Connections: &platform.Connections{Secrets: shared.Kube}, Recorder: events.NewFakeRecorder(10),
 	}
 	resync := func(i int) error {
 		result, err := reconciler.Reconcile(ctx, ctrl.Request{NamespacedName: client.ObjectKey{Namespace: namespace, Name: fmt.Sprint("r", i)}})
@@ -166,19 +167,19 @@ func TestAFinishedReplayCostsNoWrites(t *testing.T) {
 	// The counter counts: a change of the spec is acknowledged, by one write.
 	r := &v1alpha1.DLQReplay{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "r0"}}
 	const change = `{"spec":{"maxInFlight":7},"metadata":{"annotations":{"` + v1alpha1.AnnotationRequestedAt + `":"now"}}}`
-	if err := kube.Patch(ctx, r, client.RawPatch("application/merge-patch+json", []byte(change))); err != nil {
+	if err := shared.Kube.Patch(ctx, r, client.RawPatch("application/merge-patch+json", []byte(change))); err != nil {
 		t.Fatal(err)
 	}
 	want := r.DeepCopy()
 	want.Status.ObservedGeneration = r.Generation
-	reconciler.APIReader = kube
+	reconciler.APIReader = shared.Kube
 	if err := resync(0); err != nil || writes.Load() != 1 {
 		t.Errorf("%d writes were made after a change of the spec: %v", writes.Load(), err)
 	}
-	if err := kube.Get(ctx, client.ObjectKeyFromObject(r), r); err != nil {
+	if err := shared.Kube.Get(ctx, client.ObjectKeyFromObject(r), r); err != nil {
 		t.Fatal(err)
 	}
 	if r.Generation == 1 || !equality.Semantic.DeepEqual(r.Status, want.Status) {
-		t.Errorf("more than observedGeneration was written: %s, and it should be %s", asJSON(r.Status), asJSON(want.Status))
+		t.Errorf("more than observedGeneration was written: %s, and it should be %s", stage.JSON(r.Status), stage.JSON(want.Status))
 	}
 }

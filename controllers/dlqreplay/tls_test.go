@@ -18,6 +18,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
+	"github.com/1pass-dev/playbook-operator/hack/stage"
 )
 
 // authority signs certificates.
@@ -135,11 +136,11 @@ func TestADatabaseIsTrustedByItsCertificate(t *testing.T) {
 			s.authorities(c.authorities)
 			s.applyManifest(strings.TrimPrefix(s.Manifest(), s.secrets()))
 			name := s.apply("r", "{}")
-			if r := s.awaitReason(name, c.reason); !strings.Contains(message(r), c.says) {
+			if r := s.AwaitReason(name, c.reason); !strings.Contains(message(r), c.says) {
 				t.Errorf("the message lacks %q: %s", c.says, message(r))
 			}
 			c.mend(s)
-			s.progress(s.awaitReady(name), map[string]int64{"requeued": 12, "delivered": 12})
+			s.progress(s.AwaitReady(name), map[string]int64{"requeued": 12, "delivered": 12})
 			s.eachOnce(12)
 		})
 	}
@@ -148,7 +149,7 @@ func TestADatabaseIsTrustedByItsCertificate(t *testing.T) {
 // authorities sets whose certificates the Secret says are trusted.
 func (s *scene) authorities(certificates string) {
 	s.Helper()
-	s.patch(&corev1.Secret{}, s.Name+"-database", fmt.Sprintf(`{"stringData":{"ca.crt":%q}}`, certificates))
+	s.Patch(&corev1.Secret{}, s.Name+"-database", fmt.Sprintf(`{"stringData":{"ca.crt":%q}}`, certificates))
 }
 
 func TestACertificateThatExpiredIsSaidOnceUntilItIsRenewed(t *testing.T) {
@@ -170,18 +171,18 @@ func TestACertificateThatExpiredIsSaidOnceUntilItIsRenewed(t *testing.T) {
 	s.authorities(string(asPEM(ours.certificate)))
 	s.applyManifest(strings.TrimPrefix(s.Manifest(), s.secrets()))
 	name := s.apply("r", "{}")
-	r := s.awaitReason(name, v1alpha1.ReasonDatabaseUnreachable)
+	r := s.AwaitReason(name, v1alpha1.ReasonDatabaseUnreachable)
 	if !strings.Contains(message(r), "its certificate is not trusted: x509: certificate has expired or is not yet valid") {
 		t.Errorf("the message is %q", message(r))
 	}
 	// What Go says of it has the time of day.
-	said := func() int { return strings.Count(manager.Log(), fmt.Sprintf(`"name":%q`, name)) }
+	said := func() int { return strings.Count(shared.Manager.Log(), fmt.Sprintf(`"name":%q`, name)) }
 	before := said()
-	eventually(t, "it was tried again and again", func() bool { return said() > before+2 })
-	if again := s.get(name); again.ResourceVersion != r.ResourceVersion {
+	stage.Eventually(t, "it was tried again and again", func() bool { return said() > before+2 })
+	if again := s.Get(name); again.ResourceVersion != r.ResourceVersion {
 		t.Errorf("the status was written again: %s, and then %s", message(r), message(again))
 	}
 	serve(time.Now().Add(time.Hour))
-	s.progress(s.awaitReady(name), map[string]int64{"requeued": 12, "delivered": 12})
+	s.progress(s.AwaitReady(name), map[string]int64{"requeued": 12, "delivered": 12})
 	s.eachOnce(12)
 }

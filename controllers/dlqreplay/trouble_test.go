@@ -15,13 +15,14 @@ import (
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
 	"github.com/1pass-dev/playbook-operator/hack/servers"
+	"github.com/1pass-dev/playbook-operator/hack/stage"
 	"github.com/1pass-dev/playbook-operator/hack/world"
 )
 
 // databaseURL changes what the Secret says that the operator connects to.
 func (s *scene) databaseURL(u string) {
 	s.Helper()
-	s.patch(&corev1.Secret{}, s.Name+"-database", fmt.Sprintf(`{"stringData":{"url":%q}}`, u))
+	s.Patch(&corev1.Secret{}, s.Name+"-database", fmt.Sprintf(`{"stringData":{"url":%q}}`, u))
 }
 
 // altered is the operator's URL with a change.
@@ -54,7 +55,7 @@ func TestATroubleIsNamedAndEndsWhenItIsMended(t *testing.T) {
 		},
 		"unlabelled": {
 			func(s *scene) {
-				s.patch(&corev1.Secret{}, s.Name+"-database", `{"metadata":{"labels":null}}`)
+				s.Patch(&corev1.Secret{}, s.Name+"-database", `{"metadata":{"labels":null}}`)
 			},
 			func(s *scene) { s.applyPlatform() },
 			v1alpha1.ReasonSecretUnusable, `kubectl -n playbook-system label secret unlabelled-database playbook.1pass.dev/platform=unlabelled`,
@@ -82,32 +83,32 @@ func TestATroubleIsNamedAndEndsWhenItIsMended(t *testing.T) {
 			v1alpha1.ReasonDatabaseUnreachable, `connection refused`,
 		},
 		"no-index": {
-			func(s *scene) { s.exec(`DROP INDEX index_webhook_outbox_entries_dead`) },
-			func(s *scene) { s.exec(statementIn(s, "create it with: ")) },
+			func(s *scene) { s.Exec(`DROP INDEX index_webhook_outbox_entries_dead`) },
+			func(s *scene) { s.Exec(statementIn(s, "create it with: ")) },
 			v1alpha1.ReasonLedgerNotReady, `the index of dead entries is missing; create it with: CREATE INDEX CONCURRENTLY`,
 		},
 		"no-table": {
-			func(s *scene) { s.exec(`ALTER TABLE webhook_outbox_entries RENAME TO elsewhere`) },
-			func(s *scene) { s.exec(`ALTER TABLE elsewhere RENAME TO webhook_outbox_entries`) },
+			func(s *scene) { s.Exec(`ALTER TABLE webhook_outbox_entries RENAME TO elsewhere`) },
+			func(s *scene) { s.Exec(`ALTER TABLE elsewhere RENAME TO webhook_outbox_entries`) },
 			v1alpha1.ReasonLedgerNotReady, `webhook_outbox_entries.id is missing: is this the platform's database?`,
 		},
 		"no-ledger": {
-			func(s *scene) { s.exec(`ALTER SCHEMA playbook RENAME TO elsewhere`) },
-			func(s *scene) { s.exec(`ALTER SCHEMA elsewhere RENAME TO playbook`) },
+			func(s *scene) { s.Exec(`ALTER SCHEMA playbook RENAME TO elsewhere`) },
+			func(s *scene) { s.Exec(`ALTER SCHEMA elsewhere RENAME TO playbook`) },
 			v1alpha1.ReasonLedgerNotReady, "run `manager migrate`",
 		},
 		"old-ledger": {
-			func(s *scene) { s.exec(`UPDATE playbook.schema_migrations SET version = version - 1`) },
-			func(s *scene) { s.exec(`UPDATE playbook.schema_migrations SET version = version + 1`) },
+			func(s *scene) { s.Exec(`UPDATE playbook.schema_migrations SET version = version - 1`) },
+			func(s *scene) { s.Exec(`UPDATE playbook.schema_migrations SET version = version + 1`) },
 			v1alpha1.ReasonLedgerNotReady, "run `manager migrate`",
 		},
 		"new-ledger": {
-			func(s *scene) { s.exec(`UPDATE playbook.schema_migrations SET version = version + 1`) },
-			func(s *scene) { s.exec(`UPDATE playbook.schema_migrations SET version = version - 1`) },
+			func(s *scene) { s.Exec(`UPDATE playbook.schema_migrations SET version = version + 1`) },
+			func(s *scene) { s.Exec(`UPDATE playbook.schema_migrations SET version = version - 1`) },
 			v1alpha1.ReasonLedgerNotReady, "run the newer manager",
 		},
 		"no-grant": {
-			func(s *scene) { s.exec(`REVOKE ALL ON webhook_outbox_entries FROM playbook_operator`) },
+			func(s *scene) { s.Exec(`REVOKE ALL ON webhook_outbox_entries FROM playbook_operator`) },
 			func(s *scene) { s.migrate() },
 			v1alpha1.ReasonLedgerNotReady, "permission denied for table webhook_outbox_entries",
 		},
@@ -121,18 +122,18 @@ func TestATroubleIsNamedAndEndsWhenItIsMended(t *testing.T) {
 				s.applyManifest(strings.TrimPrefix(s.Manifest(), s.secrets()))
 			}
 			name := s.apply("r", "{}")
-			r := s.awaitReason(name, c.reason)
+			r := s.AwaitReason(name, c.reason)
 			if !strings.Contains(message(r), c.message) {
 				t.Errorf("the message lacks %q: %s", c.message, message(r))
 			}
-			eventually(t, "a warning", func() bool {
+			stage.Eventually(t, "a warning", func() bool {
 				return slices.ContainsFunc(s.events(r), func(e eventsv1.Event) bool { return e.Type == "Warning" && e.Reason == c.reason })
 			})
-			if strings.Contains(asJSON(r), "geheim") {
-				t.Errorf("the object shows a password: %s", asJSON(r))
+			if strings.Contains(stage.JSON(r), "geheim") {
+				t.Errorf("the object shows a password: %s", stage.JSON(r))
 			}
 			c.mend(s)
-			s.progress(s.awaitReady(name), map[string]int64{"requeued": 12, "delivered": 12})
+			s.progress(s.AwaitReady(name), map[string]int64{"requeued": 12, "delivered": 12})
 			s.eachOnce(12)
 		})
 	}
@@ -146,20 +147,20 @@ func TestAPlatformWithoutADatabaseIsNamedUntilItHasOne(t *testing.T) {
 	s.applyManifest(before + "  adminAPI:\n" + after)
 	var deleted *v1alpha1.DLQReplay
 	for _, name := range []string{"r", "deleted"} {
-		deleted = s.awaitReason(s.apply(name, "{}"), v1alpha1.ReasonNoDatabase)
+		deleted = s.AwaitReason(s.apply(name, "{}"), v1alpha1.ReasonNoDatabase)
 		if want := `there is no spec.database in Platform "no-database": write its secretRef there`; !strings.Contains(message(deleted), want) {
 			t.Errorf("the message lacks %q: %s", want, message(deleted))
 		}
 	}
 	// It has nothing to close, and does not wait for what it could be closed in.
-	s.delete(deleted.Name)
+	s.Delete(deleted.Name)
 	for _, e := range s.events(deleted) {
 		if e.Reason == "OperationLeftOpen" {
 			t.Error(e.Note)
 		}
 	}
 	s.applyPlatform()
-	s.progress(s.awaitReady(s.Name+"-r"), map[string]int64{"requeued": 12, "delivered": 12})
+	s.progress(s.AwaitReady(s.Name+"-r"), map[string]int64{"requeued": 12, "delivered": 12})
 	s.eachOnce(12)
 }
 
@@ -167,7 +168,7 @@ func TestAPlatformWithoutADatabaseIsNamedUntilItHasOne(t *testing.T) {
 func (s *scene) events(r *v1alpha1.DLQReplay) []eventsv1.Event {
 	s.Helper()
 	var all eventsv1.EventList
-	if err := kube.List(s.ctx, &all, client.InNamespace(world.Namespace)); err != nil {
+	if err := shared.Kube.List(s.Ctx, &all, client.InNamespace(world.Namespace)); err != nil {
 		s.Fatal(err)
 	}
 	return slices.DeleteFunc(all.Items, func(e eventsv1.Event) bool { return e.Regarding.UID != r.UID })
@@ -176,12 +177,12 @@ func (s *scene) events(r *v1alpha1.DLQReplay) []eventsv1.Event {
 // statementIn is the SQL that the message of the scene's replay gives after a phrase.
 func statementIn(s *scene, phrase string) string {
 	s.Helper()
-	return s.command(s.get(s.Name+"-r"), phrase)
+	return s.command(s.Get(s.Name+"-r"), phrase)
 }
 
 func (s *scene) applyPlatform() {
 	s.Helper()
-	if err := s.Apply(s.ctx); err != nil {
+	if err := s.Apply(s.Ctx); err != nil {
 		s.Fatal(err)
 	}
 }
@@ -193,7 +194,7 @@ func (s *scene) secrets() string {
 
 func (s *scene) applyManifest(manifest string) {
 	s.Helper()
-	if _, err := w.KubectlInput(s.ctx, manifest, "apply", "-f", "-"); err != nil {
+	if _, err := shared.KubectlInput(s.Ctx, manifest, "apply", "-f", "-"); err != nil {
 		s.Fatal(err)
 	}
 }
@@ -202,7 +203,7 @@ func (s *scene) deleteObject(obj client.Object, name string) {
 	s.Helper()
 	obj.SetNamespace(world.Namespace)
 	obj.SetName(name)
-	if err := kube.Delete(s.ctx, obj); err != nil {
+	if err := shared.Kube.Delete(s.Ctx, obj); err != nil {
 		s.Fatal(err)
 	}
 }
@@ -210,11 +211,11 @@ func (s *scene) deleteObject(obj client.Object, name string) {
 // migrate runs `manager migrate` as the database's owner does.
 func (s *scene) migrate() {
 	s.Helper()
-	path, err := w.Manager(s.ctx)
+	path, err := shared.World.Manager(s.Ctx)
 	if err != nil {
 		s.Fatal(err)
 	}
-	cmd := exec.CommandContext(s.ctx, path, "migrate")
+	cmd := exec.CommandContext(s.Ctx, path, "migrate")
 	cmd.Env = []string{"DATABASE_URL=" + s.URLAs("")}
 	if out, err := cmd.CombinedOutput(); err != nil {
 		s.Fatalf("manager migrate: %v\n%s", err, out)
@@ -225,23 +226,23 @@ func TestAStalledReplayThatCanNotGoOnYetSaysSo(t *testing.T) {
 	s := newScene(t, "resume-later", manual)
 	s.seed(12, "HTTP 503: down", 7)
 	name := s.apply("r", "{canary: {timeoutSeconds: 1}}")
-	s.awaitStalled(name, v1alpha1.ReasonCanaryTimedOut)
-	s.exec(`ALTER SCHEMA playbook RENAME TO elsewhere`)
+	s.AwaitStalled(name, v1alpha1.ReasonCanaryTimedOut)
+	s.Exec(`ALTER SCHEMA playbook RENAME TO elsewhere`)
 	s.request(name, "now")
-	r := s.awaitStalled(name, v1alpha1.ReasonLedgerNotReady)
+	r := s.AwaitStalled(name, v1alpha1.ReasonLedgerNotReady)
 	if !strings.Contains(message(r), "asked to go on, which can't be done yet: ") || r.Status.LastHandledRequestedAt != "" {
 		t.Errorf("with lastHandledRequestedAt %q the message is %q", r.Status.LastHandledRequestedAt, message(r))
 	}
-	s.exec(`ALTER SCHEMA elsewhere RENAME TO playbook`)
-	s.await(name, "going on", func(r *v1alpha1.DLQReplay) bool { return r.Status.LastHandledRequestedAt == "now" })
-	s.change(name, `{"spec":{"canary":{"timeoutSeconds":3600}}}`)
-	s.progress(s.dispatchUntil(name, "complete", ended), map[string]int64{"requeued": 12, "delivered": 12})
+	s.Exec(`ALTER SCHEMA elsewhere RENAME TO playbook`)
+	s.Await(name, "going on", func(r *v1alpha1.DLQReplay) bool { return r.Status.LastHandledRequestedAt == "now" })
+	s.Change(name, `{"spec":{"canary":{"timeoutSeconds":3600}}}`)
+	s.progress(s.dispatchUntil(name, "complete", stage.Ended), map[string]int64{"requeued": 12, "delivered": 12})
 	s.eachOnce(12)
 }
 
 func TestAnApplicationThatDoesNotExistStalls(t *testing.T) {
 	s := newScene(t, "no-application", manual)
-	r := s.awaitStalled(s.apply("r", `{applicationID: "4711"}`), v1alpha1.ReasonSpecInvalid)
+	r := s.AwaitStalled(s.apply("r", `{applicationID: "4711"}`), v1alpha1.ReasonSpecInvalid)
 	if !strings.Contains(message(r), "the platform has no application 4711") {
 		t.Errorf("the message is %q", message(r))
 	}
@@ -253,14 +254,14 @@ func TestALockHeldTooLongIsAnErrorThatPasses(t *testing.T) {
 	name := s.suspended("r", "{canary: {entries: 0}}")
 	held <- struct{}{}
 	release := s.lock(`LOCK TABLE playbook.replay_entries IN EXCLUSIVE MODE`)
-	s.change(name, `{"spec":{"suspend":false}}`)
-	r := s.awaitReason(name, v1alpha1.ReasonRetrying)
+	s.Change(name, `{"spec":{"suspend":false}}`)
+	r := s.AwaitReason(name, v1alpha1.ReasonRetrying)
 	<-held
 	if !strings.Contains(message(r), "canceling statement due to statement timeout") {
 		t.Errorf("the message is %q", message(r))
 	}
 	release()
-	s.progress(s.awaitReady(name), map[string]int64{"requeued": 12, "delivered": 12})
+	s.progress(s.AwaitReady(name), map[string]int64{"requeued": 12, "delivered": 12})
 	s.eachOnce(12)
 }
 
@@ -274,25 +275,25 @@ func TestALedgerRestoredFromBeforeTheReplayStopsIt(t *testing.T) {
 			s := newScene(t, "behind-"+restored, manual)
 			s.seed(30, "HTTP 503: down", 7)
 			name := s.apply("r", "{maxInFlight: 12, canary: {entries: 0}}")
-			s.await(name, "12 in flight in the status", func(r *v1alpha1.DLQReplay) bool {
+			s.Await(name, "12 in flight in the status", func(r *v1alpha1.DLQReplay) bool {
 				return r.Status.Progress != nil && value(r.Status.Progress.Requeued) == 12
 			})
-			s.change(name, `{"spec":{"suspend":true}}`)
-			s.awaitReason(name, v1alpha1.ReasonSuspended)
+			s.Change(name, `{"spec":{"suspend":true}}`)
+			s.AwaitReason(name, v1alpha1.ReasonSuspended)
 			// The dead letters are back as they were, as after a restore, and so is the ledger.
-			s.exec(`UPDATE webhook_outbox_entries SET dlq_at = clock_timestamp() - interval '1 hour'`)
-			s.exec(`TRUNCATE playbook.replay_entries, playbook.replay_pages`)
-			s.exec(forget)
-			s.change(name, `{"spec":{"suspend":false}}`)
-			r := s.awaitStalled(name, v1alpha1.ReasonLedgerBehind)
+			s.Exec(`UPDATE webhook_outbox_entries SET dlq_at = clock_timestamp() - interval '1 hour'`)
+			s.Exec(`TRUNCATE playbook.replay_entries, playbook.replay_pages`)
+			s.Exec(forget)
+			s.Change(name, `{"spec":{"suspend":false}}`)
+			r := s.AwaitStalled(name, v1alpha1.ReasonLedgerBehind)
 			if !strings.Contains(message(r), "as after a restore from a backup") {
 				t.Errorf("the message is %q", message(r))
 			}
 			s.eachOnce(12)
 			// Asking it to go on does not change what the ledger does not know.
 			s.request(name, "please")
-			s.await(name, "stalled again", func(r *v1alpha1.DLQReplay) bool {
-				return r.Status.LastHandledRequestedAt == "please" && ended(r) && reason(r) == v1alpha1.ReasonLedgerBehind
+			s.Await(name, "stalled again", func(r *v1alpha1.DLQReplay) bool {
+				return r.Status.LastHandledRequestedAt == "please" && stage.Ended(r) && reason(r) == v1alpha1.ReasonLedgerBehind
 			})
 			s.eachOnce(12)
 		})
@@ -302,9 +303,9 @@ func TestALedgerRestoredFromBeforeTheReplayStopsIt(t *testing.T) {
 func TestAStatusSetBackByHandRepeatsNothing(t *testing.T) {
 	reset := func(s *scene, name string) {
 		s.Helper()
-		r := s.get(name)
+		r := s.Get(name)
 		r.Status = v1alpha1.DLQReplayStatus{ObservedGeneration: -1}
-		if err := kube.Status().Update(s.ctx, r); err != nil {
+		if err := shared.Kube.Status().Update(s.Ctx, r); err != nil {
 			s.Fatal(err)
 		}
 		s.nudge(name)
@@ -315,7 +316,7 @@ func TestAStatusSetBackByHandRepeatsNothing(t *testing.T) {
 		name := s.apply("r", "{maxInFlight: 12, canary: {entries: 4}}")
 		s.dispatchUntil(name, "beyond the canary", func(*v1alpha1.DLQReplay) bool { return s.requeues() > 4 })
 		reset(s, name)
-		r := s.dispatchUntil(name, "complete", ended)
+		r := s.dispatchUntil(name, "complete", stage.Ended)
 		s.progress(r, map[string]int64{"requeued": 30, "delivered": 30})
 		s.eachOnce(30)
 	})
@@ -323,22 +324,22 @@ func TestAStatusSetBackByHandRepeatsNothing(t *testing.T) {
 		s := newScene(t, "reset-finished", quick)
 		s.seed(30, "HTTP 503: down", 7)
 		name := s.apply("r", "{}")
-		s.awaitReady(name)
-		s.exec(`UPDATE webhook_outbox_entries SET delivered_at = NULL, dlq_at = $1::timestamp - interval '1 second'`, query[any](s, `SELECT cutoff FROM playbook.operations`))
+		s.AwaitReady(name)
+		s.Exec(`UPDATE webhook_outbox_entries SET delivered_at = NULL, dlq_at = $1::timestamp - interval '1 second'`, stage.Query[any](s.Scene, `SELECT cutoff FROM playbook.operations`))
 		reset(s, name)
-		s.progress(s.awaitReady(name), map[string]int64{"requeued": 30, "delivered": 30})
+		s.progress(s.AwaitReady(name), map[string]int64{"requeued": 30, "delivered": 30})
 		s.eachOnce(30)
 	})
 	t.Run("planned", func(t *testing.T) {
 		s := newScene(t, "reset-planned", manual)
 		s.seed(30, "HTTP 503: down", 7)
 		name := s.apply("r", "{mode: Plan}")
-		before := s.awaitReady(name)
+		before := s.AwaitReady(name)
 		s.seed(5, "HTTP 503: down", 7)
 		reset(s, name)
-		r := s.awaitReady(name)
+		r := s.AwaitReady(name)
 		if r.Status.Plan.Digest != before.Status.Plan.Digest || reason(r) != v1alpha1.ReasonPlanOnly {
-			t.Errorf("%s with the plan %s; it was %s", reason(r), asJSON(r.Status.Plan), asJSON(before.Status.Plan))
+			t.Errorf("%s with the plan %s; it was %s", reason(r), stage.JSON(r.Status.Plan), stage.JSON(before.Status.Plan))
 		}
 	})
 }
@@ -346,7 +347,7 @@ func TestAStatusSetBackByHandRepeatsNothing(t *testing.T) {
 // ownPostgres is the World with another Postgres, which a test may stop.
 func ownPostgres(t *testing.T, name string) *world.World {
 	t.Helper()
-	own, err := w.WithPostgres(t.Context(), name, servers.PostgresOptions{Fast: true})
+	own, err := shared.WithPostgres(t.Context(), name, servers.PostgresOptions{Fast: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -365,28 +366,28 @@ func TestADatabaseThatStopsAndComesBackCostsNothing(t *testing.T) {
 	s.applyPlatform()
 	s.seed(400, "HTTP 503: down", 7)
 	finished := s.apply("finished", "{mode: Plan}")
-	s.awaitReady(finished)
+	s.AwaitReady(finished)
 	name := s.apply("r", "{ratePerSecond: 40}")
-	s.await(name, "under way", func(*v1alpha1.DLQReplay) bool { return s.requeues() > 40 })
-	if err := own.Postgres.Stop(s.ctx); err != nil {
+	s.Await(name, "under way", func(*v1alpha1.DLQReplay) bool { return s.requeues() > 40 })
+	if err := own.Postgres.Stop(s.Ctx); err != nil {
 		t.Fatal(err)
 	}
-	r := s.awaitReason(name, v1alpha1.ReasonDatabaseUnreachable)
-	if strings.Contains(asJSON(r), own.OperatorPassword) {
+	r := s.AwaitReason(name, v1alpha1.ReasonDatabaseUnreachable)
+	if strings.Contains(stage.JSON(r), own.OperatorPassword) {
 		t.Error("the object shows the password")
 	}
 
 	// What is finished needs no database to be deleted.
-	r = s.get(finished)
-	s.delete(finished)
+	r = s.Get(finished)
+	s.Delete(finished)
 	if slices.ContainsFunc(s.events(r), func(e eventsv1.Event) bool { return e.Reason == "OperationLeftOpen" }) {
 		t.Error("deleting a finished replay waited for the database")
 	}
 
-	if err := own.Postgres.Start(s.ctx); err != nil {
+	if err := own.Postgres.Start(s.Ctx); err != nil {
 		t.Fatal(err)
 	}
-	s.progress(s.awaitReady(name), map[string]int64{"requeued": 400, "delivered": 400})
+	s.progress(s.AwaitReady(name), map[string]int64{"requeued": 400, "delivered": 400})
 	s.eachOnce(400)
 	if c := s.Counts()[acme]; c.Received != 400 {
 		t.Errorf("the relying party received %d", c.Received)

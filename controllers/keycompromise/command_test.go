@@ -18,6 +18,7 @@ import (
 	"github.com/1pass-dev/playbook-operator/controllers/systems/ssh"
 	"github.com/1pass-dev/playbook-operator/hack/logi"
 	"github.com/1pass-dev/playbook-operator/hack/servers"
+	"github.com/1pass-dev/playbook-operator/hack/stage"
 	"github.com/1pass-dev/playbook-operator/hack/world"
 )
 
@@ -33,7 +34,7 @@ func newShell(t *testing.T, name string, config logi.Config) *shell {
 	t.Helper()
 	s := &shell{scene: newScene(t, name, config), dir: t.TempDir()}
 	var err error
-	if s.sshd, err = servers.StartSSHD(s.ctx, filepath.Join(t.TempDir(), "sshd")); err != nil {
+	if s.sshd, err = servers.StartSSHD(s.Ctx, filepath.Join(t.TempDir(), "sshd")); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -49,10 +50,10 @@ func newShell(t *testing.T, name string, config logi.Config) *shell {
 		ObjectMeta: metav1.ObjectMeta{Namespace: world.Namespace, Name: name + "-ssh", Labels: map[string]string{v1alpha1.LabelPlatform: name}},
 		Data:       map[string][]byte{"privateKey": s.sshd.PrivateKey(), "knownHosts": s.sshd.KnownHosts()},
 	}
-	if err := kube.Create(s.ctx, secret); err != nil {
+	if err := shared.Kube.Create(s.Ctx, secret); err != nil {
 		t.Fatal(err)
 	}
-	s.patch(&v1alpha1.Platform{}, name, fmt.Sprintf(`{"spec":{"database":{"signingSecretRef":null},"commands":{"type":"SSH","directory":%q,"bundle":%q,
+	s.Patch(&v1alpha1.Platform{}, name, fmt.Sprintf(`{"spec":{"database":{"signingSecretRef":null},"commands":{"type":"SSH","directory":%q,"bundle":%q,
 		"ssh":{"host":%q,"port":%d,"user":%q,"secretRef":{"name":"%s-ssh"}}}}}`, s.dir, bundle, s.sshd.Host(), s.sshd.Port(), s.sshd.User(), name))
 	return s
 }
@@ -60,7 +61,7 @@ func newShell(t *testing.T, name string, config logi.Config) *shell {
 // secret puts a value into the Secret of the platform's host.
 func (s *shell) secret(key string, value []byte) {
 	s.Helper()
-	s.patch(&corev1.Secret{}, s.Name+"-ssh", asJSON(map[string]any{"data": map[string][]byte{key: value}}))
+	s.Patch(&corev1.Secret{}, s.Name+"-ssh", stage.JSON(map[string]any{"data": map[string][]byte{key: value}}))
 }
 
 // runs is how often the platform's rake was started.
@@ -75,43 +76,43 @@ const viaCommand = "via: Command"
 
 func TestThePlatformsOwnRakeEndsAKeyThatIsEncrypted(t *testing.T) {
 	s := newShell(t, "rake", logi.Config{JWKSMaxAge: 2 * time.Second})
-	if err := s.EncryptKeys(s.ctx); err != nil {
+	if err := s.EncryptKeys(s.Ctx); err != nil {
 		t.Fatal(err)
 	}
 	kid := s.kid()
-	if _, err := s.SeedDead(s.ctx, acme, 50, "HTTP 503: Service Unavailable", 7); err != nil {
+	if _, err := s.SeedDead(s.Ctx, acme, 50, "HTTP 503: Service Unavailable", 7); err != nil {
 		t.Fatal(err)
 	}
-	k := s.awaitReady(s.apply("key", kid, viaCommand))
+	k := s.AwaitReady(s.apply("key", kid, viaCommand))
 	for _, step := range stepNames {
-		if c := condition(k, step); c.Status != metav1.ConditionTrue || c.Reason != v1alpha1.ReasonSucceeded {
+		if c := stage.Condition(k, step); c.Status != metav1.ConditionTrue || c.Reason != v1alpha1.ReasonSucceeded {
 			t.Errorf("%s is %s, %s: %s", step, c.Status, c.Reason, c.Message)
 		}
 	}
 	st := k.Status
 	if st.SuccessorKid != s.kid() || *st.ResignedEntries != 50 || st.EventEntryID == "" || st.Command == nil || st.Command.Outcome != v1alpha1.CommandSucceeded || *st.Command.ExitStatus != 0 {
-		t.Errorf("%s", asJSON(st))
+		t.Errorf("%s", stage.JSON(st))
 	}
 	s.runs(1)
 	if run := s.RakeRuns()[0]; run.Directory != s.dir || !slices.Equal(run.Arguments, []string{"exec", "rails", "webhooks:compromise[42," + kid + "]", "RAILS_ENV=production"}) {
 		t.Errorf("%q", run)
 	}
-	if output := query[string](s.scene, `SELECT output FROM playbook.command_runs`); !strings.Contains(output, "re-signed 50 entries") {
+	if output := stage.Query[string](s.Scene, `SELECT output FROM playbook.command_runs`); !strings.Contains(output, "re-signed 50 entries") {
 		t.Errorf("the evidence is %s", output)
 	}
 }
 
 func TestAnEncryptedKeyNeedsTheRake(t *testing.T) {
 	s := newScene(t, "encrypted", idle)
-	if err := s.EncryptKeys(s.ctx); err != nil {
+	if err := s.EncryptKeys(s.Ctx); err != nil {
 		t.Fatal(err)
 	}
-	k := s.awaitStalled(s.apply("key", s.kid(), "{}"), v1alpha1.ReasonSpecInvalid)
-	if message := condition(k, v1alpha1.StepRevoked).Message; !strings.Contains(message, viaCommand) {
+	k := s.AwaitStalled(s.apply("key", s.kid(), "{}"), v1alpha1.ReasonSpecInvalid)
+	if message := stage.Condition(k, v1alpha1.StepRevoked).Message; !strings.Contains(message, viaCommand) {
 		t.Error(message)
 	}
-	k = s.awaitStalled(s.apply("no-commands", s.kid(), viaCommand), v1alpha1.ReasonSpecInvalid)
-	if message := condition(k, v1alpha1.StepRevoked).Message; !strings.Contains(message, "spec.commands") {
+	k = s.AwaitStalled(s.apply("no-commands", s.kid(), viaCommand), v1alpha1.ReasonSpecInvalid)
+	if message := stage.Condition(k, v1alpha1.StepRevoked).Message; !strings.Contains(message, "spec.commands") {
 		t.Error(message)
 	}
 }
@@ -119,9 +120,9 @@ func TestAnEncryptedKeyNeedsTheRake(t *testing.T) {
 func TestARakeWhoseConnectionBrokeAfterItsWorkIsNotRunAgain(t *testing.T) {
 	s := newShell(t, "rake-lost", logi.Config{JWKSMaxAge: time.Second})
 	s.SetRakeFault(logi.RakeFault{Drop: true})
-	k := s.awaitReady(s.apply("key", s.kid(), viaCommand))
+	k := s.AwaitReady(s.apply("key", s.kid(), viaCommand))
 	if k.Status.Command.Outcome != v1alpha1.CommandLost || k.Status.SuccessorKid != s.kid() {
-		t.Errorf("%s", asJSON(k.Status))
+		t.Errorf("%s", stage.JSON(k.Status))
 	}
 	s.runs(1)
 }
@@ -131,14 +132,14 @@ func TestARakeThatFailedStallsAndIsRunAgainOnRequest(t *testing.T) {
 	kid := s.kid()
 	s.SetRakeFault(logi.RakeFault{Fail: true, Print: "booting\n"})
 	name := s.apply("key", kid, viaCommand)
-	k := s.awaitStalled(name, v1alpha1.ReasonCommandFailed)
-	message := condition(k, v1alpha1.StepRevoked).Message
+	k := s.AwaitStalled(name, v1alpha1.ReasonCommandFailed)
+	message := stage.Condition(k, v1alpha1.StepRevoked).Message
 	if !strings.Contains(message, "exit status 1 ") || !strings.Contains(message, "playbook.command_runs") || strings.Contains(message, "booting") {
 		t.Error(message)
 	}
 	// What the message says finds the evidence.
 	sql := message[strings.Index(message, "SELECT"):]
-	if output := query[string](s.scene, sql[:strings.Index(sql, "'.")+1]); !strings.Contains(output, "booting") || !strings.Contains(output, "ConnectionNotEstablished") {
+	if output := stage.Query[string](s.Scene, sql[:strings.Index(sql, "'.")+1]); !strings.Contains(output, "booting") || !strings.Contains(output, "ConnectionNotEstablished") {
 		t.Error(output)
 	}
 	if s.kid() != kid {
@@ -147,30 +148,30 @@ func TestARakeThatFailedStallsAndIsRunAgainOnRequest(t *testing.T) {
 	s.runs(1)
 	s.SetRakeFault(logi.RakeFault{})
 	s.request(name, "again")
-	s.awaitReady(name)
+	s.AwaitReady(name)
 	s.runs(2)
 }
 
 func TestARakeWhoseOutcomeCantBeToldIsNotRunAgain(t *testing.T) {
 	s := newShell(t, "rake-unknown", logi.Config{JWKSMaxAge: time.Second})
 	kid := s.kid()
-	s.patch(&v1alpha1.Platform{}, s.Name, `{"spec":{"commands":{"timeoutSeconds":1}}}`)
+	s.Patch(&v1alpha1.Platform{}, s.Name, `{"spec":{"commands":{"timeoutSeconds":1}}}`)
 	s.SetRakeFault(logi.RakeFault{DropBefore: true})
 	name := s.apply("key", kid, viaCommand)
-	k := s.awaitStalled(name, v1alpha1.ReasonOutcomeUnknown)
-	if message := condition(k, v1alpha1.StepRevoked).Message; !strings.Contains(message, "not run again") || !strings.Contains(message, "the key is not revoked") {
+	k := s.AwaitStalled(name, v1alpha1.ReasonOutcomeUnknown)
+	if message := stage.Condition(k, v1alpha1.StepRevoked).Message; !strings.Contains(message, "not run again") || !strings.Contains(message, "the key is not revoked") {
 		t.Error(message)
 	}
 	s.SetRakeFault(logi.RakeFault{})
 	s.request(name, "again")
-	s.awaitStalled(name, v1alpha1.ReasonOutcomeUnknown)
+	s.AwaitStalled(name, v1alpha1.ReasonOutcomeUnknown)
 	s.runs(1)
 	// A person looks, and runs it by hand.
-	if printed, ok := s.Rake(s.ctx, s.dir, []string{"exec", "rails", "webhooks:compromise[42," + kid + "]", "RAILS_ENV=production"}, 0); !ok {
+	if printed, ok := s.Rake(s.Ctx, s.dir, []string{"exec", "rails", "webhooks:compromise[42," + kid + "]", "RAILS_ENV=production"}, 0); !ok {
 		t.Fatal(printed)
 	}
 	s.request(name, "by hand")
-	s.awaitReady(name)
+	s.AwaitReady(name)
 	s.runs(2)
 }
 
@@ -178,18 +179,18 @@ func TestARakeWhoseOutcomeCantBeToldIsNotRunAgain(t *testing.T) {
 func (s *shell) intended(kid string) (name string, startedAt time.Time) {
 	s.Helper()
 	platform := &v1alpha1.Platform{}
-	if err := kube.Get(s.ctx, client.ObjectKey{Namespace: world.Namespace, Name: s.Name}, platform); err != nil {
+	if err := shared.Kube.Get(s.Ctx, client.ObjectKey{Namespace: world.Namespace, Name: s.Name}, platform); err != nil {
 		s.Fatal(err)
 	}
-	s.patch(&v1alpha1.Platform{}, s.Name, `{"spec":{"commands":null}}`)
+	s.Patch(&v1alpha1.Platform{}, s.Name, `{"spec":{"commands":null}}`)
 	name = s.apply("key", kid, viaCommand)
-	k := s.awaitStalled(name, v1alpha1.ReasonSpecInvalid)
+	k := s.AwaitStalled(name, v1alpha1.ReasonSpecInvalid)
 	startedAt = time.Now().Truncate(time.Microsecond)
 	k.Status.Command = &v1alpha1.CommandRun{StartedAt: new(metav1.NewMicroTime(startedAt)), Target: "ssh"}
-	if err := kube.Status().Update(s.ctx, k); err != nil {
+	if err := shared.Kube.Status().Update(s.Ctx, k); err != nil {
 		s.Fatal(err)
 	}
-	s.patch(&v1alpha1.Platform{}, s.Name, asJSON(map[string]any{"spec": map[string]any{"commands": platform.Spec.Commands}}))
+	s.Patch(&v1alpha1.Platform{}, s.Name, stage.JSON(map[string]any{"spec": map[string]any{"commands": platform.Spec.Commands}}))
 	return name, startedAt
 }
 
@@ -197,10 +198,10 @@ func TestAnIntentWhoseCommandCertainlyWasNotSentIsWithdrawn(t *testing.T) {
 	s := newShell(t, "rake-unsent", logi.Config{JWKSMaxAge: time.Second})
 	name, _ := s.intended(s.kid())
 	s.request(name, "go")
-	s.awaitReady(name)
+	s.AwaitReady(name)
 	s.runs(1)
 	// The one that died may have been asleep: its door is shut.
-	if n := query[int64](s.scene, `SELECT count(*) FROM playbook.command_runs WHERE outcome = 'not sent'`); n != 1 {
+	if n := stage.Query[int64](s.Scene, `SELECT count(*) FROM playbook.command_runs WHERE outcome = 'not sent'`); n != 1 {
 		t.Errorf("%d runs were given up", n)
 	}
 }
@@ -208,11 +209,11 @@ func TestAnIntentWhoseCommandCertainlyWasNotSentIsWithdrawn(t *testing.T) {
 func TestAnIntentWhoseCommandMayHaveBeenSentIsOnlyObserved(t *testing.T) {
 	s := newShell(t, "rake-begun", logi.Config{JWKSMaxAge: time.Second})
 	kid := s.kid()
-	s.patch(&v1alpha1.Platform{}, s.Name, `{"spec":{"commands":{"timeoutSeconds":1}}}`)
+	s.Patch(&v1alpha1.Platform{}, s.Name, `{"spec":{"commands":{"timeoutSeconds":1}}}`)
 	name, startedAt := s.intended(kid)
-	s.exec(`INSERT INTO playbook.command_runs (operation_id, started_at, kid, target, command) SELECT id, $1, $2, 'ssh', 'x' FROM playbook.operations`, startedAt, kid)
+	s.Exec(`INSERT INTO playbook.command_runs (operation_id, started_at, kid, target, command) SELECT id, $1, $2, 'ssh', 'x' FROM playbook.operations`, startedAt, kid)
 	s.request(name, "go")
-	s.awaitStalled(name, v1alpha1.ReasonOutcomeUnknown)
+	s.AwaitStalled(name, v1alpha1.ReasonOutcomeUnknown)
 	s.runs(0)
 }
 
@@ -221,27 +222,27 @@ func TestALedgerThatKnowsOfARunForbidsAnother(t *testing.T) {
 	kid := s.kid()
 	// The object's status was lost after the run, as by a restore of the cluster.
 	name, startedAt := s.intended(kid)
-	s.exec(`INSERT INTO playbook.command_runs (operation_id, started_at, kid, target, command) SELECT id, $1, $2, 'ssh', 'x' FROM playbook.operations`, startedAt, kid)
-	k := s.get(name)
+	s.Exec(`INSERT INTO playbook.command_runs (operation_id, started_at, kid, target, command) SELECT id, $1, $2, 'ssh', 'x' FROM playbook.operations`, startedAt, kid)
+	k := s.Get(name)
 	k.Status.Command = nil
-	if err := kube.Status().Update(s.ctx, k); err != nil {
+	if err := shared.Kube.Status().Update(s.Ctx, k); err != nil {
 		t.Fatal(err)
 	}
 	s.request(name, "go")
-	s.awaitStalled(name, v1alpha1.ReasonOutcomeUnknown)
+	s.AwaitStalled(name, v1alpha1.ReasonOutcomeUnknown)
 	s.runs(0)
 }
 
 func TestAKeyThatSomebodyEndedByHandIsAdopted(t *testing.T) {
 	s := newShell(t, "rake-by-hand", logi.Config{JWKSMaxAge: time.Second})
 	kid := s.kid()
-	if printed, ok := s.Rake(s.ctx, s.dir, []string{"exec", "rails", "webhooks:compromise[42," + kid + "]", "RAILS_ENV=production"}, 0); !ok {
+	if printed, ok := s.Rake(s.Ctx, s.dir, []string{"exec", "rails", "webhooks:compromise[42," + kid + "]", "RAILS_ENV=production"}, 0); !ok {
 		t.Fatal(printed)
 	}
 	successor := s.kid()
-	k := s.awaitReady(s.apply("key", kid, viaCommand))
+	k := s.AwaitReady(s.apply("key", kid, viaCommand))
 	if k.Status.Command != nil || k.Status.SuccessorKid != successor || s.kid() != successor {
-		t.Errorf("%s", asJSON(k.Status))
+		t.Errorf("%s", stage.JSON(k.Status))
 	}
 	s.runs(1)
 }
@@ -251,15 +252,15 @@ func TestASecondCommandForTheSameKeyWaitsForTheFirst(t *testing.T) {
 	kid := s.kid()
 	s.SetRakeFault(logi.RakeFault{Hang: 5 * time.Second})
 	first := s.apply("first", kid, viaCommand)
-	eventually(t, "the rake runs", func() bool { return len(s.RakeRuns()) == 1 })
-	if k := s.get(first); condition(k, v1alpha1.ConditionReady).Reason != v1alpha1.ReasonRevoking || k.Status.Command == nil || k.Status.Command.Outcome != "" {
-		t.Errorf("%s", asJSON(k.Status))
+	stage.Eventually(t, "the rake runs", func() bool { return len(s.RakeRuns()) == 1 })
+	if k := s.Get(first); stage.Condition(k, v1alpha1.ConditionReady).Reason != v1alpha1.ReasonRevoking || k.Status.Command == nil || k.Status.Command.Outcome != "" {
+		t.Errorf("%s", stage.JSON(k.Status))
 	}
 	second := s.apply("second", kid, viaCommand)
-	s.awaitReason(second, v1alpha1.ReasonWaitingForTwin)
-	s.awaitReady(first)
-	k := s.awaitReady(second)
-	if c := condition(k, v1alpha1.ConditionReady); c.Reason != v1alpha1.ReasonAlreadyDone || !strings.Contains(c.Message, first) {
+	s.AwaitReason(second, v1alpha1.ReasonWaitingForTwin)
+	s.AwaitReady(first)
+	k := s.AwaitReady(second)
+	if c := stage.Condition(k, v1alpha1.ConditionReady); c.Reason != v1alpha1.ReasonAlreadyDone || !strings.Contains(c.Message, first) {
 		t.Errorf("%s: %s", c.Reason, c.Message)
 	}
 	s.runs(1)
@@ -267,33 +268,33 @@ func TestASecondCommandForTheSameKeyWaitsForTheFirst(t *testing.T) {
 
 func TestAChangedHostKeyStalls(t *testing.T) {
 	s := newShell(t, "rake-host-key", logi.Config{JWKSMaxAge: time.Second})
-	if err := s.sshd.Stop(s.ctx); err != nil {
+	if err := s.sshd.Stop(s.Ctx); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.sshd.ChangeHostKey(); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.sshd.Start(s.ctx); err != nil {
+	if err := s.sshd.Start(s.Ctx); err != nil {
 		t.Fatal(err)
 	}
 	name := s.apply("key", s.kid(), viaCommand)
-	k := s.awaitStalled(name, v1alpha1.ReasonHostKeyRefused)
-	message := condition(k, v1alpha1.StepRevoked).Message
+	k := s.AwaitStalled(name, v1alpha1.ReasonHostKeyRefused)
+	message := stage.Condition(k, v1alpha1.StepRevoked).Message
 	line := strings.TrimSpace(string(s.sshd.KnownHosts()))
 	if strings.Count(message, "SHA256:") != 2 || !strings.Contains(message, line) || !strings.Contains(message, s.Name+"-ssh") || k.Status.Command != nil {
-		t.Errorf("%s", asJSON(k.Status))
+		t.Errorf("%s", stage.JSON(k.Status))
 	}
 	s.runs(0)
 	s.secret("knownHosts", []byte(line))
 	s.request(name, "pinned")
-	s.awaitReady(name)
+	s.AwaitReady(name)
 	s.runs(1)
 }
 
 func TestAHostThatCantBeReachedOrRefusesIsTriedAgain(t *testing.T) {
 	s := newShell(t, "rake-unreachable", logi.Config{JWKSMaxAge: time.Second})
 	right := s.sshd.PrivateKey()
-	other, err := servers.StartSSHD(s.ctx, filepath.Join(t.TempDir(), "sshd"))
+	other, err := servers.StartSSHD(s.Ctx, filepath.Join(t.TempDir(), "sshd"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -304,22 +305,22 @@ func TestAHostThatCantBeReachedOrRefusesIsTriedAgain(t *testing.T) {
 	}()
 	s.secret("privateKey", other.PrivateKey())
 	name := s.apply("key", s.kid(), viaCommand)
-	k := s.awaitReason(name, v1alpha1.ReasonSecretUnusable)
-	if message := condition(k, v1alpha1.StepRevoked).Message; !strings.Contains(message, "does not accept") {
+	k := s.AwaitReason(name, v1alpha1.ReasonSecretUnusable)
+	if message := stage.Condition(k, v1alpha1.StepRevoked).Message; !strings.Contains(message, "does not accept") {
 		t.Error(message)
 	}
-	if err := s.sshd.Stop(s.ctx); err != nil {
+	if err := s.sshd.Stop(s.Ctx); err != nil {
 		t.Fatal(err)
 	}
-	k = s.awaitReason(name, v1alpha1.ReasonRetrying)
-	if message := condition(k, v1alpha1.StepRevoked).Message; !strings.Contains(message, "connection refused") || k.Status.Command != nil {
-		t.Errorf("%s", asJSON(k.Status))
+	k = s.AwaitReason(name, v1alpha1.ReasonRetrying)
+	if message := stage.Condition(k, v1alpha1.StepRevoked).Message; !strings.Contains(message, "connection refused") || k.Status.Command != nil {
+		t.Errorf("%s", stage.JSON(k.Status))
 	}
 	s.secret("privateKey", right)
-	if err := s.sshd.Start(s.ctx); err != nil {
+	if err := s.sshd.Start(s.Ctx); err != nil {
 		t.Fatal(err)
 	}
-	s.awaitReady(name)
+	s.AwaitReady(name)
 	s.runs(1)
 }
 
@@ -336,7 +337,7 @@ func TestAKidThatRakeCantBeGivenIsRefusedAtApply(t *testing.T) {
 			t.Errorf("%q: %v", kid, err)
 		}
 		for _, via := range []v1alpha1.CompromiseVia{v1alpha1.CompromiseViaCommand, v1alpha1.CompromiseViaDatabase} {
-			err := kube.Create(t.Context(), &v1alpha1.KeyCompromise{
+			err := shared.Kube.Create(t.Context(), &v1alpha1.KeyCompromise{
 				ObjectMeta: metav1.ObjectMeta{Namespace: world.Namespace, Name: "rake-kid-refused"},
 				Spec:       v1alpha1.KeyCompromiseSpec{PlatformRef: v1alpha1.PlatformReference{Name: "p"}, ApplicationID: "42", Kid: kid, Reason: "r", Via: via},
 			}, client.DryRunAll)
@@ -349,39 +350,39 @@ func TestAKidThatRakeCantBeGivenIsRefusedAtApply(t *testing.T) {
 
 func TestAKidThatAShellWouldReadOtherwiseArrivesAsItIs(t *testing.T) {
 	s := newShell(t, "rake-kid", idle)
-	s.awaitStalled(s.apply("unknown", "whk_nobody", viaCommand), v1alpha1.ReasonUnknownKid)
+	s.AwaitStalled(s.apply("unknown", "whk_nobody", viaCommand), v1alpha1.ReasonUnknownKid)
 	s.runs(0)
 	const odd = `it's "$(id)" ; rm -rf * #é`
-	s.exec(`UPDATE webhook_signing_keys SET kid = $1`, odd)
-	s.awaitReason(s.apply("odd", odd, viaCommand), v1alpha1.ReasonNotifying)
+	s.Exec(`UPDATE webhook_signing_keys SET kid = $1`, odd)
+	s.AwaitReason(s.apply("odd", odd, viaCommand), v1alpha1.ReasonNotifying)
 	s.runs(1)
 }
 
 func TestWhatTheRakeLeftUnderTheOldKidIsWaitedFor(t *testing.T) {
 	s := newShell(t, "rake-straggler", idle)
 	kid := s.kid()
-	straggler, err := pgx.Connect(s.ctx, s.URLAs(""))
+	straggler, err := pgx.Connect(s.Ctx, s.URLAs(""))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer straggler.Close(context.Background())
-	if _, err := straggler.Exec(s.ctx, `BEGIN; SELECT FROM webhook_signing_keys`); err != nil {
+	if _, err := straggler.Exec(s.Ctx, `BEGIN; SELECT FROM webhook_signing_keys`); err != nil {
 		t.Fatal(err)
 	}
 	name := s.apply("key", kid, viaCommand+"\nreSignTimeoutSeconds: 3")
-	s.await(name, "revoked", func(k *v1alpha1.KeyCompromise) bool { return k.Status.SuccessorKid != "" })
-	if _, err := straggler.Exec(s.ctx, fmt.Sprintf(`INSERT INTO webhook_outbox_entries (oauth_application_id, event_type, payload, idempotency_key, kid, signature, enqueued_at)
+	s.Await(name, "revoked", func(k *v1alpha1.KeyCompromise) bool { return k.Status.SuccessorKid != "" })
+	if _, err := straggler.Exec(s.Ctx, fmt.Sprintf(`INSERT INTO webhook_outbox_entries (oauth_application_id, event_type, payload, idempotency_key, kid, signature, enqueued_at)
 		VALUES (%d, 'user.updated', '{}', 'late', '%s', 'old', clock_timestamp()); COMMIT`, acme, kid)); err != nil {
 		t.Fatal(err)
 	}
-	k := s.awaitStalled(name, v1alpha1.ReasonStillSigning)
-	if c := condition(k, v1alpha1.StepReSigned); !strings.Contains(c.Message, "1 undelivered") || !strings.Contains(c.Message, "the operator can't") {
+	k := s.AwaitStalled(name, v1alpha1.ReasonStillSigning)
+	if c := stage.Condition(k, v1alpha1.StepReSigned); !strings.Contains(c.Message, "1 undelivered") || !strings.Contains(c.Message, "the operator can't") {
 		t.Errorf("%s: %s", c.Reason, c.Message)
 	}
-	s.exec(`UPDATE webhook_outbox_entries SET delivered_at = clock_timestamp() WHERE idempotency_key = 'late'`)
+	s.Exec(`UPDATE webhook_outbox_entries SET delivered_at = clock_timestamp() WHERE idempotency_key = 'late'`)
 	s.request(name, "again")
-	s.await(name, "signed anew", func(k *v1alpha1.KeyCompromise) bool {
-		return condition(k, v1alpha1.StepReSigned).Status == metav1.ConditionTrue
+	s.Await(name, "signed anew", func(k *v1alpha1.KeyCompromise) bool {
+		return stage.Condition(k, v1alpha1.StepReSigned).Status == metav1.ConditionTrue
 	})
 }
 
@@ -395,21 +396,21 @@ func TestNothingThatTheRakePrintsIsTold(t *testing.T) {
 		// The line of the file that has the private part: those before it are in each such file, or public.
 		"ssh-key": strings.Split(string(s.sshd.PrivateKey()), "\n")[4],
 	}
-	s.awaitReady(s.apply("key", s.kid(), viaCommand))
+	s.AwaitReady(s.apply("key", s.kid(), viaCommand))
 	// A key that was put into the wrong field is not repeated either.
 	s.secret("knownHosts", s.sshd.PrivateKey())
 	swapped := s.apply("swapped", s.kid(), viaCommand)
-	s.awaitReason(swapped, v1alpha1.ReasonSecretUnusable)
+	s.AwaitReason(swapped, v1alpha1.ReasonSecretUnusable)
 	// A search that can't find what is there proves nothing.
-	s.patch(&v1alpha1.KeyCompromise{}, swapped, asJSON(map[string]any{"metadata": map[string]any{"annotations": planted}}))
+	s.Patch(&v1alpha1.KeyCompromise{}, swapped, stage.JSON(map[string]any{"metadata": map[string]any{"annotations": planted}}))
 	if found := s.found(planted); len(found) != len(planted) {
 		t.Errorf("of what was planted the search finds %q", found)
 	}
-	s.patch(&v1alpha1.KeyCompromise{}, swapped, `{"metadata":{"annotations":null}}`)
+	s.Patch(&v1alpha1.KeyCompromise{}, swapped, `{"metadata":{"annotations":null}}`)
 	for _, found := range s.found(planted) {
 		t.Error(found)
 	}
-	evidence := query[string](s.scene, `SELECT output || command || target FROM playbook.command_runs`)
+	evidence := stage.Query[string](s.Scene, `SELECT output || command || target FROM playbook.command_runs`)
 	if !strings.Contains(evidence, "harmless-words-17") || !strings.Contains(evidence, "re-signed") {
 		t.Errorf("the ledger has no evidence: %s", evidence)
 	}
@@ -438,13 +439,13 @@ func TestCommandsThatCantBeRunAreRefusedAtApply(t *testing.T) {
 		`"commands":{"type":"SSH","service":"web",` + ssh + `}` + render:                "",
 		`"commands":{"type":"RenderJob","service":"web"}` + render:                      "",
 	} {
-		out, err := w.Kubectl(s.ctx, "-n", world.Namespace, "patch", "platform", s.Name, "--dry-run=server", "--type=merge", "-p", `{"spec":{`+text+`}}`)
+		out, err := shared.Kubectl(s.Ctx, "-n", world.Namespace, "patch", "platform", s.Name, "--dry-run=server", "--type=merge", "-p", `{"spec":{`+text+`}}`)
 		if (err == nil) != (want == "") || !strings.Contains(out, want) {
 			t.Errorf("%s: %v\n%s", text, err, out)
 		}
 	}
 	name := s.apply("key", "whk_nobody", viaCommand)
-	if out, err := w.Kubectl(s.ctx, "-n", world.Namespace, "patch", "keyc", name, "--type=merge", "-p", `{"spec":{"via":"Database"}}`); err == nil || !strings.Contains(out, "via is fixed once") {
+	if out, err := shared.Kubectl(s.Ctx, "-n", world.Namespace, "patch", "keyc", name, "--type=merge", "-p", `{"spec":{"via":"Database"}}`); err == nil || !strings.Contains(out, "via is fixed once") {
 		t.Errorf("%v\n%s", err, out)
 	}
 }
@@ -452,7 +453,7 @@ func TestCommandsThatCantBeRunAreRefusedAtApply(t *testing.T) {
 func TestARakeThatSucceededElsewhereIsTold(t *testing.T) {
 	s := newShell(t, "rake-elsewhere", idle)
 	kid := s.kid()
-	other, err := w.NewSite(s.ctx, "rake-other", idle)
+	other, err := shared.NewSite(s.Ctx, "rake-other", idle)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -461,22 +462,22 @@ func TestARakeThatSucceededElsewhereIsTold(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	if err := other.CreateApplication(s.ctx, acme, "acme"); err != nil {
+	if err := other.CreateApplication(s.Ctx, acme, "acme"); err != nil {
 		t.Fatal(err)
 	}
-	db, err := pgx.Connect(s.ctx, other.URLAs(""))
+	db, err := pgx.Connect(s.Ctx, other.URLAs(""))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer db.Close(context.Background())
-	if _, err := db.Exec(s.ctx, `UPDATE webhook_signing_keys SET kid = $1`, kid); err != nil {
+	if _, err := db.Exec(s.Ctx, `UPDATE webhook_signing_keys SET kid = $1`, kid); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := other.InstallBundle(s.dir); err != nil {
 		t.Fatal(err)
 	}
-	k := s.awaitStalled(s.apply("key", kid, viaCommand), v1alpha1.ReasonOutcomeUnknown)
-	if message := condition(k, v1alpha1.StepRevoked).Message; !strings.Contains(message, "exit status 0") || !strings.Contains(message, "two platforms") || s.kid() != kid {
+	k := s.AwaitStalled(s.apply("key", kid, viaCommand), v1alpha1.ReasonOutcomeUnknown)
+	if message := stage.Condition(k, v1alpha1.StepRevoked).Message; !strings.Contains(message, "exit status 0") || !strings.Contains(message, "two platforms") || s.kid() != kid {
 		t.Error(message)
 	}
 }

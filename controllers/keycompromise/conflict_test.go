@@ -13,6 +13,7 @@ import (
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
 	"github.com/1pass-dev/playbook-operator/hack/logi"
 	"github.com/1pass-dev/playbook-operator/hack/servers"
+	"github.com/1pass-dev/playbook-operator/hack/stage"
 )
 
 // points of a revocation's transaction, in their order, by the trigger that fires there. The last fires within COMMIT.
@@ -29,19 +30,19 @@ var points = []struct{ name, when string }{
 // rolled back, so tries counts those that were undone too.
 func (s *scene) trouble(when string, n int, sql string) {
 	s.Helper()
-	s.exec(`CREATE SEQUENCE logi_test.tries`)
-	s.exec(fmt.Sprintf(`CREATE FUNCTION logi_test.trouble() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
+	s.Exec(`CREATE SEQUENCE logi_test.tries`)
+	s.Exec(fmt.Sprintf(`CREATE FUNCTION logi_test.trouble() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
 		IF nextval('logi_test.tries') <= %d THEN %s; END IF; RETURN NULL; END $$`, n, sql))
 	if when == "" {
-		s.exec(`CREATE CONSTRAINT TRIGGER trouble AFTER INSERT ON playbook.key_revocations DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION logi_test.trouble()`)
+		s.Exec(`CREATE CONSTRAINT TRIGGER trouble AFTER INSERT ON playbook.key_revocations DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION logi_test.trouble()`)
 		return
 	}
-	s.exec(`CREATE TRIGGER trouble ` + when + ` FOR EACH STATEMENT EXECUTE FUNCTION logi_test.trouble()`)
+	s.Exec(`CREATE TRIGGER trouble ` + when + ` FOR EACH STATEMENT EXECUTE FUNCTION logi_test.trouble()`)
 }
 
 // tries of the statement that trouble was made for.
 func (s *scene) tries() int64 {
-	return query[int64](s, `SELECT last_value FROM logi_test.tries WHERE is_called`)
+	return stage.Query[int64](s.Scene, `SELECT last_value FROM logi_test.tries WHERE is_called`)
 }
 
 func TestATransactionThatPostgresUndoesForAnotherIsTriedAgain(t *testing.T) {
@@ -54,14 +55,14 @@ func TestATransactionThatPostgresUndoesForAnotherIsTriedAgain(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newScene(t, "conflict-"+name, idle)
-			if _, err := s.SeedDead(s.ctx, acme, 10, "HTTP 503: Service Unavailable", 7); err != nil {
+			if _, err := s.SeedDead(s.Ctx, acme, 10, "HTTP 503: Service Unavailable", 7); err != nil {
 				t.Fatal(err)
 			}
 			// More often than one pass tries.
 			s.trouble(c.when, 5, fmt.Sprintf("RAISE 'undone' USING ERRCODE = '%s'", c.code))
 			name := s.apply("key", s.kid(), "{}")
 			s.deliverAfterRevocation()
-			s.awaitReady(name)
+			s.AwaitReady(name)
 			if tries := s.tries(); tries < 6 {
 				t.Errorf("%d tries", tries)
 			}
@@ -73,52 +74,52 @@ func TestATransactionThatPostgresUndoesForAnotherIsTriedAgain(t *testing.T) {
 func TestARealDeadlockIsTriedAgain(t *testing.T) {
 	s := newScene(t, "deadlock", idle)
 	kid := s.kid()
-	other, err := pgx.Connect(s.ctx, s.URLAs(""))
+	other, err := pgx.Connect(s.Ctx, s.URLAs(""))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer other.Close(context.Background())
 	// The one that waited first looks for a deadlock first, and gives up.
-	if _, err := other.Exec(s.ctx, `SET deadlock_timeout = '20s'; BEGIN; LOCK TABLE webhook_outbox_entries IN SHARE MODE`); err != nil {
+	if _, err := other.Exec(s.Ctx, `SET deadlock_timeout = '20s'; BEGIN; LOCK TABLE webhook_outbox_entries IN SHARE MODE`); err != nil {
 		t.Fatal(err)
 	}
 	name := s.apply("key", kid, "{}")
-	eventually(t, "the revocation waits for the outbox", func() bool {
-		return query[bool](s, `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND usename = 'playbook_signer' AND wait_event_type = 'Lock')`)
+	stage.Eventually(t, "the revocation waits for the outbox", func() bool {
+		return stage.Query[bool](s.Scene, `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND usename = 'playbook_signer' AND wait_event_type = 'Lock')`)
 	})
-	before := query[int64](s, `SELECT count(*) FROM webhook_signing_keys`)
-	if _, err := other.Exec(s.ctx, `UPDATE webhook_signing_keys SET updated_at = clock_timestamp()`); err != nil {
+	before := stage.Query[int64](s.Scene, `SELECT count(*) FROM webhook_signing_keys`)
+	if _, err := other.Exec(s.Ctx, `UPDATE webhook_signing_keys SET updated_at = clock_timestamp()`); err != nil {
 		t.Fatalf("Postgres chose the other transaction: %v", err)
 	}
 	// What was undone is not there; and the next try waits for the key's row now.
-	if after := query[int64](s, `SELECT count(*) FROM webhook_signing_keys`); before != 1 || after != 1 {
+	if after := stage.Query[int64](s.Scene, `SELECT count(*) FROM webhook_signing_keys`); before != 1 || after != 1 {
 		t.Errorf("there were %d keys, and then %d", before, after)
 	}
-	if _, err := other.Exec(s.ctx, `COMMIT`); err != nil {
+	if _, err := other.Exec(s.Ctx, `COMMIT`); err != nil {
 		t.Fatal(err)
 	}
 	s.deliverAfterRevocation()
-	s.awaitReady(name)
-	if n := query[int64](s, `SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()`); n == 0 {
+	s.AwaitReady(name)
+	if n := stage.Query[int64](s.Scene, `SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()`); n == 0 {
 		t.Error("Postgres saw no deadlock")
 	}
 	s.revokedOnce()
 }
 
-// The backend is ended after each of them in turn, and a reader looks all the time.
+// The backend is stage.Ended after each of them in turn, and a reader looks all the time.
 func TestTheFourPromisesAreAtomic(t *testing.T) {
 	for _, point := range points {
 		t.Run(point.name, func(t *testing.T) {
 			s := newScene(t, "atomic-"+point.name, idle)
-			if _, err := s.SeedDead(s.ctx, acme, 20, "HTTP 503: Service Unavailable", 7); err != nil {
+			if _, err := s.SeedDead(s.Ctx, acme, 20, "HTTP 503: Service Unavailable", 7); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := s.Enqueue(s.ctx, acme, 3); err != nil {
+			if _, err := s.Enqueue(s.Ctx, acme, 3); err != nil {
 				t.Fatal(err)
 			}
 			kid := s.kid()
 			state := func() string {
-				return query[string](s, `SELECT concat_ws(' ', (SELECT status FROM webhook_signing_keys WHERE kid = $1), (SELECT count(*) FROM webhook_signing_keys),
+				return stage.Query[string](s.Scene, `SELECT concat_ws(' ', (SELECT status FROM webhook_signing_keys WHERE kid = $1), (SELECT count(*) FROM webhook_signing_keys),
 					(SELECT count(*) FROM webhook_outbox_entries WHERE kid = $1), (SELECT count(*) FROM webhook_outbox_entries WHERE event_type = 'webhook_key.compromised'),
 					(SELECT count(*) FROM playbook.key_revocations))`, kid)
 			}
@@ -129,7 +130,7 @@ func TestTheFourPromisesAreAtomic(t *testing.T) {
 			s.trouble(point.when, 2, "PERFORM pg_terminate_backend(pg_backend_pid())")
 			s.apply("key", kid, "{}")
 			var seen []string
-			eventually(t, "the key is revoked", func() bool {
+			stage.Eventually(t, "the key is revoked", func() bool {
 				for range 20 {
 					if got := state(); len(seen) == 0 || seen[len(seen)-1] != got {
 						seen = append(seen, got)
@@ -152,7 +153,7 @@ func TestTheFourPromisesAreAtomic(t *testing.T) {
 
 func TestADatabaseThatIsRestartedInTheMiddleCostsNothing(t *testing.T) {
 	t.Parallel()
-	own, err := w.WithPostgres(t.Context(), "restarted", servers.PostgresOptions{Fast: true})
+	own, err := shared.WithPostgres(t.Context(), "restarted", servers.PostgresOptions{Fast: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -162,47 +163,47 @@ func TestADatabaseThatIsRestartedInTheMiddleCostsNothing(t *testing.T) {
 		}
 	})
 	s := newSceneIn(t, own, "restarted", logi.Config{JWKSMaxAge: time.Nanosecond}, jose.ES256)
-	if _, err := s.SeedDead(s.ctx, acme, 50, "HTTP 503: Service Unavailable", 7); err != nil {
+	if _, err := s.SeedDead(s.Ctx, acme, 50, "HTTP 503: Service Unavailable", 7); err != nil {
 		t.Fatal(err)
 	}
 	// Once within the transaction, when all but the ledger's row is written, and once between the steps.
-	held, err := pgx.Connect(s.ctx, s.URLAs(""))
+	held, err := pgx.Connect(s.Ctx, s.URLAs(""))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer held.Close(context.Background())
-	if _, err := held.Exec(s.ctx, `BEGIN; LOCK TABLE playbook.key_revocations IN SHARE MODE`); err != nil {
+	if _, err := held.Exec(s.Ctx, `BEGIN; LOCK TABLE playbook.key_revocations IN SHARE MODE`); err != nil {
 		t.Fatal(err)
 	}
 	kid := s.kid()
 	s.SetFault(acme, logi.Fault{Status: 503})
 	name := s.apply("key", kid, "{}")
-	eventually(t, "the revocation waits for the ledger", func() bool {
-		return query[bool](s, `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND usename = 'playbook_signer' AND wait_event_type = 'Lock'
+	stage.Eventually(t, "the revocation waits for the ledger", func() bool {
+		return stage.Query[bool](s.Scene, `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND usename = 'playbook_signer' AND wait_event_type = 'Lock'
 			AND query LIKE 'INSERT INTO playbook.key_revocations%')`)
 	})
-	if err := own.Postgres.Restart(s.ctx); err != nil {
+	if err := own.Postgres.Restart(s.Ctx); err != nil {
 		t.Fatal(err)
 	}
-	s.await(name, "revoked", func(k *v1alpha1.KeyCompromise) bool { return k.Status.SuccessorKid != "" })
-	if err := own.Postgres.Stop(s.ctx); err != nil {
+	s.Await(name, "revoked", func(k *v1alpha1.KeyCompromise) bool { return k.Status.SuccessorKid != "" })
+	if err := own.Postgres.Stop(s.Ctx); err != nil {
 		t.Fatal(err)
 	}
-	k := s.awaitReason(name, v1alpha1.ReasonDatabaseUnreachable)
+	k := s.AwaitReason(name, v1alpha1.ReasonDatabaseUnreachable)
 	for _, password := range []string{own.OperatorPassword, own.SignerPassword} {
-		if strings.Contains(asJSON(k), password) {
+		if strings.Contains(stage.JSON(k), password) {
 			t.Error("the object shows a password")
 		}
 	}
-	if err := own.Postgres.Start(s.ctx); err != nil {
+	if err := own.Postgres.Start(s.Ctx); err != nil {
 		t.Fatal(err)
 	}
 	s.SetFault(acme, logi.Fault{})
-	eventually(t, "the event is due at once", func() bool {
-		s.exec(`UPDATE webhook_outbox_entries SET next_retry_at = NULL`)
-		return query[int64](s, `SELECT count(*) FROM webhook_outbox_entries WHERE delivered_at IS NOT NULL`) == 1
+	stage.Eventually(t, "the event is due at once", func() bool {
+		s.Exec(`UPDATE webhook_outbox_entries SET next_retry_at = NULL`)
+		return stage.Query[int64](s.Scene, `SELECT count(*) FROM webhook_outbox_entries WHERE delivered_at IS NOT NULL`) == 1
 	})
-	s.awaitReady(name)
+	s.AwaitReady(name)
 	s.everyWebhookOnce(1)
 	s.revokedOnce()
 }
@@ -210,33 +211,33 @@ func TestADatabaseThatIsRestartedInTheMiddleCostsNothing(t *testing.T) {
 func TestOneThatIsDeletedInTheMiddleDoesNothingMore(t *testing.T) {
 	s := newScene(t, "deleted", logi.Config{ManualDispatch: true, JWKSMaxAge: time.Nanosecond})
 	kid := s.kid()
-	s.patch(&v1alpha1.Platform{}, s.Name, `{"spec":{"requireApproval":[{"kind":"KeyCompromise","step":"Revoked"}]}}`)
+	s.Patch(&v1alpha1.Platform{}, s.Name, `{"spec":{"requireApproval":[{"kind":"KeyCompromise","step":"Revoked"}]}}`)
 	early := s.apply("early", kid, "{}")
-	s.awaitReason(early, v1alpha1.ReasonWaitingForApproval)
-	s.delete(early)
+	s.AwaitReason(early, v1alpha1.ReasonWaitingForApproval)
+	s.Delete(early)
 	if s.kid() != kid {
 		t.Error("one that was deleted before its approval revoked the key")
 	}
-	s.patch(&v1alpha1.Platform{}, s.Name, `{"spec":{"requireApproval":null}}`)
+	s.Patch(&v1alpha1.Platform{}, s.Name, `{"spec":{"requireApproval":null}}`)
 
 	s.SetFault(acme, logi.Fault{Status: 401})
 	middle := s.apply("middle", kid, "{}")
-	s.awaitReason(middle, v1alpha1.ReasonNotifying)
-	if _, err := s.DispatchOnce(s.ctx); err != nil {
+	s.AwaitReason(middle, v1alpha1.ReasonNotifying)
+	if _, err := s.DispatchOnce(s.Ctx); err != nil {
 		t.Fatal(err)
 	}
-	s.delete(middle)
-	if got := query[string](s, `SELECT string_agg(coalesce(outcome, 'open'), ' ') FROM playbook.operations`); got != "deleted deleted" {
+	s.Delete(middle)
+	if got := stage.Query[string](s.Scene, `SELECT string_agg(coalesce(outcome, 'open'), ' ') FROM playbook.operations`); got != "deleted deleted" {
 		t.Errorf("the operations are %s", got)
 	}
-	revivals := query[int64](s, `SELECT count(*) FROM logi_test.requeues`)
+	revivals := stage.Query[int64](s.Scene, `SELECT count(*) FROM logi_test.requeues`)
 
 	// Another one takes over what was revoked, and brings it to its end.
 	s.SetFault(acme, logi.Fault{})
 	last := s.apply("last", kid, "{}")
 	s.deliverAfterRevocation()
-	s.awaitReady(last)
-	if n := query[int64](s, `SELECT count(*) FROM logi_test.requeues`); n > revivals+1 {
+	s.AwaitReady(last)
+	if n := stage.Query[int64](s.Scene, `SELECT count(*) FROM logi_test.requeues`); n > revivals+1 {
 		t.Errorf("the event was revived %d times by the first, and %d times in all", revivals, n)
 	}
 	s.everyWebhookOnce(1)
@@ -247,22 +248,22 @@ func TestALedgerRestoredFromBeforeTheRevocationStopsIt(t *testing.T) {
 	s := newScene(t, "behind", idle)
 	kid := s.kid()
 	name := s.apply("key", kid, "{}")
-	s.awaitReason(name, v1alpha1.ReasonNotifying)
-	s.exec(`BEGIN; DELETE FROM playbook.key_revocations; DELETE FROM webhook_outbox_entries; DELETE FROM webhook_signing_keys WHERE status = 'active';
+	s.AwaitReason(name, v1alpha1.ReasonNotifying)
+	s.Exec(`BEGIN; DELETE FROM playbook.key_revocations; DELETE FROM webhook_outbox_entries; DELETE FROM webhook_signing_keys WHERE status = 'active';
 		UPDATE webhook_signing_keys SET status = 'active', revoked_at = NULL; COMMIT`)
-	s.awaitStalled(name, v1alpha1.ReasonLedgerBehind)
+	s.AwaitStalled(name, v1alpha1.ReasonLedgerBehind)
 	// Asking it to go on does not change what the ledger does not know.
 	s.request(name, "please")
-	s.await(name, "stalled again", func(k *v1alpha1.KeyCompromise) bool {
-		return ended(k) && condition(k, v1alpha1.ConditionReady).Reason == v1alpha1.ReasonLedgerBehind
+	s.Await(name, "stalled again", func(k *v1alpha1.KeyCompromise) bool {
+		return stage.Ended(k) && stage.Condition(k, v1alpha1.ConditionReady).Reason == v1alpha1.ReasonLedgerBehind
 	})
 	if s.kid() != kid {
 		t.Error("the key was revoked again under the same object")
 	}
-	s.delete(name)
+	s.Delete(name)
 	s.apply("again", kid, "{}")
 	s.deliverAfterRevocation()
-	k := s.awaitReady(s.Name + "-again")
+	k := s.AwaitReady(s.Name + "-again")
 	if k.Status.SuccessorKid != s.kid() {
 		t.Errorf("the successor is %s, and %s signs", k.Status.SuccessorKid, s.kid())
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
 	"github.com/1pass-dev/playbook-operator/hack/logi"
+	"github.com/1pass-dev/playbook-operator/hack/stage"
 	"github.com/1pass-dev/playbook-operator/hack/world"
 )
 
@@ -25,13 +26,13 @@ func newJobs(t *testing.T, name string) *shell {
 		t.Fatal(err)
 	}
 	s.Render().HandleJobs(func(_, startCommand string) error { return exec.Command("/bin/sh", "-c", startCommand).Run() })
-	if err := kube.Create(s.ctx, &corev1.Secret{
+	if err := shared.Kube.Create(s.Ctx, &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{Namespace: world.Namespace, Name: name + "-render", Labels: map[string]string{v1alpha1.LabelPlatform: name}},
 		StringData: map[string]string{"apiKey": s.Render().Key()},
 	}); err != nil {
 		t.Fatal(err)
 	}
-	s.patch(&v1alpha1.Platform{}, name, fmt.Sprintf(`{"spec":{"database":{"signingSecretRef":null},
+	s.Patch(&v1alpha1.Platform{}, name, fmt.Sprintf(`{"spec":{"database":{"signingSecretRef":null},
 		"render":{"secretRef":{"name":"%s-render"},"url":"%s%s","services":[{"name":"web","serviceID":%q}]},
 		"commands":{"type":"RenderJob","service":"web","directory":%q,"bundle":%q}}}`, name, s.URL(), logi.RenderPath, logi.WebService, s.dir, bundle))
 	return s
@@ -39,9 +40,9 @@ func newJobs(t *testing.T, name string) *shell {
 
 func TestAJobAtRenderEndsTheKey(t *testing.T) {
 	s := newJobs(t, "job")
-	k := s.awaitReady(s.apply("key", s.kid(), viaCommand))
+	k := s.AwaitReady(s.apply("key", s.kid(), viaCommand))
 	if k.Status.Command.JobID == "" || k.Status.SuccessorKid != s.kid() {
-		t.Errorf("%s", asJSON(k.Status))
+		t.Errorf("%s", stage.JSON(k.Status))
 	}
 	s.runs(1)
 	if jobs := s.Render().Counts().Jobs; jobs != 1 {
@@ -54,8 +55,8 @@ func TestAJobWhoseAnswerWasLostIsRecognised(t *testing.T) {
 	s.SetRakeFault(logi.RakeFault{Hang: 3 * time.Second})
 	s.Render().SetFaults(logi.RenderFault{Method: http.MethodPost, Path: "/jobs", AfterEffect: true, Refuse: true, Times: 1})
 	name := s.apply("key", s.kid(), viaCommand)
-	s.await(name, "the job is recognised", func(k *v1alpha1.KeyCompromise) bool { return k.Status.Command != nil && k.Status.Command.JobID != "" })
-	s.awaitReady(name)
+	s.Await(name, "the job is recognised", func(k *v1alpha1.KeyCompromise) bool { return k.Status.Command != nil && k.Status.Command.JobID != "" })
+	s.AwaitReady(name)
 	s.runs(1)
 }
 
@@ -63,40 +64,40 @@ func TestAJobThatFailedStallsAndIsRunAgainOnRequest(t *testing.T) {
 	s := newJobs(t, "job-fails")
 	s.SetRakeFault(logi.RakeFault{Fail: true})
 	name := s.apply("key", s.kid(), viaCommand)
-	k := s.awaitStalled(name, v1alpha1.ReasonCommandFailed)
-	if message := condition(k, v1alpha1.StepRevoked).Message; !strings.Contains(message, "Failed") || !strings.Contains(message, "Render's logs") {
+	k := s.AwaitStalled(name, v1alpha1.ReasonCommandFailed)
+	if message := stage.Condition(k, v1alpha1.StepRevoked).Message; !strings.Contains(message, "Failed") || !strings.Contains(message, "Render's logs") {
 		t.Error(message)
 	}
 	s.SetRakeFault(logi.RakeFault{})
 	s.request(name, "again")
-	s.awaitReady(name)
+	s.AwaitReady(name)
 	s.runs(2)
 }
 
 func TestAJobThatRenderRefusesCertainlyWasNotStarted(t *testing.T) {
 	s := newJobs(t, "job-refused")
-	s.patch(&corev1.Secret{}, s.Name+"-render", `{"stringData":{"apiKey":"rnd_planted-wrong-key"}}`)
+	s.Patch(&corev1.Secret{}, s.Name+"-render", `{"stringData":{"apiKey":"rnd_planted-wrong-key"}}`)
 	name := s.apply("key", s.kid(), viaCommand)
-	k := s.awaitStalled(name, v1alpha1.ReasonRefused)
-	if message := condition(k, v1alpha1.StepRevoked).Message; !strings.Contains(message, "HTTP 401") || strings.Contains(message, "planted") || k.Status.Command != nil {
-		t.Errorf("%s", asJSON(k.Status))
+	k := s.AwaitStalled(name, v1alpha1.ReasonRefused)
+	if message := stage.Condition(k, v1alpha1.StepRevoked).Message; !strings.Contains(message, "HTTP 401") || strings.Contains(message, "planted") || k.Status.Command != nil {
+		t.Errorf("%s", stage.JSON(k.Status))
 	}
-	s.patch(&corev1.Secret{}, s.Name+"-render", asJSON(map[string]any{"stringData": map[string]string{"apiKey": s.Render().Key()}}))
+	s.Patch(&corev1.Secret{}, s.Name+"-render", stage.JSON(map[string]any{"stringData": map[string]string{"apiKey": s.Render().Key()}}))
 	// One too many is not one too few: it goes on by itself.
 	s.Render().SetFaults(logi.RenderFault{Method: http.MethodPost, Path: "/jobs", Status: http.StatusTooManyRequests, Header: map[string]string{"Retry-After": "1"}, Times: 2})
 	s.request(name, "mended")
-	s.awaitReady(name)
+	s.AwaitReady(name)
 	s.runs(1)
 }
 
 func TestAJobThatMayHaveBeenStartedIsNotStartedAgain(t *testing.T) {
 	s := newJobs(t, "job-unknown")
-	s.patch(&v1alpha1.Platform{}, s.Name, `{"spec":{"commands":{"timeoutSeconds":1}}}`)
+	s.Patch(&v1alpha1.Platform{}, s.Name, `{"spec":{"commands":{"timeoutSeconds":1}}}`)
 	s.Render().SetFaults(logi.RenderFault{Method: http.MethodPost, Path: "/jobs", Status: http.StatusBadGateway, Times: 1})
 	name := s.apply("key", s.kid(), viaCommand)
-	s.awaitStalled(name, v1alpha1.ReasonOutcomeUnknown)
+	s.AwaitStalled(name, v1alpha1.ReasonOutcomeUnknown)
 	s.request(name, "again")
-	s.awaitStalled(name, v1alpha1.ReasonOutcomeUnknown)
+	s.AwaitStalled(name, v1alpha1.ReasonOutcomeUnknown)
 	s.runs(0)
 }
 
@@ -105,10 +106,10 @@ func TestAJobOfAnObjectThatWasDeletedIsWaitedFor(t *testing.T) {
 	kid := s.kid()
 	s.SetRakeFault(logi.RakeFault{Hang: 6 * time.Second})
 	first := s.apply("first", kid, viaCommand)
-	s.await(first, "its job runs", func(k *v1alpha1.KeyCompromise) bool { return k.Status.Command != nil && k.Status.Command.JobID != "" })
-	if err := kube.Delete(s.ctx, s.get(first)); err != nil {
+	s.Await(first, "its job runs", func(k *v1alpha1.KeyCompromise) bool { return k.Status.Command != nil && k.Status.Command.JobID != "" })
+	if err := shared.Kube.Delete(s.Ctx, s.Get(first)); err != nil {
 		t.Fatal(err)
 	}
-	s.awaitReady(s.apply("second", kid, viaCommand))
+	s.AwaitReady(s.apply("second", kid, viaCommand))
 	s.runs(1)
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
 	"github.com/1pass-dev/playbook-operator/hack/logi"
+	"github.com/1pass-dev/playbook-operator/hack/stage"
 	"github.com/1pass-dev/playbook-operator/hack/world"
 )
 
@@ -25,28 +26,28 @@ var stepNames = []string{
 func TestALeakedKeyIsDeadAndThatIsProven(t *testing.T) {
 	s := newScene(t, "leak", logi.Config{JWKSMaxAge: 2 * time.Second})
 	kid := s.kid()
-	if _, err := s.SeedDead(s.ctx, acme, 50, "HTTP 503: Service Unavailable", 7); err != nil {
+	if _, err := s.SeedDead(s.Ctx, acme, 50, "HTTP 503: Service Unavailable", 7); err != nil {
 		t.Fatal(err)
 	}
 	before := time.Now()
 	name := s.apply("key", kid, "{}")
-	k := s.awaitReady(name)
+	k := s.AwaitReady(name)
 	for _, step := range stepNames {
-		if c := condition(k, step); c.Status != metav1.ConditionTrue || c.Reason != v1alpha1.ReasonSucceeded {
+		if c := stage.Condition(k, step); c.Status != metav1.ConditionTrue || c.Reason != v1alpha1.ReasonSucceeded {
 			t.Errorf("%s is %s, %s: %s", step, c.Status, c.Reason, c.Message)
 		}
 	}
 	st := k.Status
 	if st.SuccessorKid != s.kid() || *st.ResignedEntries != 50 || *st.TimeToRevokeSeconds > 60 || st.EventEntryID == "" {
-		t.Errorf("%s", asJSON(st))
+		t.Errorf("%s", stage.JSON(st))
 	}
 	if st.ExposedUntil.Time.Before(st.RevokedAt.Add(2*time.Second)) || st.ExposedUntil.Time.Before(before) || time.Now().Before(st.ExposedUntil.Time) {
 		t.Errorf("exposed until %s, revoked at %s", st.ExposedUntil, st.RevokedAt)
 	}
-	if n := query[int64](s, `SELECT count(*) FROM webhook_outbox_entries WHERE kid = $1 AND delivered_at IS NULL`, kid); n != 0 {
+	if n := stage.Query[int64](s.Scene, `SELECT count(*) FROM webhook_outbox_entries WHERE kid = $1 AND delivered_at IS NULL`, kid); n != 0 {
 		t.Errorf("%d undelivered entries are under the old kid", n)
 	}
-	out, err := w.Kubectl(t.Context(), "-n", world.Namespace, "get", "keyc", name)
+	out, err := shared.Kubectl(t.Context(), "-n", world.Namespace, "get", "keyc", name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -62,8 +63,8 @@ func TestALeakedKeyIsDeadAndThatIsProven(t *testing.T) {
 func TestAnUnknownKidStallsAndListsThoseThatThereAre(t *testing.T) {
 	s := newScene(t, "unknown", idle)
 	for i, kid := range []string{"whk_nobody", `it's "quoted"`, "%", "*_?", "a\nb", "whk'; DROP TABLE webhook_signing_keys; --"} {
-		k := s.awaitStalled(s.apply(fmt.Sprint("kid-", i), kid, "{}"), v1alpha1.ReasonUnknownKid)
-		if c := condition(k, v1alpha1.StepRevoked); !strings.Contains(c.Message, s.kid()) || !strings.Contains(c.Message, fmt.Sprintf("%q", kid)) {
+		k := s.AwaitStalled(s.apply(fmt.Sprint("kid-", i), kid, "{}"), v1alpha1.ReasonUnknownKid)
+		if c := stage.Condition(k, v1alpha1.StepRevoked); !strings.Contains(c.Message, s.kid()) || !strings.Contains(c.Message, fmt.Sprintf("%q", kid)) {
 			t.Errorf("%q: %s", kid, c.Message)
 		}
 		if k.Status.RevokedAt != nil {
@@ -76,28 +77,28 @@ func TestASecondOneForTheSameKeyWaitsAndPointsToTheFirst(t *testing.T) {
 	s := newScene(t, "twin", idle)
 	kid := s.kid()
 	first := s.apply("first", kid, "{}")
-	s.awaitReason(first, v1alpha1.ReasonNotifying)
+	s.AwaitReason(first, v1alpha1.ReasonNotifying)
 	second := s.apply("second", kid, "{}")
-	s.awaitReason(second, v1alpha1.ReasonWaitingForTwin)
-	if n := query[int64](s, `SELECT count(*) FROM webhook_signing_keys WHERE oauth_application_id = $1`, acme); n != 2 {
+	s.AwaitReason(second, v1alpha1.ReasonWaitingForTwin)
+	if n := stage.Query[int64](s.Scene, `SELECT count(*) FROM webhook_signing_keys WHERE oauth_application_id = $1`, acme); n != 2 {
 		t.Errorf("there are %d keys", n)
 	}
 	s.deliver()
-	s.awaitReady(first)
-	k := s.awaitReady(second)
-	if c := condition(k, v1alpha1.ConditionReady); c.Reason != v1alpha1.ReasonAlreadyDone || !strings.Contains(c.Message, first) {
+	s.AwaitReady(first)
+	k := s.AwaitReady(second)
+	if c := stage.Condition(k, v1alpha1.ConditionReady); c.Reason != v1alpha1.ReasonAlreadyDone || !strings.Contains(c.Message, first) {
 		t.Errorf("%s: %s", c.Reason, c.Message)
 	}
 	// Pruned and applied again, as by Git.
-	if err := kube.Delete(s.ctx, s.get(first)); err != nil {
+	if err := shared.Kube.Delete(s.Ctx, s.Get(first)); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the first is gone", func() bool {
-		return client.IgnoreNotFound(kube.Get(s.ctx, client.ObjectKey{Namespace: world.Namespace, Name: first}, &v1alpha1.KeyCompromise{})) == nil &&
-			kube.Get(s.ctx, client.ObjectKey{Namespace: world.Namespace, Name: first}, &v1alpha1.KeyCompromise{}) != nil
+	stage.Eventually(t, "the first is gone", func() bool {
+		return client.IgnoreNotFound(shared.Kube.Get(s.Ctx, client.ObjectKey{Namespace: world.Namespace, Name: first}, &v1alpha1.KeyCompromise{})) == nil &&
+			shared.Kube.Get(s.Ctx, client.ObjectKey{Namespace: world.Namespace, Name: first}, &v1alpha1.KeyCompromise{}) != nil
 	})
-	k = s.awaitReady(s.apply("first", kid, "{}"))
-	if c := condition(k, v1alpha1.ConditionReady); c.Reason != v1alpha1.ReasonAlreadyDone {
+	k = s.AwaitReady(s.apply("first", kid, "{}"))
+	if c := stage.Condition(k, v1alpha1.ConditionReady); c.Reason != v1alpha1.ReasonAlreadyDone {
 		t.Errorf("%s: %s", c.Reason, c.Message)
 	}
 }
@@ -105,85 +106,85 @@ func TestASecondOneForTheSameKeyWaitsAndPointsToTheFirst(t *testing.T) {
 // deliver lets the dispatcher deliver what is due, and dispatches again what is requeued, until everything was delivered.
 func (s *scene) deliver() {
 	s.Helper()
-	eventually(s.T, "everything was delivered", func() bool {
-		if _, err := s.DispatchOnce(s.ctx); err != nil {
+	stage.Eventually(s.T, "everything was delivered", func() bool {
+		if _, err := s.DispatchOnce(s.Ctx); err != nil {
 			s.Fatal(err)
 		}
-		return query[int64](s, `SELECT count(*) FROM webhook_outbox_entries WHERE delivered_at IS NULL AND event_type = 'webhook_key.compromised'`) == 0
+		return stage.Query[int64](s.Scene, `SELECT count(*) FROM webhook_outbox_entries WHERE delivered_at IS NULL AND event_type = 'webhook_key.compromised'`) == 0
 	})
 }
 
 func TestVolumeAboveTheLimitFollowsAfterTheRevocation(t *testing.T) {
 	s := newScene(t, "volume", idle)
 	kid := s.kid()
-	if _, err := s.SeedDead(s.ctx, acme, 3000, "HTTP 503: Service Unavailable", 7); err != nil {
+	if _, err := s.SeedDead(s.Ctx, acme, 3000, "HTTP 503: Service Unavailable", 7); err != nil {
 		t.Fatal(err)
 	}
-	s.patch(&v1alpha1.Platform{}, s.Name, `{"spec":{"signingKeys":{"resignLimit":2999}}}`)
+	s.Patch(&v1alpha1.Platform{}, s.Name, `{"spec":{"signingKeys":{"resignLimit":2999}}}`)
 	name := s.apply("key", kid, "{}")
-	k := s.await(name, "signed anew", func(k *v1alpha1.KeyCompromise) bool {
-		return condition(k, v1alpha1.StepReSigned).Status == metav1.ConditionTrue
+	k := s.Await(name, "signed anew", func(k *v1alpha1.KeyCompromise) bool {
+		return stage.Condition(k, v1alpha1.StepReSigned).Status == metav1.ConditionTrue
 	})
-	if *k.Status.ResignedEntries != 3000 || !strings.Contains(condition(k, v1alpha1.StepRevoked).Message, "they follow") {
-		t.Errorf("%s", asJSON(k.Status))
+	if *k.Status.ResignedEntries != 3000 || !strings.Contains(stage.Condition(k, v1alpha1.StepRevoked).Message, "they follow") {
+		t.Errorf("%s", stage.JSON(k.Status))
 	}
-	if n := query[int64](s, `SELECT count(*) FROM webhook_outbox_entries WHERE kid <> $1`, k.Status.SuccessorKid); n != 0 {
+	if n := stage.Query[int64](s.Scene, `SELECT count(*) FROM webhook_outbox_entries WHERE kid <> $1`, k.Status.SuccessorKid); n != 0 {
 		t.Errorf("%d entries are not under the successor", n)
 	}
 }
 
 func TestWhatTheDispatcherHoldsIsCountedAndSignedAnewWhenThatIsAllowed(t *testing.T) {
 	s := newScene(t, "claimed", idle)
-	ids, err := s.SeedDead(s.ctx, acme, 10, "HTTP 503: Service Unavailable", 7)
+	ids, err := s.SeedDead(s.Ctx, acme, 10, "HTTP 503: Service Unavailable", 7)
 	if err != nil {
 		t.Fatal(err)
 	}
-	claim, err := s.db.Begin(s.ctx)
+	claim, err := s.DB.Begin(s.Ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer claim.Rollback(context.Background())
-	if _, err := claim.Exec(s.ctx, `SELECT FROM webhook_outbox_entries WHERE id = $1 FOR UPDATE`, ids[3]); err != nil {
+	if _, err := claim.Exec(s.Ctx, `SELECT FROM webhook_outbox_entries WHERE id = $1 FOR UPDATE`, ids[3]); err != nil {
 		t.Fatal(err)
 	}
 	kid := s.kid()
 	name := s.apply("key", kid, "{}")
-	k := s.awaitReason(name, v1alpha1.ReasonReSigning)
-	if c := condition(k, v1alpha1.StepRevoked); *k.Status.ClaimedEntries != 1 || *k.Status.ResignedEntries != 9 || !strings.Contains(c.Message, "1 entries were being delivered under the old kid at that moment, which can't be recalled") {
-		t.Errorf("%s", asJSON(k.Status))
+	k := s.AwaitReason(name, v1alpha1.ReasonReSigning)
+	if c := stage.Condition(k, v1alpha1.StepRevoked); *k.Status.ClaimedEntries != 1 || *k.Status.ResignedEntries != 9 || !strings.Contains(c.Message, "1 entries were being delivered under the old kid at that moment, which can't be recalled") {
+		t.Errorf("%s", stage.JSON(k.Status))
 	}
 	under := func() string {
-		return query[string](s, `SELECT kid FROM webhook_outbox_entries WHERE id = $1`, ids[3])
+		return stage.Query[string](s.Scene, `SELECT kid FROM webhook_outbox_entries WHERE id = $1`, ids[3])
 	}
-	s.patch(&v1alpha1.Platform{}, s.Name, `{"spec":{"automation":"ObserveOnly"}}`)
-	s.awaitReason(name, v1alpha1.ReasonAutomationOff)
-	if err := claim.Rollback(s.ctx); err != nil {
+	s.Patch(&v1alpha1.Platform{}, s.Name, `{"spec":{"automation":"ObserveOnly"}}`)
+	s.AwaitReason(name, v1alpha1.ReasonAutomationOff)
+	if err := claim.Rollback(s.Ctx); err != nil {
 		t.Fatal(err)
 	}
 	// It looks once more, and leaves it.
 	generation := s.patched(name, `{"spec":{"reSignTimeoutSeconds":601}}`)
-	s.await(name, "another look", func(k *v1alpha1.KeyCompromise) bool { return k.Status.ObservedGeneration == generation })
+	s.Await(name, "another look", func(k *v1alpha1.KeyCompromise) bool { return k.Status.ObservedGeneration == generation })
 	if got := under(); got != kid {
 		t.Errorf("the entry is under %s, and the Platform is ObserveOnly", got)
 	}
-	s.patch(&v1alpha1.Platform{}, s.Name, `{"spec":{"automation":"Enabled"}}`)
-	k = s.await(name, "signed anew", func(k *v1alpha1.KeyCompromise) bool {
-		return condition(k, v1alpha1.StepReSigned).Status == metav1.ConditionTrue
+	s.Patch(&v1alpha1.Platform{}, s.Name, `{"spec":{"automation":"Enabled"}}`)
+	k = s.Await(name, "signed anew", func(k *v1alpha1.KeyCompromise) bool {
+		return stage.Condition(k, v1alpha1.StepReSigned).Status == metav1.ConditionTrue
 	})
 	if got := under(); got != k.Status.SuccessorKid || *k.Status.ResignedEntries != 10 {
-		t.Errorf("the entry is under %s: %s", got, asJSON(k.Status))
+		t.Errorf("the entry is under %s: %s", got, stage.JSON(k.Status))
 	}
 }
 
 func TestTheSampleEndsReady(t *testing.T) {
 	s := newScene(t, "production", logi.Config{JWKSMaxAge: time.Second})
-	s.exec(`UPDATE webhook_signing_keys SET kid = 'whk_2026_08'`)
-	if out, err := w.Kubectl(s.ctx, "apply", "-f", "../../config/samples/keycompromise.yaml"); err != nil {
+	s.Exec(`UPDATE webhook_signing_keys SET kid = 'whk_2026_08'`)
+	if out, err := shared.Kubectl(s.Ctx, "apply", "-f", "../../config/samples/keycompromise.yaml"); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	k := s.awaitReady("acme-leak")
+	k := s.AwaitReady("acme-leak")
 	for _, step := range stepNames {
-		if c := condition(k, step); c.Status != metav1.ConditionTrue {
+		if c := stage.Condition(k, step); c.Status != metav1.ConditionTrue {
 			t.Errorf("%s is %s, %s: %s", step, c.Status, c.Reason, c.Message)
 		}
 	}
@@ -192,39 +193,39 @@ func TestTheSampleEndsReady(t *testing.T) {
 func TestAnEmergencyWaitsForNobodyUnlessThePlatformAsks(t *testing.T) {
 	s := newScene(t, "approval", idle)
 	kid := s.kid()
-	s.patch(&v1alpha1.Platform{}, s.Name, `{"spec":{"requireApproval":[{"kind":"KeyCompromise","step":"Revoked"}]}}`)
+	s.Patch(&v1alpha1.Platform{}, s.Name, `{"spec":{"requireApproval":[{"kind":"KeyCompromise","step":"Revoked"}]}}`)
 	name := s.apply("key", kid, "{}")
-	k := s.awaitReason(name, v1alpha1.ReasonWaitingForApproval)
-	message := condition(k, v1alpha1.StepRevoked).Message
+	k := s.AwaitReason(name, v1alpha1.ReasonWaitingForApproval)
+	message := stage.Condition(k, v1alpha1.StepRevoked).Message
 	patch := message[strings.Index(message, "{") : strings.LastIndex(message, "}")+1]
 	if s.kid() != kid {
 		t.Fatal("the key was revoked before the approval")
 	}
-	s.patch(&v1alpha1.KeyCompromise{}, name, strings.Replace(patch, "sha256:", "sha256:0000", 1)[:strings.Index(patch, "sha256:")+7+64]+patch[strings.Index(patch, "sha256:")+7+64:])
-	k = s.await(name, "the wrong digest is named", func(k *v1alpha1.KeyCompromise) bool {
-		return strings.Contains(condition(k, v1alpha1.StepRevoked).Message, "another digest")
+	s.Patch(&v1alpha1.KeyCompromise{}, name, strings.Replace(patch, "sha256:", "sha256:0000", 1)[:strings.Index(patch, "sha256:")+7+64]+patch[strings.Index(patch, "sha256:")+7+64:])
+	k = s.Await(name, "the wrong digest is named", func(k *v1alpha1.KeyCompromise) bool {
+		return strings.Contains(stage.Condition(k, v1alpha1.StepRevoked).Message, "another digest")
 	})
 	if s.kid() != kid {
 		t.Fatal("the key was revoked under an approval of something else")
 	}
-	message = condition(k, v1alpha1.StepRevoked).Message
-	s.patch(&v1alpha1.KeyCompromise{}, name, message[strings.Index(message, "{"):strings.LastIndex(message, "}")+1])
-	s.await(name, "revoked", func(k *v1alpha1.KeyCompromise) bool {
-		return condition(k, v1alpha1.StepRevoked).Status == metav1.ConditionTrue
+	message = stage.Condition(k, v1alpha1.StepRevoked).Message
+	s.Patch(&v1alpha1.KeyCompromise{}, name, message[strings.Index(message, "{"):strings.LastIndex(message, "}")+1])
+	s.Await(name, "revoked", func(k *v1alpha1.KeyCompromise) bool {
+		return stage.Condition(k, v1alpha1.StepRevoked).Status == metav1.ConditionTrue
 	})
 }
 
 func TestTheRedButtonStopsARevocation(t *testing.T) {
 	s := newScene(t, "button", idle)
 	kid := s.kid()
-	s.patch(&v1alpha1.Platform{}, s.Name, `{"spec":{"automation":"ObserveOnly"}}`)
+	s.Patch(&v1alpha1.Platform{}, s.Name, `{"spec":{"automation":"ObserveOnly"}}`)
 	name := s.apply("key", kid, "{}")
-	s.awaitReason(name, v1alpha1.ReasonAutomationOff)
+	s.AwaitReason(name, v1alpha1.ReasonAutomationOff)
 	if s.kid() != kid {
 		t.Fatal("the key was revoked")
 	}
-	s.patch(&v1alpha1.Platform{}, s.Name, `{"spec":{"automation":"Enabled"}}`)
-	s.await(name, "revoked", func(k *v1alpha1.KeyCompromise) bool {
-		return condition(k, v1alpha1.StepRevoked).Status == metav1.ConditionTrue
+	s.Patch(&v1alpha1.Platform{}, s.Name, `{"spec":{"automation":"Enabled"}}`)
+	s.Await(name, "revoked", func(k *v1alpha1.KeyCompromise) bool {
+		return stage.Condition(k, v1alpha1.StepRevoked).Status == metav1.ConditionTrue
 	})
 }

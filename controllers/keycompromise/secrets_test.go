@@ -16,6 +16,7 @@ import (
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
 	"github.com/1pass-dev/playbook-operator/hack/logi"
+	"github.com/1pass-dev/playbook-operator/hack/stage"
 	"github.com/1pass-dev/playbook-operator/hack/world"
 )
 
@@ -23,7 +24,7 @@ import (
 // statuses.
 func (s *scene) said() map[string]string {
 	s.Helper()
-	response, err := http.Get(metricsURL)
+	response, err := http.Get(shared.MetricsURL)
 	if err != nil {
 		s.Fatal(err)
 	}
@@ -32,15 +33,15 @@ func (s *scene) said() map[string]string {
 	if err != nil {
 		s.Fatal(err)
 	}
-	said := map[string]string{"the log": manager.Log(), "the metrics": string(metrics)}
+	said := map[string]string{"the log": shared.Manager.Log(), "the metrics": string(metrics)}
 	for what, list := range map[string]client.ObjectList{
 		"an event": &eventsv1.EventList{}, "a KeyCompromise": &v1alpha1.KeyCompromiseList{}, "a DLQReplay": &v1alpha1.DLQReplayList{},
 		"a Platform": &v1alpha1.PlatformList{}, "a ConfigMap": &corev1.ConfigMapList{},
 	} {
-		if err := kube.List(s.ctx, list, client.InNamespace(world.Namespace)); err != nil {
+		if err := shared.Kube.List(s.Ctx, list, client.InNamespace(world.Namespace)); err != nil {
 			s.Fatal(err)
 		}
-		said[what] = asJSON(list)
+		said[what] = stage.JSON(list)
 	}
 	return said
 }
@@ -67,7 +68,7 @@ func (s *scene) found(planted map[string]string) (found []string) {
 // line breaks escaped.
 func (s *scene) plantKeys(planted map[string]string) {
 	s.Helper()
-	for _, pem := range strings.SplitAfter(query[string](s, `SELECT string_agg(private_key, '') FROM webhook_signing_keys`), "-----END PRIVATE KEY-----\n") {
+	for _, pem := range strings.SplitAfter(stage.Query[string](s.Scene, `SELECT string_agg(private_key, '') FROM webhook_signing_keys`), "-----END PRIVATE KEY-----\n") {
 		if pem == "" {
 			continue
 		}
@@ -84,40 +85,40 @@ func (s *scene) plantKeys(planted map[string]string) {
 // signBy makes the Platform sign with the URL of another Secret than before: one that is known is read again only after a while.
 func (s *scene) signBy(name, u string) {
 	s.Helper()
-	if err := kube.Create(s.ctx, &corev1.Secret{
+	if err := shared.Kube.Create(s.Ctx, &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{Namespace: world.Namespace, Name: s.Name + "-" + name, Labels: map[string]string{v1alpha1.LabelPlatform: s.Name}},
 		StringData: map[string]string{"url": u},
 	}); err != nil {
 		s.Fatal(err)
 	}
-	s.patch(&v1alpha1.Platform{}, s.Name, fmt.Sprintf(`{"spec":{"database":{"signingSecretRef":{"name":"%s-%s"}}}}`, s.Name, name))
+	s.Patch(&v1alpha1.Platform{}, s.Name, fmt.Sprintf(`{"spec":{"database":{"signingSecretRef":{"name":"%s-%s"}}}}`, s.Name, name))
 }
 
 func TestNothingSecretIsTold(t *testing.T) {
 	s := newScene(t, "secrets", idle)
 	const password, words, encrypted = "password-91ab3d77", "words-5b2c9a04c1", "Y2lwaGVydGV4dA0aa17bd"
 	planted := map[string]string{
-		"the signer's password": w.SignerPassword, "the operator's password": w.OperatorPassword, "the monitor's password": w.MonitorPassword,
+		"the signer's password": shared.SignerPassword, "the operator's password": shared.OperatorPassword, "the monitor's password": shared.MonitorPassword,
 		"a wrong password": password, "what the relying party answered": words, "an encrypted key": encrypted, "the admin token": s.AdminToken(),
 	}
 	for _, role := range []string{"playbook_operator", "playbook_monitor", "playbook_signer"} {
 		planted["the URL of "+role] = s.URLAs(role)
 	}
 
-	// A key is ended whose event is refused at first, and another is unknown.
+	// A key is stage.Ended whose event is refused at first, and another is unknown.
 	s.plantKeys(planted)
 	kid := s.kid()
 	s.SetFault(acme, logi.Fault{Status: http.StatusUnauthorized, Body: words})
 	name := s.apply("key", kid, "reason: canary-reason-17")
-	s.awaitReason(name, v1alpha1.ReasonNotifying)
-	if _, err := s.DispatchOnce(s.ctx); err != nil {
+	s.AwaitReason(name, v1alpha1.ReasonNotifying)
+	if _, err := s.DispatchOnce(s.Ctx); err != nil {
 		t.Fatal(err)
 	}
 	s.plantKeys(planted)
 	s.SetFault(acme, logi.Fault{})
 	s.deliver()
-	s.awaitReady(name)
-	s.awaitStalled(s.apply("unknown", "whk_nobody", "{}"), v1alpha1.ReasonUnknownKid)
+	s.AwaitReady(name)
+	s.AwaitStalled(s.apply("unknown", "whk_nobody", "{}"), v1alpha1.ReasonUnknownKid)
 
 	// The platform's database refuses a password, and the Secret has a URL that can't be parsed.
 	wrong := func(change func(*url.URL)) string {
@@ -133,22 +134,22 @@ func TestNothingSecretIsTold(t *testing.T) {
 		"malformed": {wrong(func(u *url.URL) { u.Host, u.User = "[malformed", url.UserPassword("playbook_signer", password) }), v1alpha1.ReasonSecretUnusable},
 	} {
 		s.signBy(trouble, c.url)
-		s.awaitReason(s.apply(trouble, s.kid(), "{}"), c.reason)
+		s.AwaitReason(s.apply(trouble, s.kid(), "{}"), c.reason)
 	}
 
 	// A row with the successor's private key is refused: Postgres' error shows the row in its detail. RSA's keys have many lines.
-	refused := newSceneIn(t, w, "secrets-refused", idle, jose.RS256)
+	refused := newSceneIn(t, shared.World, "secrets-refused", idle, jose.RS256)
 	refused.plantKeys(planted)
-	refused.exec(`CREATE TABLE logi_test.refused (private_key text); CREATE FUNCTION logi_test.see() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+	refused.Exec(`CREATE TABLE logi_test.refused (private_key text); CREATE FUNCTION logi_test.see() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
 		BEGIN RAISE unique_violation USING MESSAGE = 'refused', DETAIL = NEW.private_key, HINT = NEW.private_key; END $$;
 		CREATE TRIGGER see BEFORE INSERT ON webhook_signing_keys FOR EACH ROW EXECUTE FUNCTION logi_test.see()`)
-	refused.awaitReason(refused.apply("row", refused.kid(), "{}"), v1alpha1.ReasonRetrying)
+	refused.AwaitReason(refused.apply("row", refused.kid(), "{}"), v1alpha1.ReasonRetrying)
 
 	// The column holds something else than a key.
-	garbled := newSceneIn(t, w, "secrets-garbled", idle, jose.EdDSA)
+	garbled := newSceneIn(t, shared.World, "secrets-garbled", idle, jose.EdDSA)
 	for i, text := range []string{`{"p":"` + encrypted + `"}`, "-----BEGIN PRIVATE KEY-----\n" + encrypted + "AAA\n-----END PRIVATE KEY-----\n"} {
-		garbled.exec(`UPDATE webhook_signing_keys SET private_key = $1`, text)
-		garbled.awaitStalled(garbled.apply(fmt.Sprint("column-", i), garbled.kid(), "{}"), v1alpha1.ReasonSpecInvalid)
+		garbled.Exec(`UPDATE webhook_signing_keys SET private_key = $1`, text)
+		garbled.AwaitStalled(garbled.apply(fmt.Sprint("column-", i), garbled.kid(), "{}"), v1alpha1.ReasonSpecInvalid)
 	}
 
 	// A search that can't find what is there proves nothing.
@@ -163,8 +164,8 @@ func TestNothingSecretIsTold(t *testing.T) {
 	for _, f := range s.found(planted) {
 		t.Error(f)
 	}
-	line := query[string](s, `SELECT split_part(private_key, E'\n', 2) FROM webhook_signing_keys WHERE kid = $1`, kid)
-	s.patch(&v1alpha1.KeyCompromise{}, name, fmt.Sprintf(`{"metadata":{"annotations":{"planted":%q,"another":%q}}}`, line, w.SignerPassword))
+	line := stage.Query[string](s.Scene, `SELECT split_part(private_key, E'\n', 2) FROM webhook_signing_keys WHERE kid = $1`, kid)
+	s.Patch(&v1alpha1.KeyCompromise{}, name, fmt.Sprintf(`{"metadata":{"annotations":{"planted":%q,"another":%q}}}`, line, shared.SignerPassword))
 	if got := strings.Join(s.found(planted), "; "); !strings.Contains(got, "line ") || !strings.Contains(got, "the signer's password") {
 		t.Errorf("of what was planted the search finds %q", got)
 	}
