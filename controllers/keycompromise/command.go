@@ -85,7 +85,8 @@ func isUnfinished(err error) bool {
 	return errors.As(err, &unfinished)
 }
 
-// intend writes the intent to the status and then to the ledger, if there is one. Only where it returns true may the command be sent, and then once.
+// intend writes the intent to the status and then to the ledger, if there is one. Only where it returns true may the command be sent,
+// and then once.
 func (s *compromise) intend(ctx context.Context, command *platformdb.Command) (playbook.Outcome, bool, error) {
 	// The optimistic lock notices a change of the object, and nothing but a new look one of the Platform.
 	now, err := platform.Find(ctx, s.Client, s.obj.Namespace, s.obj.Spec.PlatformRef.Name)

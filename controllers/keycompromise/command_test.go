@@ -118,11 +118,16 @@ func TestAnEncryptedKeyNeedsTheRake(t *testing.T) {
 }
 
 func TestARakeWhoseConnectionBrokeAfterItsWorkIsNotRunAgain(t *testing.T) {
-	s := newShell(t, "rake-lost", logi.Config{JWKSMaxAge: time.Second})
+	newShell(t, "rake-lost", logi.Config{JWKSMaxAge: time.Second}).loseReply()
+}
+
+// loseReply ends a key by a rake that does its work and whose connection then breaks: it is not run again.
+func (s *shell) loseReply() {
+	s.Helper()
 	s.SetRakeFault(logi.RakeFault{Drop: true})
 	k := s.AwaitReady(s.apply("key", s.kid(), viaCommand))
 	if k.Status.Command.Outcome != v1alpha1.CommandLost || k.Status.SuccessorKid != s.kid() {
-		t.Errorf("%s", stage.JSON(k.Status))
+		s.Errorf("%s", stage.JSON(k.Status))
 	}
 	s.runs(1)
 }

@@ -462,6 +462,24 @@ func TestADatabaseThatHangsIsUnreachableAndWrittenOnce(t *testing.T) {
 	expect(t, look(t, r, p), whenReady...)
 }
 
+// usersOf returns what tells as whom the operator is connected to a site's database, in the order of their names.
+func usersOf(t *testing.T, site *world.Site) func() string {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), site.URLAs(""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close(context.Background()) }) // a broken one fails the test elsewhere
+	return func() (names string) {
+		t.Helper()
+		if err := conn.QueryRow(t.Context(), `SELECT coalesce(string_agg(DISTINCT usename, ' ' ORDER BY usename), '') FROM pg_stat_activity
+			WHERE datname = current_database() AND application_name = 'playbook-operator'`).Scan(&names); err != nil {
+			t.Fatal(err)
+		}
+		return names
+	}
+}
+
 func TestAChangedSecretReplacesTheConnections(t *testing.T) {
 	t.Parallel()
 	site := newDatabase(t)
@@ -470,19 +488,7 @@ func TestAChangedSecretReplacesTheConnections(t *testing.T) {
 	create(t, secret(unwatched, p.Name, site.URLAs("playbook_operator")), p)
 	r := reconciler(t)
 	expect(t, look(t, r, p), whenReady...)
-	conn, err := pgx.Connect(t.Context(), site.URLAs(""))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close(context.Background())
-	users := func() (names string) {
-		t.Helper()
-		if err := conn.QueryRow(t.Context(), `SELECT coalesce(string_agg(DISTINCT usename, ' ' ORDER BY usename), '') FROM pg_stat_activity
-			WHERE datname = current_database() AND application_name = 'playbook-operator'`).Scan(&names); err != nil {
-			t.Fatal(err)
-		}
-		return names
-	}
+	users := usersOf(t, site)
 	if got := users(); got != "playbook_operator" {
 		t.Fatalf("connected as %q", got)
 	}
@@ -535,19 +541,7 @@ func TestASecretThatIsNoLongerNamedLeavesNoConnection(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	conn, err := pgx.Connect(t.Context(), site.URLAs(""))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close(context.Background())
-	users := func() (names string) {
-		t.Helper()
-		if err := conn.QueryRow(t.Context(), `SELECT coalesce(string_agg(DISTINCT usename, ' ' ORDER BY usename), '') FROM pg_stat_activity
-			WHERE datname = current_database() AND application_name = 'playbook-operator'`).Scan(&names); err != nil {
-			t.Fatal(err)
-		}
-		return names
-	}
+	users := usersOf(t, site)
 	if got := users(); got != "playbook_monitor playbook_operator playbook_signer" {
 		t.Fatalf("connected as %q", got)
 	}

@@ -1,58 +1,30 @@
 package platformdb_test
 
 import (
-	"context"
 	"encoding/json"
 	"reflect"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"github.com/1pass-dev/playbook-operator/controllers/systems/platformdb"
 	"github.com/1pass-dev/playbook-operator/hack/logi"
-	"github.com/1pass-dev/playbook-operator/hack/servers"
 )
 
 func TestDeliveries(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	postgres, err := servers.StartPostgres(ctx, t.TempDir(), servers.PostgresOptions{Fast: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := postgres.Stop(context.Background()); err != nil {
-			t.Error(err)
-		}
-	})
-	url := postgres.URL("postgres")
-	if err := logi.Migrate(ctx, url); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := platformdb.Migrate(ctx, url); err != nil {
-		t.Fatal(err)
-	}
-	owner, err := pgx.Connect(ctx, url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = owner.Close(context.Background()) })
+	postgres := startPostgres(t, nil)
+	owner := connect(t, postgres)
 	execute := func(sql string, args ...any) {
 		t.Helper()
 		if _, err := owner.Exec(ctx, sql, args...); err != nil {
 			t.Fatalf("%s: %v", sql, err)
 		}
 	}
-	execute(`ALTER ROLE playbook_monitor PASSWORD 'monitor'`)
 	execute(`SET TimeZone = 'UTC'`)
 	execute(`INSERT INTO oauth_applications (id, name, uid, secret) SELECT n, 'rp', n, '' FROM generate_series(1, 20) n`)
-	monitor, err := platformdb.Open(postgres.URLFor("playbook_monitor", "monitor", "postgres"), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(monitor.Close)
+	monitor := openAs(t, postgres, "playbook_monitor")
 	look := func() *platformdb.Deliveries {
 		t.Helper()
 		d, err := monitor.Deliveries(ctx, 5*time.Minute)

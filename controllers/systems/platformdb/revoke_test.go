@@ -38,22 +38,9 @@ type keyring struct {
 func newKeyring(t *testing.T) *keyring {
 	t.Helper()
 	ctx := t.Context()
-	postgres, err := servers.StartPostgres(ctx, t.TempDir(), servers.PostgresOptions{Fast: true, Settings: map[string]string{"max_prepared_transactions": "5"}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := postgres.Stop(context.Background()); err != nil {
-			t.Error(err)
-		}
-	})
+	postgres := startPostgres(t, map[string]string{"max_prepared_transactions": "5"})
 	k := &keyring{T: t, postgres: postgres, url: postgres.URL("postgres")}
-	if err := logi.Migrate(ctx, k.url); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := platformdb.Migrate(ctx, k.url); err != nil {
-		t.Fatal(err)
-	}
+	var err error
 	if k.owner, err = pgxpool.New(ctx, k.url); err != nil {
 		t.Fatal(err)
 	}
@@ -66,13 +53,7 @@ func newKeyring(t *testing.T) *keyring {
 			t.Error(err)
 		}
 	})
-	for role, into := range map[string]**platformdb.DB{"playbook_operator": &k.operator, "playbook_signer": &k.signing} {
-		k.exec(fmt.Sprintf("ALTER ROLE %s PASSWORD 'secret'", role))
-		if *into, err = platformdb.Open(postgres.URLFor(role, "secret", "postgres"), nil); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup((*into).Close)
-	}
+	k.operator, k.signing = openAs(t, postgres, "playbook_operator"), openAs(t, postgres, "playbook_signer")
 	if err := k.server.CreateApplication(ctx, application, "acme"); err != nil {
 		t.Fatal(err)
 	}

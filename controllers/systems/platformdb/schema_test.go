@@ -1,54 +1,23 @@
 package platformdb_test
 
 import (
-	"context"
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/jackc/pgx/v5"
-
-	"github.com/1pass-dev/playbook-operator/controllers/systems/platformdb"
-	"github.com/1pass-dev/playbook-operator/hack/logi"
-	"github.com/1pass-dev/playbook-operator/hack/servers"
 )
 
 func TestMigrationsSince(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	postgres, err := servers.StartPostgres(ctx, t.TempDir(), servers.PostgresOptions{Fast: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := postgres.Stop(context.Background()); err != nil {
-			t.Error(err)
-		}
-	})
-	url := postgres.URL("postgres")
-	if err := logi.Migrate(ctx, url); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := platformdb.Migrate(ctx, url); err != nil {
-		t.Fatal(err)
-	}
-	owner, err := pgx.Connect(ctx, url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = owner.Close(context.Background()) })
+	postgres := startPostgres(t, nil)
+	owner := connect(t, postgres)
 	execute := func(sql string) {
 		t.Helper()
 		if _, err := owner.Exec(ctx, sql); err != nil {
 			t.Fatalf("%s: %v", sql, err)
 		}
 	}
-	execute(`ALTER ROLE playbook_monitor PASSWORD 'monitor'`)
-	monitor, err := platformdb.Open(postgres.URLFor("playbook_monitor", "monitor", "postgres"), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(monitor.Close)
+	monitor := openAs(t, postgres, "playbook_monitor")
 	// A database whose collation does not order as bytes, and versions that are no times.
 	execute(`ALTER TABLE schema_migrations ALTER COLUMN version TYPE varchar COLLATE "en-x-icu"`)
 	execute(`INSERT INTO schema_migrations VALUES ('20261120093000'), ('20261120093001'), ('20261121000000'), ('1'), ('0042'), ('next'), ('202611210000000'), ('2026112100000')`)

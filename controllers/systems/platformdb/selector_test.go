@@ -1,19 +1,15 @@
 package platformdb_test
 
 import (
-	"context"
 	"fmt"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"pgregory.net/rapid"
 
 	"github.com/1pass-dev/playbook-operator/controllers/systems/platformdb"
-	"github.com/1pass-dev/playbook-operator/hack/logi"
-	"github.com/1pass-dev/playbook-operator/hack/servers"
 )
 
 // awkward values mean something to SQL, to a pattern, to a shell or to Unicode, and must mean nothing to a selector.
@@ -140,32 +136,13 @@ func drawSelection(t *rapid.T, rows []row) platformdb.Selection {
 
 func TestASelectorsValuesAreData(t *testing.T) {
 	ctx := t.Context()
-	postgres, err := servers.StartPostgres(ctx, t.TempDir(), servers.PostgresOptions{Fast: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := postgres.Stop(context.Background()); err != nil {
-			t.Error(err)
-		}
-	})
-	url := postgres.URL("postgres")
-	if err := logi.Migrate(ctx, url); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := platformdb.Migrate(ctx, url); err != nil {
-		t.Fatal(err)
-	}
-	db, err := platformdb.Open(url, nil)
+	postgres := startPostgres(t, nil)
+	db, err := platformdb.Open(postgres.URL("postgres"), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer db.Close()
-	conn, err := pgx.Connect(ctx, url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close(ctx)
+	conn := connect(t, postgres)
 	exec := func(t interface{ Fatalf(string, ...any) }, sql string, args ...any) {
 		if _, err := conn.Exec(ctx, sql, args...); err != nil {
 			t.Fatalf("%s: %v", sql, err)
