@@ -126,9 +126,7 @@ func TestATroubleIsNamedAndEndsWhenItIsMended(t *testing.T) {
 			if !strings.Contains(message(r), c.message) {
 				t.Errorf("the message lacks %q: %s", c.message, message(r))
 			}
-			stage.Eventually(t, "a warning", func() bool {
-				return slices.ContainsFunc(s.events(r), func(e eventsv1.Event) bool { return e.Type == "Warning" && e.Reason == c.reason })
-			})
+			s.awaitWarning(r, c.reason)
 			if strings.Contains(stage.JSON(r), "geheim") {
 				t.Errorf("the object shows a password: %s", stage.JSON(r))
 			}
@@ -152,6 +150,7 @@ func TestAPlatformWithoutADatabaseIsNamedUntilItHasOne(t *testing.T) {
 			t.Errorf("the message lacks %q: %s", want, message(deleted))
 		}
 	}
+	s.awaitWarning(deleted, v1alpha1.ReasonNoDatabase)
 	// It has nothing to close, and does not wait for what it could be closed in.
 	s.Delete(deleted.Name)
 	for _, e := range s.events(deleted) {
@@ -162,6 +161,14 @@ func TestAPlatformWithoutADatabaseIsNamedUntilItHasOne(t *testing.T) {
 	s.applyPlatform()
 	s.progress(s.AwaitReady(s.Name+"-r"), map[string]int64{"requeued": 12, "delivered": 12})
 	s.eachOnce(12)
+}
+
+// awaitWarning waits for an event that tells of a trouble.
+func (s *scene) awaitWarning(r *v1alpha1.DLQReplay, reason string) {
+	s.Helper()
+	stage.Eventually(s.T, "a warning", func() bool {
+		return slices.ContainsFunc(s.events(r), func(e eventsv1.Event) bool { return e.Type == "Warning" && e.Reason == reason })
+	})
 }
 
 // events that tell of a replay.
