@@ -57,7 +57,7 @@ func (s *story) outage(ctx context.Context) error {
 }
 
 func (s *story) platform(ctx context.Context) error {
-	say("The platform is connected: its URL, its database by two roles of least privilege, its admin API.")
+	say("The platform is connected: its URL, its database by three roles of least privilege, its admin API.")
 	fmt.Println("$ kubectl apply -f platform.yaml")
 	out, err := s.KubectlInput(ctx, s.site.Manifest(), "apply", "-f", "-")
 	fmt.Print(out)
