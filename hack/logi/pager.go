@@ -50,9 +50,10 @@ type ServiceFault struct {
 	Body   string `json:"body,omitempty"`
 	// ContentType of Body; the default is text/html, as of a proxy.
 	ContentType string `json:"contentType,omitempty"`
-	// RetryAfter and Location are headers of that answer.
-	RetryAfter string `json:"retryAfter,omitempty"`
-	Location   string `json:"location,omitempty"`
+	// RetryAfter and Location are headers of that answer. RetryInSeconds says Retry-After as a date, counted from the answer.
+	RetryAfter     string `json:"retryAfter,omitempty"`
+	RetryInSeconds int    `json:"retryInSeconds,omitempty"`
+	Location       string `json:"location,omitempty"`
 	// BodyBytes more are answered after Body.
 	BodyBytes int `json:"bodyBytes,omitempty"`
 	// Echo answers with the request's own headers and body after Body.
@@ -213,6 +214,9 @@ func (s *Services) faulty(service string, do func(r *http.Request, body []byte) 
 				if value != "" {
 					w.Header().Set(name, value)
 				}
+			}
+			if fault.RetryInSeconds != 0 {
+				w.Header().Set("Retry-After", time.Now().Add(time.Duration(fault.RetryInSeconds)*time.Second).UTC().Format(http.TimeFormat))
 			}
 			w.WriteHeader(fault.Status)
 			if fault.Stall {

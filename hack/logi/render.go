@@ -101,6 +101,8 @@ type RenderFault struct {
 	Status int               `json:"status,omitempty"`
 	Body   string            `json:"body,omitempty"`
 	Header map[string]string `json:"header,omitempty"`
+	// ResetInSeconds says Ratelimit-Reset as an epoch, counted from that answer.
+	ResetInSeconds int `json:"resetInSeconds,omitempty"`
 	// Megabytes of JSON are the body.
 	Megabytes int `json:"megabytes,omitempty"`
 }

@@ -57,6 +57,9 @@ func (r *Render) ServeHTTP(w http.ResponseWriter, request *http.Request) {
 	for name, value := range fault.Header {
 		w.Header().Set(name, value)
 	}
+	if fault.ResetInSeconds != 0 {
+		w.Header().Set("Ratelimit-Reset", strconv.FormatInt(time.Now().Unix()+int64(fault.ResetInSeconds), 10))
+	}
 	if w.Header().Get("Content-Type") == "" {
 		w.Header().Set("Content-Type", "application/json")
 	}
