@@ -341,55 +341,70 @@ const (
 	// The count is taken in the cursor's own snapshot, once, and from the index alone where the table was vacuumed.
 	declareSQL = `DECLARE unsigned NO SCROLL CURSOR FOR SELECT id, payload::text, (SELECT count(*) ` + undeliveredSQL + `)
 		` + undeliveredSQL + ` AND kid <> %[3]s FOR NO KEY UPDATE SKIP LOCKED`
-	fetchSQL  = `FETCH 1000 FROM unsigned`
+	fetchSQL  = `FETCH %d FROM unsigned`
 	reSignSQL = `UPDATE webhook_outbox_entries w SET kid = $1, signature = s.signature, updated_at = clock_timestamp() FROM unnest($2::bigint[], $3::text[]) AS s(id, signature) WHERE w.id = s.id`
 	closeSQL  = `CLOSE unsigned`
 )
 
+const (
+	// pagesAhead are read and signed while the server writes the one before them, so that a page that takes longer on either side holds up
+	// neither.
+	pagesAhead = 2
+	// firstPage is how many entries are read before it is known how large they are, pageBytes what the bodies of a later page have together:
+	// memory must grow neither with the entries nor with what they hold.
+	firstPage = 128
+	pageBytes = 4 << 20
+)
+
 // reSignCursor goes through a kind of undelivered entries once. It returns how many it signed, and how many are left under another
-// kid. While the server writes one page and reads another, the one between them is signed here.
+// kid.
 func reSignCursor(ctx context.Context, tx pgx.Tx, r *Revocation, signer *signingKey, dead string) (signed, left int64, err error) {
 	// DECLARE takes no parameters; our own kids need no more quoting than this.
 	if _, err := tx.Exec(ctx, fmt.Sprintf(declareSQL, r.ApplicationID, dead, quoteLiteral(signer.kid))); err != nil {
 		return 0, 0, err
 	}
-	var pages [2]*unsigned
-	for i := range pages {
-		rows, err := tx.Query(ctx, fetchSQL)
-		if err != nil {
-			return 0, 0, err
-		}
-		if pages[i], err = collect(rows); err != nil {
-			return 0, 0, err
-		}
+	var pages []*unsigned
+	fetch, last := fmt.Sprintf(fetchSQL, firstPage), (*signatures)(nil)
+	add := func(page *unsigned) {
+		page.signatures = signer.begin(page.bodies, last)
+		pages, last = append(pages, page), page.signatures
+		fetch = fmt.Sprintf(fetchSQL, pageAfter(page.bodies, signer.page()))
 	}
-	page, next := pages[0], pages[1]
-	undelivered := page.undelivered
-	signing := signer.begin(page.bodies)
-	for len(page.ids) > 0 {
-		signatures, err := signing.all()
+	for range 1 + pagesAhead {
+		rows, err := tx.Query(ctx, fetch)
 		if err != nil {
 			return 0, 0, err
 		}
-		// Not before: one page of large RSA keys is as much as a session may be idle for.
-		signing = signer.begin(next.bodies)
+		page, err := collect(rows)
+		if err != nil {
+			return 0, 0, err
+		}
+		add(page)
+	}
+	undelivered := pages[0].undelivered
+	for len(pages[0].ids) > 0 {
+		made, err := pages[0].signatures.all()
+		if err != nil {
+			return 0, 0, err
+		}
 		batch := &pgx.Batch{}
-		batch.Queue(reSignSQL, signer.kid, page.ids, signatures)
-		batch.Queue(fetchSQL)
+		batch.Queue(reSignSQL, signer.kid, pages[0].ids, made)
+		batch.Queue(fetch)
 		results := tx.SendBatch(ctx, batch)
 		tag, err := results.Exec()
-		after := &unsigned{}
+		next := &unsigned{}
 		if err == nil {
 			var rows pgx.Rows
 			if rows, err = results.Query(); err == nil {
-				after, err = collect(rows)
+				next, err = collect(rows)
 			}
 		}
 		if err = errors.Join(err, results.Close()); err != nil {
 			return 0, 0, err
 		}
 		signed += tag.RowsAffected()
-		page, next = next, after
+		pages = pages[1:]
+		add(next)
 	}
 	if _, err := tx.Exec(ctx, closeSQL); err != nil || signed == undelivered && signed > 0 {
 		return signed, 0, err
@@ -402,14 +417,28 @@ func reSignCursor(ctx context.Context, tx pgx.Tx, r *Revocation, signer *signing
 
 // unsigned is a page of entries to sign.
 type unsigned struct {
-	ids    []int64
-	bodies []string
+	ids        []int64
+	bodies     []string
+	signatures *signatures
 	// undelivered entries of the kind when the cursor was declared, whoever held them and whatever their kid.
 	undelivered int64
 }
 
+// pageAfter is how many entries to read after a page with such bodies: as many as have pageBytes, and no more than most. A power of two
+// where most is one, so that few statements are prepared.
+func pageAfter(bodies []string, most int) int {
+	bytes := 0
+	for _, body := range bodies {
+		bytes += len(body)
+	}
+	for most > 1 && most*bytes > pageBytes*len(bodies) {
+		most /= 2
+	}
+	return most
+}
+
 func collect(rows pgx.Rows) (*unsigned, error) {
-	page := &unsigned{ids: make([]int64, 0, pageSize), bodies: make([]string, 0, pageSize)}
+	page := &unsigned{}
 	var id int64
 	var body string
 	_, err := pgx.ForEachRow(rows, []any{&id, &body, &page.undelivered}, func() error {

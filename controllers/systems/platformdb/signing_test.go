@@ -4,6 +4,7 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -51,6 +52,46 @@ func TestASuccessorSignsAsTheLeakedKeyDid(t *testing.T) {
 		key.wipe()
 		if strings.Trim(string(key.private), "\x00") != "" {
 			t.Errorf("%s: the successor's private key was not cleared", algorithm)
+		}
+	}
+}
+
+// Each number of an ES256 signature has 32 bytes, also the one in 256 that fits into fewer.
+func TestAnES256SignatureIsPadded(t *testing.T) {
+	t.Parallel()
+	key, err := issueKey(42, "whk_leaked", "ES256", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	public := key.key.Public()
+	short := map[int]bool{}
+	for n := 0; len(short) < 2; n++ {
+		body := fmt.Sprint(n)
+		signature, err := key.sign(body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		signed, err := jose.ParseDetached(signature, []byte(body), []jose.SignatureAlgorithm{jose.ES256})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := signed.Verify(public); err != nil {
+			t.Fatalf("%q: %v", body, err)
+		}
+		for _, first := range []int{0, 32} {
+			if signed.Signatures[0].Signature[first] == 0 {
+				short[first] = true
+			}
+		}
+	}
+}
+
+func TestAPageOfLargeBodiesHasFewOfThem(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ entries, each, want int }{{0, 0, 2048}, {128, 300, 2048}, {128, 2048, 2048}, {128, 2049, 1024}, {2048, 64 << 10, 64}, {1, 64 << 20, 1}} {
+		bodies := slices.Repeat([]string{strings.Repeat("x", c.each)}, c.entries)
+		if got := pageAfter(bodies, 2048); got != c.want {
+			t.Errorf("after %d bodies of %d bytes: %d, want %d", c.entries, c.each, got, c.want)
 		}
 	}
 }
