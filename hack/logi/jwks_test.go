@@ -167,7 +167,7 @@ func TestJWKSFailsAsToldAndIsWellAgain(t *testing.T) {
 
 	for fault, answers := range map[logi.JWKSFault]bool{logi.JWKSHangs: false, logi.JWKSHangsMidBody: true} {
 		p.SetJWKSFault(fault)
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 		response, body, err := get(ctx, path)
 		cancel()
 		if err == nil || (response != nil) != answers || (body != "") != answers || strings.HasSuffix(strings.TrimSpace(body), "}") {

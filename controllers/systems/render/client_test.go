@@ -259,7 +259,7 @@ func TestEveryFaultIsOfOneClassAndAWriteIsNotRepeated(t *testing.T) {
 				if c.fault.DelayMilliseconds == 0 {
 					return t.Context()
 				}
-				ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+				ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 				t.Cleanup(cancel)
 				return ctx
 			}
