@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/google/uuid"
@@ -130,7 +131,13 @@ func (d *database) seed(b *testing.B, application int64, delivered, dead int) {
 // settle leaves nothing of what happened before for the next statement to clean up or to write out.
 func (d *database) settle(b *testing.B) {
 	d.exec(b, "VACUUM ANALYZE")
+	d.checkpoint(b)
+}
+
+// checkpoint lets the server and the kernel write what they owe, so that nothing is measured that came before.
+func (d *database) checkpoint(b *testing.B) {
 	d.exec(b, "CHECKPOINT")
+	syscall.Sync()
 }
 
 func (d *database) exec(b *testing.B, sql string, args ...any) {

@@ -34,7 +34,7 @@ func BenchmarkClaim(b *testing.B) {
 	for round := range rounds {
 		d := copyOutbox(b)
 		r := d.plan(b, application)
-		d.exec(b, "CHECKPOINT")
+		d.checkpoint(b)
 		p99 := map[string]float64{}
 		order := []string{"idle", "paced"}
 		if round%2 == 1 {

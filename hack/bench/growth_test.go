@@ -29,7 +29,7 @@ func BenchmarkOutboxGrowth(b *testing.B) {
 		var took [2]float64
 		for turn := range outboxes {
 			i := (round + turn) % 2
-			outboxes[i].exec(b, "CHECKPOINT")
+			outboxes[i].checkpoint(b)
 			began := time.Now()
 			r := outboxes[i].plan(b, int64(round+1))
 			r.run(b, func(*platformdb.Batch) {})

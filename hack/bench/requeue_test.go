@@ -38,7 +38,7 @@ func BenchmarkRequeue(b *testing.B) {
 			c := contestants[(round+i)%len(contestants)]
 			d := copyOutbox(b)
 			r := d.plan(b, application)
-			d.exec(b, "CHECKPOINT")
+			d.checkpoint(b)
 			began := time.Now()
 			entries := c.requeue(d, r)
 			took[c.name] = time.Since(began).Seconds() / float64(entries)

@@ -46,7 +46,7 @@ func BenchmarkRevoke(b *testing.B) {
 				side := sides[(round+i)%len(sides)]
 				d := copyOutbox(b)
 				sign := d.giveKey(b, algorithm)
-				d.exec(b, "CHECKPOINT")
+				d.checkpoint(b)
 				// Both begin with the rows in memory.
 				rows, err := d.owner.Query(b.Context(), `SELECT payload::text FROM webhook_outbox_entries WHERE oauth_application_id = $1 AND dlq_at IS NOT NULL AND delivered_at IS NULL`, application)
 				check(b, err)
@@ -207,7 +207,7 @@ func BenchmarkRevokeClaim(b *testing.B) {
 			d.seed(b, other, 1000, 0)
 			run := change(d)
 			p99 := func(length time.Duration, run func(context.Context) error) (float64, float64) {
-				d.exec(b, "CHECKPOINT")
+				d.checkpoint(b)
 				claims, enqueues := d.traffic(b, length, run, application, other)
 				return quantile(claims, 0.99), quantile(enqueues, 0.99)
 			}
