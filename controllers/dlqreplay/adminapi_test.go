@@ -6,25 +6,19 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
 	"github.com/1pass-dev/playbook-operator/hack/stage"
-	"github.com/1pass-dev/playbook-operator/hack/world"
 )
 
 // nonces puts the step-up nonces of entries into the Secret that a replay by the admin API reads.
 func (s *scene) nonces(nonces map[int64]string) {
 	s.Helper()
-	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{
-		Namespace: world.Namespace, Name: s.Name + "-nonces", Labels: map[string]string{v1alpha1.LabelPlatform: s.Name},
-	}, StringData: map[string]string{}}
+	data := map[string]string{}
 	for id, nonce := range nonces {
-		secret.StringData[fmt.Sprint(id)] = nonce
+		data[fmt.Sprint(id)] = nonce
 	}
-	if err := shared.Kube.Create(s.Ctx, secret); err != nil {
-		s.Fatal(err)
-	}
+	s.CreateSecret("nonces", data)
 }
 
 // nonce replaces one of them.

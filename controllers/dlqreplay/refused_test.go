@@ -1,6 +1,7 @@
 package dlqreplay_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -84,6 +85,11 @@ func TestWhatIsFixedCanNotBeAddedChangedOrRemoved(t *testing.T) {
 		if err := shared.Kube.Create(ctx, obj); err != nil {
 			t.Fatal(err)
 		}
+		t.Cleanup(func() {
+			if err := shared.Kube.Delete(context.Background(), obj); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 	try := func(obj *unstructured.Unstructured, spec string) error {
 		return shared.Kube.Patch(ctx, obj.DeepCopy(), client.RawPatch(types.MergePatchType, []byte(`{"spec":`+spec+`}`)), client.DryRunAll)

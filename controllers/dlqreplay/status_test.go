@@ -73,10 +73,12 @@ func TestTheStatusIsWrittenOncePerSecondAndStep(t *testing.T) {
 func TestAFinishedReplayCostsNoWrites(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	const namespace, objects, rounds = "resync", 1000, 10 // no manager watches this namespace
-	if err := shared.Kube.Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}); err != nil {
+	const objects, rounds = 1000, 10
+	unwatched := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "resync-"}}
+	if err := shared.Kube.Create(ctx, unwatched); err != nil {
 		t.Fatal(err)
 	}
+	namespace := unwatched.Name
 	inParallel := func(do func(i int) error) {
 		t.Helper()
 		var group errgroup.Group

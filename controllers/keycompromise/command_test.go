@@ -46,15 +46,9 @@ func newShell(t *testing.T, name string, config logi.Config) *shell {
 	if err != nil {
 		t.Fatal(err)
 	}
-	secret := &corev1.Secret{
-		ObjectMeta: metav1.ObjectMeta{Namespace: world.Namespace, Name: name + "-ssh", Labels: map[string]string{v1alpha1.LabelPlatform: name}},
-		Data:       map[string][]byte{"privateKey": s.sshd.PrivateKey(), "knownHosts": s.sshd.KnownHosts()},
-	}
-	if err := shared.Kube.Create(s.Ctx, secret); err != nil {
-		t.Fatal(err)
-	}
+	secret := s.CreateSecret("ssh", map[string]string{"privateKey": string(s.sshd.PrivateKey()), "knownHosts": string(s.sshd.KnownHosts())})
 	s.Patch(&v1alpha1.Platform{}, name, fmt.Sprintf(`{"spec":{"database":{"signingSecretRef":null},"commands":{"type":"SSH","directory":%q,"bundle":%q,
-		"ssh":{"host":%q,"port":%d,"user":%q,"secretRef":{"name":"%s-ssh"}}}}}`, s.dir, bundle, s.sshd.Host(), s.sshd.Port(), s.sshd.User(), name))
+		"ssh":{"host":%q,"port":%d,"user":%q,"secretRef":{"name":%q}}}}}`, s.dir, bundle, s.sshd.Host(), s.sshd.Port(), s.sshd.User(), secret))
 	return s
 }
 

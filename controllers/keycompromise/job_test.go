@@ -9,12 +9,10 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
 	"github.com/1pass-dev/playbook-operator/hack/logi"
 	"github.com/1pass-dev/playbook-operator/hack/stage"
-	"github.com/1pass-dev/playbook-operator/hack/world"
 )
 
 // newJobs makes a scene whose platform runs commands as jobs at Render, in a real shell.
@@ -26,15 +24,10 @@ func newJobs(t *testing.T, name string) *shell {
 		t.Fatal(err)
 	}
 	s.Render().HandleJobs(func(_, startCommand string) error { return exec.Command("/bin/sh", "-c", startCommand).Run() })
-	if err := shared.Kube.Create(s.Ctx, &corev1.Secret{
-		ObjectMeta: metav1.ObjectMeta{Namespace: world.Namespace, Name: name + "-render", Labels: map[string]string{v1alpha1.LabelPlatform: name}},
-		StringData: map[string]string{"apiKey": s.Render().Key()},
-	}); err != nil {
-		t.Fatal(err)
-	}
+	secret := s.CreateSecret("render", map[string]string{"apiKey": s.Render().Key()})
 	s.Patch(&v1alpha1.Platform{}, name, fmt.Sprintf(`{"spec":{"database":{"signingSecretRef":null},
-		"render":{"secretRef":{"name":"%s-render"},"url":"%s%s","services":[{"name":"web","serviceID":%q}]},
-		"commands":{"type":"RenderJob","service":"web","directory":%q,"bundle":%q}}}`, name, s.URL(), logi.RenderPath, logi.WebService, s.dir, bundle))
+		"render":{"secretRef":{"name":%q},"url":"%s%s","services":[{"name":"web","serviceID":%q}]},
+		"commands":{"type":"RenderJob","service":"web","directory":%q,"bundle":%q}}}`, secret, s.URL(), logi.RenderPath, logi.WebService, s.dir, bundle))
 	return s
 }
 

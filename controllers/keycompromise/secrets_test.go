@@ -11,7 +11,6 @@ import (
 	"github.com/go-jose/go-jose/v4"
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
@@ -85,13 +84,7 @@ func (s *scene) plantKeys(planted map[string]string) {
 // signBy makes the Platform sign with the URL of another Secret than before: one that is known is read again only after a while.
 func (s *scene) signBy(name, u string) {
 	s.Helper()
-	if err := shared.Kube.Create(s.Ctx, &corev1.Secret{
-		ObjectMeta: metav1.ObjectMeta{Namespace: world.Namespace, Name: s.Name + "-" + name, Labels: map[string]string{v1alpha1.LabelPlatform: s.Name}},
-		StringData: map[string]string{"url": u},
-	}); err != nil {
-		s.Fatal(err)
-	}
-	s.Patch(&v1alpha1.Platform{}, s.Name, fmt.Sprintf(`{"spec":{"database":{"signingSecretRef":{"name":"%s-%s"}}}}`, s.Name, name))
+	s.Patch(&v1alpha1.Platform{}, s.Name, fmt.Sprintf(`{"spec":{"database":{"signingSecretRef":{"name":%q}}}}`, s.CreateSecret(name, map[string]string{"url": u})))
 }
 
 func TestNothingSecretIsTold(t *testing.T) {

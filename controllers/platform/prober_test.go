@@ -388,10 +388,11 @@ func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { retur
 
 func newNamespace(t *testing.T, name string) string {
 	t.Helper()
-	if err := kube.Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}); err != nil {
+	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: name + "-"}}
+	if err := kube.Create(t.Context(), namespace); err != nil {
 		t.Fatal(err)
 	}
-	return name
+	return namespace.Name
 }
 
 func incidents(t *testing.T, namespace string) []v1alpha1.Incident {

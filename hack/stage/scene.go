@@ -12,6 +12,7 @@ import (
 	"github.com/fluxcd/cli-utils/pkg/kstatus/status"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -86,7 +87,9 @@ func (s *Scene[O]) end() {
 		}
 	}
 	platform := &v1alpha1.Platform{ObjectMeta: metav1.ObjectMeta{Namespace: world.Namespace, Name: s.Site.Name}}
-	if err := client.IgnoreNotFound(s.stage.Kube.Delete(ctx, platform)); err != nil {
+	err := errors.Join(client.IgnoreNotFound(s.stage.Kube.Delete(ctx, platform)),
+		s.stage.Kube.DeleteAllOf(ctx, &corev1.Secret{}, client.InNamespace(world.Namespace), client.MatchingLabels{v1alpha1.LabelPlatform: s.Site.Name}))
+	if err != nil {
 		s.Errorf("cleaning up: %v", err)
 	}
 	if s.DB != nil {
@@ -186,6 +189,19 @@ func (s *Scene[O]) Create(manifest *unstructured.Unstructured) string {
 		s.Fatal(err)
 	}
 	return manifest.GetName()
+}
+
+// CreateSecret creates a Secret of the scene's platform, and returns its name.
+func (s *Scene[O]) CreateSecret(suffix string, data map[string]string) string {
+	s.Helper()
+	secret := &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Namespace: world.Namespace, Name: s.Site.Name + "-" + suffix, Labels: map[string]string{v1alpha1.LabelPlatform: s.Site.Name}},
+		StringData: data,
+	}
+	if err := s.stage.Kube.Create(s.Ctx, secret); err != nil {
+		s.Fatal(err)
+	}
+	return secret.Name
 }
 
 // Patch merges JSON into an object of any kind, and reads it.

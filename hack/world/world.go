@@ -74,7 +74,7 @@ func Start(ctx context.Context, dir string, options servers.PostgresOptions) (w 
 	return w, group.Wait()
 }
 
-// WithPostgres is the World with another Postgres, in the folder name, which a test may stop; the caller stops it in the end.
+// WithPostgres is the World with another Postgres, in a folder of that name, which a test may stop; the caller stops it in the end.
 func (w *World) WithPostgres(ctx context.Context, name string, options servers.PostgresOptions) (*World, error) {
 	manager, err := w.Manager(ctx)
 	if err != nil {
@@ -85,7 +85,11 @@ func (w *World) WithPostgres(ctx context.Context, name string, options servers.P
 		OperatorPassword: w.OperatorPassword, MonitorPassword: w.MonitorPassword, SignerPassword: w.SignerPassword,
 	}
 	other.build.Do(func() {}) // it is built
-	if other.Postgres, err = servers.StartPostgres(ctx, filepath.Join(w.Dir, name), options); err != nil {
+	dir, err := os.MkdirTemp(w.Dir, name+"-")
+	if err != nil {
+		return nil, err
+	}
+	if other.Postgres, err = servers.StartPostgres(ctx, dir, options); err != nil {
 		return nil, err
 	}
 	if err := other.prepareDatabase(ctx); err != nil {
