@@ -20,8 +20,9 @@ const (
 	oneRollbackPer = time.Hour
 	// deployInterval is how often a deploy that is under way is looked at.
 	deployInterval = 5 * time.Second
-	// schemaTimeout bounds the look at the database, which may be what is down: the rollback does not depend on it.
-	schemaTimeout = 3 * time.Second
+	// schemaTimeout bounds the look at the database, which may be what is down: the rollback does not depend on it. A database that is
+	// merely slow, as after a migration, is waited for.
+	schemaTimeout = 8 * time.Second
 	// fixInterval is how often it is looked whether the bad commit was followed by another one.
 	fixInterval = 10 * time.Second
 )
