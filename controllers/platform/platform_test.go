@@ -181,6 +181,11 @@ func TestAPlatformWithoutALedgerIsReadyOnceItIsMigrated(t *testing.T) {
 	if err := w.Postgres.CreateDatabase(ctx, database, ""); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		if err := w.Postgres.DropDatabase(context.Background(), database); err != nil {
+			t.Error(err)
+		}
+	})
 	if err := logi.Migrate(ctx, w.Postgres.URL(database)); err != nil {
 		t.Fatal(err)
 	}
@@ -483,7 +488,7 @@ func usersOf(t *testing.T, site *world.Site) func() string {
 func TestAChangedSecretReplacesTheConnections(t *testing.T) {
 	t.Parallel()
 	site := newDatabase(t)
-	execute(t, site.URLAs(""), `CREATE ROLE second_operator LOGIN PASSWORD 'pa55word' IN ROLE playbook_operator`)
+	execute(t, site.URLAs(""), `DROP ROLE IF EXISTS second_operator; CREATE ROLE second_operator LOGIN PASSWORD 'pa55word' IN ROLE playbook_operator`)
 	p := platformOf(unwatched, "rotated")
 	create(t, secret(unwatched, p.Name, site.URLAs("playbook_operator")), p)
 	r := reconciler(t)
@@ -517,7 +522,8 @@ func TestAChangedSecretReplacesTheConnections(t *testing.T) {
 func TestASecretThatIsNoLongerNamedLeavesNoConnection(t *testing.T) {
 	t.Parallel()
 	site := newDatabase(t)
-	execute(t, site.URLAs(""), `CREATE ROLE next_operator LOGIN PASSWORD 'pa55word' IN ROLE playbook_operator; CREATE ROLE next_monitor LOGIN PASSWORD 'pa55word' IN ROLE playbook_monitor`)
+	execute(t, site.URLAs(""), `DROP ROLE IF EXISTS next_operator, next_monitor; CREATE ROLE next_operator LOGIN PASSWORD 'pa55word' IN ROLE playbook_operator;
+		CREATE ROLE next_monitor LOGIN PASSWORD 'pa55word' IN ROLE playbook_monitor`)
 	p := platformOf(unwatched, "renamed")
 	p.Spec.Database.ReadOnlySecretRef = &v1alpha1.SecretReference{Name: "renamed-read-only"}
 	p.Spec.Database.SigningSecretRef = &v1alpha1.SecretReference{Name: "renamed-signing"}

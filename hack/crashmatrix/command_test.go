@@ -20,7 +20,6 @@ import (
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
 	"github.com/1pass-dev/playbook-operator/hack/crashmatrix"
-	"github.com/1pass-dev/playbook-operator/hack/logi"
 	"github.com/1pass-dev/playbook-operator/hack/servers"
 	"github.com/1pass-dev/playbook-operator/hack/world"
 )
@@ -45,8 +44,6 @@ func (s *slot) byCommand(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Long enough for a manager that takes over to find the key as it was.
-	s.site.SetRakeFault(logi.RakeFault{Hang: 300 * time.Millisecond})
 	if err := s.admin.Create(ctx, s.secret("ssh", map[string]string{"privateKey": string(sshd.PrivateKey()), "knownHosts": string(sshd.KnownHosts())})); err != nil {
 		t.Fatal(err)
 	}
@@ -56,7 +53,7 @@ func (s *slot) byCommand(t *testing.T) {
 	}
 	platform.Spec.Database.SigningSecretRef = nil
 	platform.Spec.Commands = &v1alpha1.PlatformCommands{
-		Type: v1alpha1.CommandTypeSSH, Directory: dir, Bundle: bundle, TimeoutSeconds: 2,
+		Type: v1alpha1.CommandTypeSSH, Directory: dir, Bundle: bundle, TimeoutSeconds: 5,
 		SSH: &v1alpha1.PlatformSSH{Host: sshd.Host(), Port: int32(sshd.Port()), User: sshd.User(), SecretRef: v1alpha1.SecretReference{Name: s.name + "-ssh"}},
 	}
 	if err := s.admin.Update(ctx, platform); err != nil {
@@ -147,7 +144,7 @@ var eachRunBegins = rewrite(`(?s)(FROM playbook\.command_runs c)\s+WHERE`, "$1 W
 var commandVariants = []keyVariant{
 	{variant: variant{name: "an intent that is taken for one that was not sent", rewrite: func(sql string) string {
 		return eachRunBegins(rewrite(`coalesce\(outcome, ''\)`, "'not sent'")(sql))
-	}}, fault: crashmatrix.KilledAfter},
+	}}, fault: crashmatrix.KilledAfter, at: "SSH packet"},
 	{variant: variant{name: "no lock on the intent, and a ledger that lets each run begin", rewrite: eachRunBegins, kube: unlocked}, fault: crashmatrix.Overtaken},
 }
 
@@ -174,7 +171,7 @@ func forgetful(next http.RoundTripper) http.RoundTripper {
 
 // bareVariants have the status alone to keep an intent in.
 var bareVariants = []keyVariant{
-	{variant: variant{name: "an intent that is taken for one that was not sent", kube: forgetful}, fault: crashmatrix.KilledAfter},
+	{variant: variant{name: "an intent that is taken for one that was not sent", kube: forgetful}, fault: crashmatrix.KilledAfter, at: "SSH packet"},
 	{variant: variant{name: "no lock on the intent", kube: unlocked}, fault: crashmatrix.Overtaken},
 }
 

@@ -156,6 +156,13 @@ func (s *slot) endKey(ctx context.Context, plan *crashmatrix.Plan, v variant, st
 	if err := s.putBack(ctx, object); err != nil {
 		return nil, nil, false, err
 	}
+	// Long enough for a manager that takes over to find the key as it was: sometimes for one that is right, and also on a slow machine
+	// for one that must be caught.
+	hang := 300 * time.Millisecond
+	if v.name != "" {
+		hang = 2 * time.Second
+	}
+	s.site.SetRakeFault(logi.RakeFault{Hang: hang})
 	request := ctrl.Request{NamespacedName: object}
 	wire := &crashmatrix.Wire{Plan: plan, Rewrite: v.rewrite}
 	var overtaking sync.WaitGroup
