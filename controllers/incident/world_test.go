@@ -302,7 +302,7 @@ func (s *scene) after(d time.Duration, name string) time.Duration {
 func (s *scene) until(name, want string) {
 	s.Helper()
 	condition, state, _ := strings.Cut(want, " ")
-	for end := time.Now().Add(30 * time.Second); s.condition(name, condition) != state; time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(2 * time.Minute); s.condition(name, condition) != state; time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(end) {
 			s.Fatalf("%s is %s, and was waited for to be %s", condition, s.condition(name, condition), state)
 		}

@@ -156,8 +156,8 @@ func (s *slot) endKey(ctx context.Context, plan *crashmatrix.Plan, v variant, st
 	if err := s.putBack(ctx, object); err != nil {
 		return nil, nil, false, err
 	}
-	// Long enough for a manager that takes over to find the key as it was: sometimes for one that is right, and also on a slow machine
-	// for one that must be caught.
+	// The platform's rake, where it is used, takes long enough for a manager that takes over to find the key as it was. One that must be
+	// caught has to find it so on a slow machine, too.
 	hang := 300 * time.Millisecond
 	if v.name != "" {
 		hang = 2 * time.Second

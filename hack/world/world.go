@@ -74,7 +74,7 @@ func Start(ctx context.Context, dir string, options servers.PostgresOptions) (w 
 	return w, group.Wait()
 }
 
-// WithPostgres is the World with another Postgres, in a folder of that name, which a test may stop; the caller stops it in the end.
+// WithPostgres is the World with another Postgres, which a test may stop, in a folder whose name begins so; the caller stops it in the end.
 func (w *World) WithPostgres(ctx context.Context, name string, options servers.PostgresOptions) (*World, error) {
 	manager, err := w.Manager(ctx)
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -403,7 +404,8 @@ func reSignCursor(ctx context.Context, tx pgx.Tx, r *Revocation, signer *signing
 			return 0, 0, err
 		}
 		signed += tag.RowsAffected()
-		pages = pages[1:]
+		// Not by a slice of it, which would keep the bodies.
+		pages = slices.Delete(pages, 0, 1)
 		add(next)
 	}
 	if _, err := tx.Exec(ctx, closeSQL); err != nil || signed == undelivered && signed > 0 {
@@ -424,8 +426,8 @@ type unsigned struct {
 	undelivered int64
 }
 
-// pageAfter is how many entries to read after a page with such bodies: as many as have pageBytes, and no more than most. A power of two
-// where most is one, so that few statements are prepared.
+// pageAfter is how many entries to read after a page with such bodies: as many as have pageBytes, and no more than most. It halves most,
+// so that few statements are prepared.
 func pageAfter(bodies []string, most int) int {
 	bytes := 0
 	for _, body := range bodies {
