@@ -22,10 +22,13 @@ import (
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
+	"github.com/1pass-dev/playbook-operator/controllers/access"
 	"github.com/1pass-dev/playbook-operator/controllers/dlqreplay"
 	"github.com/1pass-dev/playbook-operator/controllers/incident"
 	"github.com/1pass-dev/playbook-operator/controllers/keycompromise"
+	"github.com/1pass-dev/playbook-operator/controllers/opening"
 	"github.com/1pass-dev/playbook-operator/controllers/platform"
+	"github.com/1pass-dev/playbook-operator/controllers/signals"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/outbound"
 )
 
@@ -73,7 +76,7 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	connections := &platform.Connections{Secrets: mgr.GetAPIReader(), Transport: outbound.NewTransport()}
+	connections := &access.Connections{Secrets: mgr.GetAPIReader(), Transport: outbound.NewTransport()}
 	defer connections.Close()
 	if err := add(mgr, connections); err != nil {
 		return err
@@ -126,13 +129,14 @@ func newManager(o options) (ctrl.Manager, error) {
 }
 
 // add puts the parts together.
-func add(mgr ctrl.Manager, connections *platform.Connections) error {
-	prober := &platform.Prober{Cache: mgr.GetCache(), Connections: connections}
+func add(mgr ctrl.Manager, connections *access.Connections) error {
+	prober := &signals.Prober{Cache: mgr.GetCache(), Connections: connections}
 	if err := mgr.Add(prober); err != nil {
 		return fmt.Errorf("adding the Prober: %w", err)
 	}
 	platforms := &platform.Reconciler{
 		Client: mgr.GetClient(), APIReader: mgr.GetAPIReader(), Connections: connections, Recorder: mgr.GetEventRecorder("platform"), Prober: prober,
+		Opener: &opening.Opener{Client: mgr.GetClient(), APIReader: mgr.GetAPIReader(), Recorder: mgr.GetEventRecorder("platform")},
 	}
 	if err := platforms.SetupWithManager(mgr); err != nil {
 		return fmt.Errorf("adding the Platform controller: %w", err)

@@ -11,7 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
-	"github.com/1pass-dev/playbook-operator/controllers/platform"
+	"github.com/1pass-dev/playbook-operator/controllers/access"
 	"github.com/1pass-dev/playbook-operator/controllers/playbook"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/platformapi"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/platformdb"
@@ -29,7 +29,7 @@ func requeueByAdminAPI(ctx context.Context, s *replay) (playbook.Outcome, error)
 	for {
 		ids, err := s.db.RemainingEntries(ctx, s.op)
 		if err != nil {
-			return playbook.Outcome{}, platform.DatabaseError(err)
+			return playbook.Outcome{}, access.DatabaseError(err)
 		}
 		if len(ids) == 0 {
 			return playbook.Done("%s", s.handled()), nil
@@ -61,7 +61,7 @@ func (s *replay) retryEntry(ctx context.Context, id int64) (playbook.Outcome, bo
 	}
 	saw, err := s.db.Entry(ctx, id)
 	if err != nil && !errors.Is(err, platformdb.ErrNoEntry) {
-		return playbook.Outcome{}, false, platform.DatabaseError(err)
+		return playbook.Outcome{}, false, access.DatabaseError(err)
 	}
 	if saw == nil {
 		saw = &platformdb.Entry{}
@@ -102,13 +102,13 @@ func (s *replay) retryEntry(ctx context.Context, id int64) (playbook.Outcome, bo
 func (s *replay) setAside(ctx context.Context) ([]int64, error) {
 	batch, err := s.db.SetAside(ctx, s.id.UID, s.selection)
 	if err != nil {
-		return nil, platform.DatabaseError(err)
+		return nil, access.DatabaseError(err)
 	}
 	s.op = batch.Operation
 	s.project()
 	remaining, err := s.db.RemainingEntries(ctx, s.op)
 	if err != nil {
-		return nil, platform.DatabaseError(err)
+		return nil, access.DatabaseError(err)
 	}
 	return remaining, nil
 }
@@ -126,12 +126,12 @@ func (s *replay) observeRetry(ctx context.Context, id int64, intent *v1alpha1.Ad
 func (s *replay) landed(ctx context.Context, id int64, intent *v1alpha1.AdminRetry, before *platformdb.Entry) (playbook.Outcome, bool, error) {
 	after, err := s.db.Entry(ctx, id)
 	if err != nil && !errors.Is(err, platformdb.ErrNoEntry) {
-		return playbook.Outcome{}, false, platform.DatabaseError(err)
+		return playbook.Outcome{}, false, access.DatabaseError(err)
 	}
 	if err == nil && !after.EnqueuedAt.Equal(before.EnqueuedAt) {
 		op, err := s.db.RecordRetry(ctx, s.id.UID, id, before, after)
 		if err != nil {
-			return playbook.Outcome{}, false, platform.DatabaseError(err)
+			return playbook.Outcome{}, false, access.DatabaseError(err)
 		}
 		intent.State = v1alpha1.AdminRetryLanded
 		s.op = op

@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
-	"github.com/1pass-dev/playbook-operator/controllers/platform"
+	"github.com/1pass-dev/playbook-operator/controllers/access"
 	"github.com/1pass-dev/playbook-operator/controllers/playbook"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/platformdb"
 )
@@ -58,11 +58,11 @@ func (s *replay) sendCanary(ctx context.Context, entries int32) error {
 func (s *replay) watchCanary(ctx context.Context, canary v1alpha1.ReplayCanary) (playbook.Outcome, error) {
 	op, err := s.db.Observe(ctx, s.id.UID)
 	if err != nil {
-		return playbook.Outcome{}, platform.DatabaseError(err)
+		return playbook.Outcome{}, access.DatabaseError(err)
 	}
 	attempts, err := s.db.CanaryAttempts(ctx, op)
 	if err != nil {
-		return playbook.Outcome{}, platform.DatabaseError(err)
+		return playbook.Outcome{}, access.DatabaseError(err)
 	}
 	s.op = op
 	s.project()
@@ -75,7 +75,7 @@ func (s *replay) watchCanary(ctx context.Context, canary v1alpha1.ReplayCanary) 
 	case tried == 0:
 		// Somebody else got to each of them first; the rest of the plan has not been tried.
 		if err := s.db.ForgetCanary(ctx, s.id.UID); err != nil {
-			return playbook.Outcome{}, platform.DatabaseError(err)
+			return playbook.Outcome{}, access.DatabaseError(err)
 		}
 		return playbook.Wait(time.Second, v1alpha1.ReasonCanaryInFlight, "somebody else changed all chosen canary entries; choosing others"), nil
 	case attempts.Waiting == 0:

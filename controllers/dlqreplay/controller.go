@@ -10,7 +10,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
-	"github.com/1pass-dev/playbook-operator/controllers/platform"
+	"github.com/1pass-dev/playbook-operator/controllers/access"
 	"github.com/1pass-dev/playbook-operator/controllers/playbook"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/platformdb"
 )
@@ -30,7 +30,7 @@ type Reconciler struct {
 	// APIReader reads past the cache: a pass begins with the object as it is, so that a manager that woke up late does not act
 	// for one that is gone.
 	APIReader   client.Reader
-	Connections *platform.Connections
+	Connections *access.Connections
 	Recorder    events.EventRecorder
 }
 
@@ -99,7 +99,7 @@ func (r *Reconciler) closeDeleted(ctx context.Context, obj *v1alpha1.DLQReplay) 
 	if err != nil {
 		return err
 	}
-	p, err := platform.Find(ctx, r.Client, obj.Namespace, obj.Spec.PlatformRef.Name)
+	p, err := access.Find(ctx, r.Client, obj.Namespace, obj.Spec.PlatformRef.Name)
 	if err != nil {
 		return err
 	}

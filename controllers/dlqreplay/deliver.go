@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
-	"github.com/1pass-dev/playbook-operator/controllers/platform"
+	"github.com/1pass-dev/playbook-operator/controllers/access"
 	"github.com/1pass-dev/playbook-operator/controllers/playbook"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/platformdb"
 )
@@ -29,7 +29,7 @@ func awaitDelivery(ctx context.Context, s *replay) (playbook.Outcome, error) {
 		for end := time.Now().Add(slice); ; {
 			op, err := s.db.Observe(ctx, s.id.UID)
 			if err != nil {
-				return playbook.Outcome{}, platform.DatabaseError(err)
+				return playbook.Outcome{}, access.DatabaseError(err)
 			}
 			s.op = op
 			if op.Waiting+op.Failing == 0 || op.ObservedBatch == 0 || time.Now().After(end) {
@@ -41,7 +41,7 @@ func awaitDelivery(ctx context.Context, s *replay) (playbook.Outcome, error) {
 			return s.stillOpen(), nil
 		}
 		if err := s.db.CloseOperation(ctx, s.id, platformdb.OutcomeComplete); err != nil {
-			return playbook.Outcome{}, platform.DatabaseError(err)
+			return playbook.Outcome{}, access.DatabaseError(err)
 		}
 	}
 	s.project()

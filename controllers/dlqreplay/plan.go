@@ -9,7 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
-	"github.com/1pass-dev/playbook-operator/controllers/platform"
+	"github.com/1pass-dev/playbook-operator/controllers/access"
 	"github.com/1pass-dev/playbook-operator/controllers/playbook"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/platformdb"
 )
@@ -23,7 +23,7 @@ func plan(ctx context.Context, s *replay) (playbook.Outcome, error) {
 	if spec.Mode == v1alpha1.ReplayModeReplay && s.op == nil {
 		twin, err := s.db.FinishedTwin(ctx, s.id)
 		if err != nil {
-			return playbook.Outcome{}, platform.DatabaseError(err)
+			return playbook.Outcome{}, access.DatabaseError(err)
 		}
 		if twin != nil {
 			return playbook.Moot(v1alpha1.ReasonAlreadyDone, "the same replay finished at %s under this name, with uid %s: %d requeued, %d delivered. Apply it under a new name to run it again",
@@ -42,7 +42,7 @@ func plan(ctx context.Context, s *replay) (playbook.Outcome, error) {
 	summary := summarise(s.op)
 	if spec.Mode == v1alpha1.ReplayModePlan {
 		if err := s.db.CloseOperation(ctx, s.id, platformdb.OutcomePlanned); err != nil {
-			return playbook.Outcome{}, platform.DatabaseError(err)
+			return playbook.Outcome{}, access.DatabaseError(err)
 		}
 		return playbook.Finish(v1alpha1.ReasonPlanOnly, "%s; nothing was changed", summary), nil
 	}
@@ -57,7 +57,7 @@ func (s *replay) fixPlan(ctx context.Context) (playbook.Outcome, bool, error) {
 		return playbook.Stall(v1alpha1.ReasonSpecInvalid, "the platform has no application %s: delete this replay and apply one with an id from oauth_applications", spec.ApplicationID), false, nil
 	}
 	if err != nil {
-		return playbook.Outcome{}, false, platform.DatabaseError(err)
+		return playbook.Outcome{}, false, access.DatabaseError(err)
 	}
 	s.op = op
 	s.obj.Status.Cutoff = new(metav1.NewMicroTime(op.Cutoff))
@@ -68,7 +68,7 @@ func (s *replay) fixPlan(ctx context.Context) (playbook.Outcome, bool, error) {
 			"Delete this replay and apply one with a larger maxEntries or a narrower selector", tooLarge.Entries, tooLarge.Limit), false, nil
 	}
 	if err != nil {
-		return playbook.Outcome{}, false, platform.DatabaseError(err)
+		return playbook.Outcome{}, false, access.DatabaseError(err)
 	}
 	s.op = op
 	return playbook.Outcome{}, true, nil

@@ -12,7 +12,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
-	"github.com/1pass-dev/playbook-operator/controllers/platform"
+	"github.com/1pass-dev/playbook-operator/controllers/access"
 	"github.com/1pass-dev/playbook-operator/controllers/playbook"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/platformdb"
 )
@@ -39,7 +39,7 @@ func (r *Reconciler) connect(ctx context.Context, obj, written *v1alpha1.DLQRepl
 		return nil, err
 	}
 	s := &replay{Reconciler: r, obj: obj, written: written, id: id, selection: selection}
-	if s.platform, err = platform.Find(ctx, r.Client, obj.Namespace, obj.Spec.PlatformRef.Name); err != nil {
+	if s.platform, err = access.Find(ctx, r.Client, obj.Namespace, obj.Spec.PlatformRef.Name); err != nil {
 		return nil, err
 	}
 	if s.db, err = r.Connections.Database(ctx, s.platform); err != nil {
@@ -65,7 +65,7 @@ func (r *Reconciler) connect(ctx context.Context, obj, written *v1alpha1.DLQRepl
 		}
 	}
 	if err != nil {
-		return nil, platform.DatabaseError(err)
+		return nil, access.DatabaseError(err)
 	}
 	return s, nil
 }
@@ -76,14 +76,14 @@ func (s *replay) resume(ctx context.Context) error {
 		// An attempt counts from when it was first seen. Those that failed while the replay was stalled must be seen before it goes
 		// on, or they would open the breaker again.
 		if err := s.db.ObserveAll(ctx, s.id.UID); err != nil {
-			return platform.DatabaseError(err)
+			return access.DatabaseError(err)
 		}
 		if err := s.db.ResumeOperation(ctx, s.id.UID, playbook.Request(s.obj, s.obj.Status.LastHandledRequestedAt)); err != nil {
-			return platform.DatabaseError(err)
+			return access.DatabaseError(err)
 		}
 		var err error
 		if s.op, err = s.db.Operation(ctx, s.id.UID); err != nil {
-			return platform.DatabaseError(err)
+			return access.DatabaseError(err)
 		}
 	}
 	s.obj.Status.AdminRetries = slices.DeleteFunc(s.obj.Status.AdminRetries, func(a v1alpha1.AdminRetry) bool {
@@ -147,7 +147,7 @@ func (s *replay) refresh(ctx context.Context) (bool, error) {
 	if obj.UID == s.obj.UID && obj.Generation > s.obj.Generation {
 		s.obj.Spec = obj.Spec
 	}
-	p, err := platform.Find(ctx, s.Client, s.obj.Namespace, s.obj.Spec.PlatformRef.Name)
+	p, err := access.Find(ctx, s.Client, s.obj.Namespace, s.obj.Spec.PlatformRef.Name)
 	if err != nil {
 		return false, err
 	}

@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
-	"github.com/1pass-dev/playbook-operator/controllers/platform"
+	"github.com/1pass-dev/playbook-operator/controllers/access"
 	"github.com/1pass-dev/playbook-operator/controllers/playbook"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/platformdb"
 )
@@ -81,11 +81,11 @@ func requeue(ctx context.Context, s *replay) (playbook.Outcome, error) {
 func (s *replay) judge(ctx context.Context) (playbook.Outcome, bool, error) {
 	op, err := s.db.Observe(ctx, s.id.UID)
 	if err != nil {
-		return playbook.Outcome{}, false, platform.DatabaseError(err)
+		return playbook.Outcome{}, false, access.DatabaseError(err)
 	}
 	attempts, err := s.db.RecentAttempts(ctx, op, breakerWindow)
 	if err != nil {
-		return playbook.Outcome{}, false, platform.DatabaseError(err)
+		return playbook.Outcome{}, false, access.DatabaseError(err)
 	}
 	s.op = op
 	s.project()
@@ -129,5 +129,5 @@ func (s *replay) unsignable(err error) (playbook.Outcome, error) {
 		return playbook.Stall(v1alpha1.ReasonSpecInvalid, "entries are under a kid that is no longer published, and can't be signed anew: %s. Give application %s an active key, or, to leave such entries, take database.signingSecretRef out of Platform %q. Then: %s",
 			no, s.obj.Spec.ApplicationID, s.platform.Name, playbook.ResumeCommand(s.obj, "dlqreplay")), nil
 	}
-	return playbook.Outcome{}, platform.DatabaseError(err)
+	return playbook.Outcome{}, access.DatabaseError(err)
 }

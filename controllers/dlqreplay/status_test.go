@@ -18,8 +18,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
+	"github.com/1pass-dev/playbook-operator/controllers/access"
 	"github.com/1pass-dev/playbook-operator/controllers/dlqreplay"
-	"github.com/1pass-dev/playbook-operator/controllers/platform"
 	"github.com/1pass-dev/playbook-operator/hack/stage"
 )
 
@@ -145,7 +145,7 @@ func TestAFinishedReplayCostsNoWrites(t *testing.T) {
 		}
 	})
 	reconciler := &dlqreplay.Reconciler{
-		Client: counting, APIReader: reads, Connections: &platform.Connections{Secrets: shared.Kube}, Recorder: events.NewFakeRecorder(10),
+		Client: counting, APIReader: reads, Connections: &access.Connections{Secrets: shared.Kube}, Recorder: events.NewFakeRecorder(10),
 	}
 	resync := func(i int) error {
 		result, err := reconciler.Reconcile(ctx, ctrl.Request{NamespacedName: client.ObjectKey{Namespace: namespace, Name: fmt.Sprint("r", i)}})

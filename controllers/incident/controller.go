@@ -13,8 +13,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
-	"github.com/1pass-dev/playbook-operator/controllers/platform"
+	"github.com/1pass-dev/playbook-operator/controllers/access"
 	"github.com/1pass-dev/playbook-operator/controllers/playbook"
+	"github.com/1pass-dev/playbook-operator/controllers/signals"
 )
 
 // The playbook: what is told to people, each thing for itself and first, and then what is done, from top to bottom. Neither waits
@@ -39,10 +40,10 @@ type Reconciler struct {
 	Client client.Client
 	// APIReader reads past the cache: a pass begins with the object as it is, and a rollback with what its Platform says of others.
 	APIReader   client.Reader
-	Connections *platform.Connections
+	Connections *access.Connections
 	Recorder    events.EventRecorder
 	// Signals of a Platform as they are now.
-	Signals func(client.ObjectKey) platform.Signals
+	Signals func(client.ObjectKey) signals.Signals
 	// Changes of a Platform's signals wake its Incidents; nil where nothing tells of them.
 	Changes <-chan event.GenericEvent
 	// Now is the clock.

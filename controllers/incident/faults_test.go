@@ -19,8 +19,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
+	"github.com/1pass-dev/playbook-operator/controllers/access"
 	"github.com/1pass-dev/playbook-operator/controllers/incident"
-	"github.com/1pass-dev/playbook-operator/controllers/platform"
+	"github.com/1pass-dev/playbook-operator/controllers/signals"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/outbound"
 	"github.com/1pass-dev/playbook-operator/hack/logi"
 	"github.com/1pass-dev/playbook-operator/hack/world"
@@ -429,8 +430,8 @@ func TestDeadlinesThatPassWhileTheAPIServerIsAwayAreHonouredLateAndItIsSaid(t *t
 		},
 	})
 	manager := &incident.Reconciler{
-		Client: broken, APIReader: broken, Recorder: s.recorder, Connections: &platform.Connections{Secrets: broken}, Now: s.clock,
-		Signals: func(client.ObjectKey) platform.Signals { return s.signals },
+		Client: broken, APIReader: broken, Recorder: s.recorder, Connections: &access.Connections{Secrets: broken}, Now: s.clock,
+		Signals: func(client.ObjectKey) signals.Signals { return s.signals },
 	}
 	request := ctrl.Request{NamespacedName: types.NamespacedName{Namespace: world.Namespace, Name: name}}
 	for range 10 {

@@ -11,7 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
-	"github.com/1pass-dev/playbook-operator/controllers/platform"
+	"github.com/1pass-dev/playbook-operator/controllers/access"
 	"github.com/1pass-dev/playbook-operator/controllers/playbook"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/paging"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/render"
@@ -72,7 +72,7 @@ func triage(ctx context.Context, s *response) (playbook.Outcome, error) {
 		found.Services = append(found.Services, v1alpha1.TriagedService{Name: service.Name, State: fmt.Sprintf("%.500s", state)})
 	}
 	// All of them, since Render promises no order.
-	deploys, err := api.History(ctx, platform.RenderServiceID(s.platform, s.mainService()))
+	deploys, err := api.History(ctx, access.RenderServiceID(s.platform, s.mainService()))
 	switch {
 	case err != nil && patience && ctx.Err() == nil && !refused(err):
 		return patient(err)

@@ -16,8 +16,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
-	"github.com/1pass-dev/playbook-operator/controllers/platform"
+	"github.com/1pass-dev/playbook-operator/controllers/access"
 	"github.com/1pass-dev/playbook-operator/controllers/playbook"
+	"github.com/1pass-dev/playbook-operator/controllers/signals"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/render"
 )
 
@@ -36,7 +37,7 @@ type response struct {
 	obj      *v1alpha1.Incident
 	written  *v1alpha1.Incident // as the API server has it
 	platform *v1alpha1.Platform
-	signals  platform.Signals
+	signals  signals.Signals
 	now      time.Time
 }
 
@@ -54,7 +55,7 @@ func (s *response) pass(ctx context.Context) (time.Duration, error) {
 		return 0, err
 	}
 	var err error
-	if s.platform, err = platform.Find(ctx, s.Client, obj.Namespace, obj.Spec.PlatformRef.Name); err != nil {
+	if s.platform, err = access.Find(ctx, s.Client, obj.Namespace, obj.Spec.PlatformRef.Name); err != nil {
 		playbook.Fail(obj, err)
 		return 0, err
 	}

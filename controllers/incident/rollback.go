@@ -10,7 +10,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
-	"github.com/1pass-dev/playbook-operator/controllers/platform"
+	"github.com/1pass-dev/playbook-operator/controllers/access"
 	"github.com/1pass-dev/playbook-operator/controllers/playbook"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/render"
 )
@@ -88,7 +88,7 @@ func rollBack(ctx context.Context, s *response) (playbook.Outcome, error) {
 	if err != nil {
 		return playbook.Outcome{}, err
 	}
-	id := platform.RenderServiceID(s.platform, rule.Service)
+	id := access.RenderServiceID(s.platform, rule.Service)
 	service, err := api.Service(ctx, id)
 	if err != nil {
 		return patient(err)
@@ -318,7 +318,7 @@ func (s *response) follow(ctx context.Context, r *v1alpha1.ServiceRollback) (pla
 	if err != nil {
 		return playbook.Outcome{}, err
 	}
-	id := platform.RenderServiceID(s.platform, r.Service)
+	id := access.RenderServiceID(s.platform, r.Service)
 	if r.State == v1alpha1.RollbackRequested {
 		deploys, err := api.History(ctx, id)
 		if err != nil {
@@ -377,7 +377,7 @@ func (s *response) follow(ctx context.Context, r *v1alpha1.ServiceRollback) (pla
 }
 
 func (s *response) digestOf(r *v1alpha1.ServiceRollback) string {
-	digest, err := playbook.Digest([]string{platform.RenderServiceID(s.platform, r.Service), r.From, r.To})
+	digest, err := playbook.Digest([]string{access.RenderServiceID(s.platform, r.Service), r.From, r.To})
 	if err != nil {
 		panic(err) // strings always marshal
 	}
@@ -418,7 +418,7 @@ func restoreAutoDeploy(ctx context.Context, s *response) (playbook.Outcome, erro
 	if err != nil {
 		return playbook.Outcome{}, err
 	}
-	id := platform.RenderServiceID(s.platform, r.Service)
+	id := access.RenderServiceID(s.platform, r.Service)
 	why := "resolved by hand"
 	switch {
 	case r.State == v1alpha1.RollbackPreparing:

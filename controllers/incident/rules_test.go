@@ -11,7 +11,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
-	"github.com/1pass-dev/playbook-operator/controllers/platform"
+	"github.com/1pass-dev/playbook-operator/controllers/signals"
 	"github.com/1pass-dev/playbook-operator/hack/logi"
 	"github.com/1pass-dev/playbook-operator/hack/world"
 )
@@ -70,7 +70,7 @@ func TestRuleWhatMatchesNothingIsSev3(t *testing.T) {
 	if got := s.severity(name); got != v1alpha1.Sev3 {
 		t.Errorf("an incident whose signals are good is %s", got)
 	}
-	s.signals = platform.Signals{}
+	s.signals = signals.Signals{}
 	name = s.open("unknown", "{rollback: Never}")
 	s.pass(name)
 	if got := s.severity(name); got != v1alpha1.Sev3 {
@@ -105,7 +105,7 @@ func TestRuleASignalThatCannotBeReadIsUnknownAndNeverHealthy(t *testing.T) {
 	s.bad(v1alpha1.Sev1, "/up answers HTTP 502")
 	name := s.open("inc", "{category: Outage, rollback: Never}")
 	s.pass(name)
-	s.signals = platform.Signals{Each: []platform.Signal{{Condition: v1alpha1.ConditionUpAnswers, State: metav1.ConditionUnknown}}}
+	s.signals = signals.Signals{Each: []signals.Signal{{Condition: v1alpha1.ConditionUpAnswers, State: metav1.ConditionUnknown}}}
 	s.after(2*time.Hour, name)
 	s.expect(name, "Mitigated Unknown AwaitingMitigation")
 	if got := s.message(name, "Mitigated"); strings.Contains(got, "good") {

@@ -28,8 +28,9 @@ import (
 	"github.com/go-logr/logr"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
+	"github.com/1pass-dev/playbook-operator/controllers/access"
 	"github.com/1pass-dev/playbook-operator/controllers/incident"
-	"github.com/1pass-dev/playbook-operator/controllers/platform"
+	"github.com/1pass-dev/playbook-operator/controllers/signals"
 	"github.com/1pass-dev/playbook-operator/hack/logi"
 	"github.com/1pass-dev/playbook-operator/hack/servers"
 	"github.com/1pass-dev/playbook-operator/hack/world"
@@ -95,7 +96,7 @@ type scene struct {
 	*testing.T
 	*world.Site
 	ctx      context.Context
-	signals  platform.Signals
+	signals  signals.Signals
 	offset   time.Duration
 	recorder *events.FakeRecorder
 	events   []string // that were read from the recorder
@@ -250,27 +251,27 @@ func (s *scene) clock() time.Time { return time.Now().Add(s.offset) }
 
 // bad makes the signals bad since now.
 func (s *scene) bad(severity v1alpha1.Severity, because string) {
-	s.signals = platform.Signals{
-		Each:     []platform.Signal{{Condition: v1alpha1.ConditionUpAnswers, State: metav1.ConditionFalse, Severity: severity, Message: because}},
+	s.signals = signals.Signals{
+		Each:     []signals.Signal{{Condition: v1alpha1.ConditionUpAnswers, State: metav1.ConditionFalse, Severity: severity, Message: because}},
 		Severity: severity, Because: because, BadSince: s.clock(), Down: severity == v1alpha1.Sev1,
 	}
 }
 
 // good makes all signals good since now.
 func (s *scene) good() {
-	s.signals = platform.Signals{
-		Each:       []platform.Signal{{Condition: v1alpha1.ConditionUpAnswers, State: metav1.ConditionTrue}},
+	s.signals = signals.Signals{
+		Each:       []signals.Signal{{Condition: v1alpha1.ConditionUpAnswers, State: metav1.ConditionTrue}},
 		ClearSince: s.clock(),
 	}
 }
 
 // manager is one that has just started.
 func (s *scene) manager() *incident.Reconciler {
-	connections := &platform.Connections{Secrets: kube, Transport: s.transport}
+	connections := &access.Connections{Secrets: kube, Transport: s.transport}
 	s.Cleanup(connections.Close)
 	return &incident.Reconciler{
 		Client: kube, APIReader: kube, Recorder: s.recorder, Connections: connections, Now: s.clock,
-		Signals: func(client.ObjectKey) platform.Signals { return s.signals },
+		Signals: func(client.ObjectKey) signals.Signals { return s.signals },
 	}
 }
 

@@ -9,7 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
-	"github.com/1pass-dev/playbook-operator/controllers/platform"
+	"github.com/1pass-dev/playbook-operator/controllers/access"
 	"github.com/1pass-dev/playbook-operator/controllers/playbook"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/platformdb"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/ssh"
@@ -89,7 +89,7 @@ func isUnfinished(err error) bool {
 // and then once.
 func (s *compromise) intend(ctx context.Context, command *platformdb.Command) (playbook.Outcome, bool, error) {
 	// The optimistic lock notices a change of the object, and nothing but a new look one of the Platform.
-	now, err := platform.Find(ctx, s.Client, s.obj.Namespace, s.obj.Spec.PlatformRef.Name)
+	now, err := access.Find(ctx, s.Client, s.obj.Namespace, s.obj.Spec.PlatformRef.Name)
 	if err != nil {
 		return playbook.Outcome{}, false, err
 	}
@@ -131,7 +131,7 @@ func (s *compromise) intend(ctx context.Context, command *platformdb.Command) (p
 	if end := s.record(ctx, platformdb.CommandEnd{Outcome: platformdb.CommandNotSent}, ""); end == nil {
 		s.obj.Status.Command = nil
 	}
-	return playbook.Outcome{}, false, platform.DatabaseError(err)
+	return playbook.Outcome{}, false, access.DatabaseError(err)
 }
 
 // record enters how the command ended, or returns why it could not.
@@ -169,7 +169,7 @@ func (s *compromise) observeCommand(ctx context.Context) (playbook.Outcome, bool
 		// Another manager wrote the intent, or this one before it ended.
 		end, err := s.db.AbandonCommand(ctx, s.id.UID, platformdb.Command{StartedAt: run.StartedAt.Time, Kid: s.obj.Spec.Kid, Target: run.Target})
 		if err != nil {
-			return playbook.Outcome{}, false, platform.DatabaseError(err)
+			return playbook.Outcome{}, false, access.DatabaseError(err)
 		}
 		if end.Outcome == "" {
 			if end, err = s.observeJob(ctx); err != nil && !s.late() {

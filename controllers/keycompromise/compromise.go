@@ -14,7 +14,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
-	"github.com/1pass-dev/playbook-operator/controllers/platform"
+	"github.com/1pass-dev/playbook-operator/controllers/access"
 	"github.com/1pass-dev/playbook-operator/controllers/playbook"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/platformdb"
 )
@@ -41,7 +41,7 @@ func (r *Reconciler) connect(ctx context.Context, written, obj *v1alpha1.KeyComp
 		return nil, err
 	}
 	s := &compromise{Reconciler: r, obj: obj, written: written, id: id}
-	if s.platform, err = platform.Find(ctx, r.Client, obj.Namespace, obj.Spec.PlatformRef.Name); err != nil {
+	if s.platform, err = access.Find(ctx, r.Client, obj.Namespace, obj.Spec.PlatformRef.Name); err != nil {
 		return nil, err
 	}
 	if unrecorded(obj, s.platform) {
@@ -72,7 +72,7 @@ func (r *Reconciler) connect(ctx context.Context, written, obj *v1alpha1.KeyComp
 		}
 	}
 	if err != nil {
-		return nil, platform.DatabaseError(err)
+		return nil, access.DatabaseError(err)
 	}
 	if s.revoked != nil {
 		s.project()

@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
-	"github.com/1pass-dev/playbook-operator/controllers/platform"
+	"github.com/1pass-dev/playbook-operator/controllers/access"
 	"github.com/1pass-dev/playbook-operator/controllers/playbook"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/platformdb"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/render"
@@ -28,7 +28,7 @@ func (s *compromise) runJob(ctx context.Context, command platformdb.Command) (pl
 		return playbook.Outcome{}, false, err
 	}
 	service := s.platform.Spec.Commands.Service
-	id := platform.RenderServiceID(s.platform, service)
+	id := access.RenderServiceID(s.platform, service)
 	command.Target = fmt.Sprintf("Render's service %s, %s", service, id)
 	// Of an object that was deleted while its job ran.
 	jobs, err := account.Jobs(ctx, id, time.Now().Add(-jobMemory))
@@ -86,7 +86,7 @@ func (s *compromise) observeJob(ctx context.Context) (end platformdb.CommandEnd,
 	if err != nil {
 		return end, err
 	}
-	service := platform.RenderServiceID(s.platform, commands.Service)
+	service := access.RenderServiceID(s.platform, commands.Service)
 	if run.JobID == "" {
 		if run.JobID, err = s.findJob(ctx, account, service); err != nil || run.JobID == "" {
 			return end, err
@@ -104,7 +104,7 @@ func (s *compromise) observeJob(ctx context.Context) (end platformdb.CommandEnd,
 	default:
 		return end, nil
 	}
-	return end, platform.DatabaseError(s.record(ctx, end, ""))
+	return end, access.DatabaseError(s.record(ctx, end, ""))
 }
 
 func (s *compromise) findJob(ctx context.Context, account *render.Client, service string) (id string, err error) {

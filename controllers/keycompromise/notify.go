@@ -10,7 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
-	"github.com/1pass-dev/playbook-operator/controllers/platform"
+	"github.com/1pass-dev/playbook-operator/controllers/access"
 	"github.com/1pass-dev/playbook-operator/controllers/playbook"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/platformdb"
 )
@@ -36,7 +36,7 @@ func notify(ctx context.Context, s *compromise) (playbook.Outcome, error) {
 			s.revoked.EventEntryID, name, call(oncall)), nil
 	}
 	if err != nil {
-		return playbook.Outcome{}, platform.DatabaseError(err)
+		return playbook.Outcome{}, access.DatabaseError(err)
 	}
 	if event.DeliveredAt != nil {
 		if err := s.replayRefused(ctx); err != nil {
@@ -58,7 +58,7 @@ func notify(ctx context.Context, s *compromise) (playbook.Outcome, error) {
 		return playbook.Wait(wait, v1alpha1.ReasonNotifying, "%s refused webhook_key.compromised (%s), as one does that does not know the successor yet; it is tried again", name, answered(event)), nil
 	}
 	if err := s.db.RequeueEvent(ctx, s.id.UID, event.Requeued); err != nil {
-		return playbook.Outcome{}, platform.DatabaseError(err)
+		return playbook.Outcome{}, access.DatabaseError(err)
 	}
 	return playbook.Wait(notifyInterval, v1alpha1.ReasonNotifying, "%s refused webhook_key.compromised (%s), which was given back to the dispatcher (%d so far)", name, answered(event), event.Requeued+1), nil
 }
@@ -86,7 +86,7 @@ func call(oncall string) string {
 func (s *compromise) replayRefused(ctx context.Context) error {
 	died, err := s.db.DiedUnderSuccessor(ctx, s.revoked)
 	if err != nil {
-		return platform.DatabaseError(err)
+		return access.DatabaseError(err)
 	}
 	if died == 0 {
 		return nil
@@ -131,7 +131,7 @@ func verify(ctx context.Context, s *compromise) (playbook.Outcome, error) {
 		return playbook.Wait(notifyInterval, v1alpha1.ReasonVerifying, "no webhook signed by %s was delivered yet", s.revoked.SuccessorKid), nil
 	}
 	if err != nil {
-		return playbook.Outcome{}, platform.DatabaseError(err)
+		return playbook.Outcome{}, access.DatabaseError(err)
 	}
 	if last {
 		if err := s.complete(ctx); err != nil {
@@ -146,5 +146,5 @@ func (s *compromise) complete(ctx context.Context) error {
 	if s.db == nil {
 		return nil
 	}
-	return platform.DatabaseError(s.db.CloseOperation(ctx, s.id, platformdb.OutcomeComplete))
+	return access.DatabaseError(s.db.CloseOperation(ctx, s.id, platformdb.OutcomeComplete))
 }

@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
-	"github.com/1pass-dev/playbook-operator/controllers/platform"
+	"github.com/1pass-dev/playbook-operator/controllers/access"
 	"github.com/1pass-dev/playbook-operator/controllers/playbook"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/platformdb"
 )
@@ -63,14 +63,14 @@ func (s *compromise) reSignSome(ctx context.Context) (*platformdb.ReSigning, err
 	// only observes.
 	if _, may := s.mayAct(); !may || s.obj.Spec.Via == v1alpha1.CompromiseViaCommand {
 		progress, err := s.db.AwaitReSigned(ctx, s.id.UID)
-		return progress, platform.DatabaseError(err)
+		return progress, access.DatabaseError(err)
 	}
 	signing, err := s.Connections.Signing(ctx, s.platform)
 	if err != nil {
 		return nil, err
 	}
 	progress, err := signing.ReSign(ctx, s.id.UID)
-	return progress, platform.DatabaseError(err)
+	return progress, access.DatabaseError(err)
 }
 
 func (s *compromise) stillSigning(progress *platformdb.ReSigning) playbook.Outcome {

@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
-	"github.com/1pass-dev/playbook-operator/controllers/platform"
+	"github.com/1pass-dev/playbook-operator/controllers/access"
 	"github.com/1pass-dev/playbook-operator/controllers/playbook"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/platformdb"
 )
@@ -52,7 +52,7 @@ func (s *compromise) begin(ctx context.Context) (playbook.Outcome, bool, error) 
 	}
 	twin, err := s.db.FinishedTwin(ctx, s.id)
 	if err != nil {
-		return playbook.Outcome{}, false, platform.DatabaseError(err)
+		return playbook.Outcome{}, false, access.DatabaseError(err)
 	}
 	if twin != nil {
 		return alreadyDone(twin), false, nil
@@ -65,7 +65,7 @@ func (s *compromise) begin(ctx context.Context) (playbook.Outcome, bool, error) 
 		return playbook.Stall(v1alpha1.ReasonSpecInvalid, "the platform has no application %s: delete this object and apply one with an id from oauth_applications", s.obj.Spec.ApplicationID), false, nil
 	}
 	if err != nil {
-		return playbook.Outcome{}, false, platform.DatabaseError(err)
+		return playbook.Outcome{}, false, access.DatabaseError(err)
 	}
 	return playbook.Outcome{}, true, nil
 }
@@ -119,7 +119,7 @@ func (s *compromise) notRevoked(ctx context.Context, err error) (playbook.Outcom
 	case errors.As(err, &unsignable):
 		return playbook.Stall(v1alpha1.ReasonSpecInvalid, "%v. Nothing was changed. Where the platform encrypts its key column, delete this object and apply one with a new name and via: Command, which runs the platform's own rake", unsignable), false, nil
 	}
-	return playbook.Outcome{}, false, platform.DatabaseError(err)
+	return playbook.Outcome{}, false, access.DatabaseError(err)
 }
 
 // awaitTwin waits for the end of another operation that revoked the key, and then completes pointing to it.
@@ -128,7 +128,7 @@ func (s *compromise) awaitTwin(ctx context.Context, twin *platformdb.Operation) 
 		return playbook.Wait(twinInterval, v1alpha1.ReasonWaitingForTwin, "KeyCompromise %s/%s ended this key already; waiting until it is Ready", twin.Namespace, twin.Name), nil
 	}
 	if err := s.db.CloseOperation(ctx, s.id, platformdb.OutcomeComplete); err != nil {
-		return playbook.Outcome{}, platform.DatabaseError(err)
+		return playbook.Outcome{}, access.DatabaseError(err)
 	}
 	return alreadyDone(twin), nil
 }

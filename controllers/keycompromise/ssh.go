@@ -6,7 +6,7 @@ import (
 	"fmt"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
-	"github.com/1pass-dev/playbook-operator/controllers/platform"
+	"github.com/1pass-dev/playbook-operator/controllers/access"
 	"github.com/1pass-dev/playbook-operator/controllers/playbook"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/platformdb"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/ssh"
@@ -49,7 +49,7 @@ func (s *compromise) runSSH(ctx context.Context, command platformdb.Command) (pl
 	}
 	// Without it the row says that the command was begun, which is as safe, and the evidence is missing.
 	if err := s.record(ctx, end, result.Output); err != nil {
-		return playbook.Outcome{}, false, platform.DatabaseError(err)
+		return playbook.Outcome{}, false, access.DatabaseError(err)
 	}
 	return s.observeCommand(ctx)
 }

@@ -1,4 +1,4 @@
-// Package platform connects to identity platforms and reports whether playbooks can work with them.
+// Package platform reports whether playbooks can work with an identity platform, and what its signals say.
 package platform
 
 import (
@@ -24,7 +24,10 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
+	"github.com/1pass-dev/playbook-operator/controllers/access"
+	"github.com/1pass-dev/playbook-operator/controllers/opening"
 	"github.com/1pass-dev/playbook-operator/controllers/playbook"
+	"github.com/1pass-dev/playbook-operator/controllers/signals"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/platformdb"
 )
 
@@ -48,14 +51,14 @@ type Reconciler struct {
 	Client client.Client
 	// APIReader reads past the cache.
 	APIReader   client.Reader
-	Connections *Connections
+	Connections *access.Connections
 	Recorder    events.EventRecorder
-	Prober      *Prober
+	Prober      *signals.Prober
+	Opener      *opening.Opener
 }
 
 // +kubebuilder:rbac:groups=playbook.1pass.dev,namespace=playbook-system,resources=platforms,verbs=list;watch
 // +kubebuilder:rbac:groups=playbook.1pass.dev,namespace=playbook-system,resources=platforms/status,verbs=patch
-// +kubebuilder:rbac:groups=playbook.1pass.dev,namespace=playbook-system,resources=incidents,verbs=create;list
 // +kubebuilder:rbac:groups="",namespace=playbook-system,resources=secrets,verbs=get
 // +kubebuilder:rbac:groups=events.k8s.io,namespace=playbook-system,resources=events,verbs=create
 

@@ -22,6 +22,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
+	"github.com/1pass-dev/playbook-operator/controllers/access"
 	"github.com/1pass-dev/playbook-operator/controllers/platform"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/platformdb"
 	"github.com/1pass-dev/playbook-operator/hack/logi"
@@ -380,7 +381,7 @@ func reconciler(t *testing.T) *platform.Reconciler {
 	if err := broadcaster.StartRecordingToSinkWithContext(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	connections := &platform.Connections{Secrets: kube}
+	connections := &access.Connections{Secrets: kube}
 	t.Cleanup(connections.Close)
 	return &platform.Reconciler{Client: kube, Connections: connections, Recorder: broadcaster.NewRecorder(scheme, "platform")}
 }

@@ -27,7 +27,10 @@ import (
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
+	"github.com/1pass-dev/playbook-operator/controllers/access"
+	"github.com/1pass-dev/playbook-operator/controllers/opening"
 	"github.com/1pass-dev/playbook-operator/controllers/platform"
+	"github.com/1pass-dev/playbook-operator/controllers/signals"
 	"github.com/1pass-dev/playbook-operator/hack/logi"
 	"github.com/1pass-dev/playbook-operator/hack/servers"
 	"github.com/1pass-dev/playbook-operator/hack/world"
@@ -352,9 +355,10 @@ func managed(t *testing.T, namespace string) (stop func(), writes *atomic.Int64)
 	if err != nil {
 		t.Fatal(err)
 	}
-	connections := &platform.Connections{Secrets: mgr.GetAPIReader()}
-	prober := &platform.Prober{Cache: mgr.GetCache(), Connections: connections}
-	r := &platform.Reconciler{Client: mgr.GetClient(), APIReader: mgr.GetAPIReader(), Connections: connections, Recorder: mgr.GetEventRecorder("platform"), Prober: prober}
+	connections := &access.Connections{Secrets: mgr.GetAPIReader()}
+	prober := &signals.Prober{Cache: mgr.GetCache(), Connections: connections}
+	r := &platform.Reconciler{Client: mgr.GetClient(), APIReader: mgr.GetAPIReader(), Connections: connections, Recorder: mgr.GetEventRecorder("platform"), Prober: prober,
+		Opener: &opening.Opener{Client: mgr.GetClient(), APIReader: mgr.GetAPIReader(), Recorder: mgr.GetEventRecorder("platform")}}
 	// Nobody reads this one, as when the Incident controller hangs.
 	prober.Changes()
 	if err := mgr.Add(prober); err != nil {
@@ -588,9 +592,9 @@ func TestTheProberLeavesNothingBehind(t *testing.T) {
 	}
 	cached := make(chan error, 1)
 	go func() { cached <- known.Start(ctx) }()
-	connections := &platform.Connections{Secrets: kube}
+	connections := &access.Connections{Secrets: kube}
 	defer connections.Close()
-	prober := &platform.Prober{Cache: known, Connections: connections}
+	prober := &signals.Prober{Cache: known, Connections: connections}
 	if !prober.NeedLeaderElection() {
 		t.Error("each replica would probe")
 	}
@@ -633,7 +637,7 @@ func TestTheProberLeavesNothingBehind(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
-	if watching() != 0 || strings.Contains(stacks(), "platform.(*feed).run") {
+	if watching() != 0 || strings.Contains(stacks(), "signals.(*feed).run") {
 		t.Errorf("it ended, and left\n%s", stacks())
 	}
 	cancel()
@@ -647,4 +651,4 @@ func stacks() string {
 	return string(buffer[:runtime.Stack(buffer, true)])
 }
 
-func watching() int { return strings.Count(stacks(), "platform.(*watch)") }
+func watching() int { return strings.Count(stacks(), "signals.(*watch)") }

@@ -36,8 +36,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
+	"github.com/1pass-dev/playbook-operator/controllers/access"
 	"github.com/1pass-dev/playbook-operator/controllers/dlqreplay"
-	"github.com/1pass-dev/playbook-operator/controllers/platform"
 	"github.com/1pass-dev/playbook-operator/hack/crashmatrix"
 	"github.com/1pass-dev/playbook-operator/hack/logi"
 	"github.com/1pass-dev/playbook-operator/hack/servers"
@@ -362,7 +362,7 @@ func (r *run) newManager(wire *crashmatrix.Wire, v variant, stale bool) (*dlqrep
 	}
 	return &dlqreplay.Reconciler{
 		Client: r.cached(c, stale), APIReader: c, Recorder: &events.FakeRecorder{},
-		Connections: &platform.Connections{Secrets: c, Dial: wire.Dial, Transport: transport},
+		Connections: &access.Connections{Secrets: c, Dial: wire.Dial, Transport: transport},
 	}, nil
 }
 

@@ -27,8 +27,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
+	"github.com/1pass-dev/playbook-operator/controllers/access"
 	"github.com/1pass-dev/playbook-operator/controllers/incident"
-	"github.com/1pass-dev/playbook-operator/controllers/platform"
+	"github.com/1pass-dev/playbook-operator/controllers/signals"
 	"github.com/1pass-dev/playbook-operator/hack/crashmatrix"
 	"github.com/1pass-dev/playbook-operator/hack/logi"
 	"github.com/1pass-dev/playbook-operator/hack/world"
@@ -124,9 +125,9 @@ type emergency struct {
 	*slot
 	object  client.ObjectKey
 	now     time.Time
-	signals platform.Signals
+	signals signals.Signals
 	// connections of its managers.
-	connections []*platform.Connections
+	connections []*access.Connections
 }
 
 // respond plays an outage once, under a plan or none. Where deleted is set, a person deletes the object when a manager is overtaken.
@@ -169,7 +170,7 @@ func (s *slot) respond(ctx context.Context, plan *crashmatrix.Plan, v variant, s
 			return client.IgnoreNotFound(e.admin.Patch(ctx, obj, client.RawPatch(types.MergePatchType,
 				fmt.Appendf(nil, `{"spec":{"approvals":[{"step":"RolledBack","digest":%q,"by":"dana"}]}}`, obj.Status.Rollback.Digest))))
 		}},
-		{goodAfter, func() error { e.signals = platform.Signals{Each: e.signals.Each, ClearSince: e.now}; return nil }},
+		{goodAfter, func() error { e.signals = signals.Signals{Each: e.signals.Each, ClearSince: e.now}; return nil }},
 		{personAfter, func() error {
 			if !unknown {
 				return nil
@@ -249,8 +250,8 @@ func (e *emergency) begin(ctx context.Context) error {
 	e.now = obj.CreationTimestamp.Time
 	r.AddDeploy(logi.WebService, "good", "live", "new_commit", e.now.Add(-10*time.Hour))
 	r.AddDeploy(logi.WebService, "bad", "live", "new_commit", e.now.Add(-time.Minute))
-	e.signals = platform.Signals{
-		Each:     []platform.Signal{{Condition: v1alpha1.ConditionUpAnswers, State: metav1.ConditionFalse, Severity: v1alpha1.Sev1, Message: "/up answers HTTP 502"}},
+	e.signals = signals.Signals{
+		Each:     []signals.Signal{{Condition: v1alpha1.ConditionUpAnswers, State: metav1.ConditionFalse, Severity: v1alpha1.Sev1, Message: "/up answers HTTP 502"}},
 		Severity: v1alpha1.Sev1, Because: "/up answers HTTP 502", BadSince: e.now, Down: true,
 	}
 	return nil
@@ -288,12 +289,12 @@ func (e *emergency) newManager(wire *crashmatrix.Wire, v variant, stale bool) (*
 	if v.http != nil {
 		transport = v.http(transport)
 	}
-	connections := &platform.Connections{Secrets: c, Transport: transport, Dial: wire.Dial}
+	connections := &access.Connections{Secrets: c, Transport: transport, Dial: wire.Dial}
 	e.connections = append(e.connections, connections)
 	return &incident.Reconciler{
 		Client: e.cached(c, stale), APIReader: c, Recorder: &events.FakeRecorder{},
 		Connections: connections,
-		Signals:     func(client.ObjectKey) platform.Signals { return e.signals },
+		Signals:     func(client.ObjectKey) signals.Signals { return e.signals },
 		Now:         func() time.Time { return e.now },
 	}, nil
 }

@@ -22,8 +22,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
+	"github.com/1pass-dev/playbook-operator/controllers/access"
 	"github.com/1pass-dev/playbook-operator/controllers/keycompromise"
-	"github.com/1pass-dev/playbook-operator/controllers/platform"
 	"github.com/1pass-dev/playbook-operator/hack/crashmatrix"
 	"github.com/1pass-dev/playbook-operator/hack/logi"
 	"github.com/1pass-dev/playbook-operator/hack/world"
@@ -143,7 +143,7 @@ func (s *slot) keyManager(wire *crashmatrix.Wire, v variant, stale bool) (*keyco
 	transport := wire.Transport(&http.Transport{DisableKeepAlives: true}, func(request *http.Request) string { return request.Method + " " + request.URL.Path })
 	return &keycompromise.Reconciler{
 		Client: s.cached(c, stale), APIReader: c, Recorder: &events.FakeRecorder{},
-		Connections: &platform.Connections{Secrets: c, Dial: wire.Dial, DialSSH: wire.DialSSH, Transport: transport},
+		Connections: &access.Connections{Secrets: c, Dial: wire.Dial, DialSSH: wire.DialSSH, Transport: transport},
 	}, nil
 }
 

@@ -1,4 +1,4 @@
-package platform
+package signals
 
 import (
 	"context"
@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/event"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
+	"github.com/1pass-dev/playbook-operator/controllers/access"
 	"github.com/1pass-dev/playbook-operator/controllers/playbook"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/platformapi"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/platformdb"
@@ -33,7 +34,7 @@ const (
 type Prober struct {
 	// Cache has the Platforms.
 	Cache       cache.Cache
-	Connections *Connections
+	Connections *access.Connections
 
 	feeds   []*feed
 	running sync.WaitGroup
@@ -195,7 +196,7 @@ func (f *feed) run(ctx context.Context) {
 // watch probes one Platform.
 type watch struct {
 	platform    *v1alpha1.Platform
-	connections *Connections
+	connections *access.Connections
 	stop        context.CancelFunc
 	changed     func()
 
@@ -288,14 +289,14 @@ func (w *watch) deliveries(ctx context.Context, window time.Duration) (*platform
 // databases. Only one goroutine asks.
 func (w *watch) tokenClient(ctx context.Context) (*platformapi.TokenClient, error) {
 	ref := w.platform.Spec.Probes.TokenSecretRef
-	if ref == nil || w.client != nil && time.Since(w.clientReadAt) < secretInterval {
+	if ref == nil || w.client != nil && time.Since(w.clientReadAt) < access.SecretInterval {
 		return w.client, nil
 	}
-	id, err := w.connections.value(ctx, w.platform, ref.Name, "clientID")
+	id, err := w.connections.Value(ctx, w.platform, ref.Name, "clientID")
 	if err != nil {
 		return nil, err
 	}
-	secret, err := w.connections.value(ctx, w.platform, ref.Name, "clientSecret")
+	secret, err := w.connections.Value(ctx, w.platform, ref.Name, "clientSecret")
 	if err != nil {
 		return nil, err
 	}

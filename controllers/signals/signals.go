@@ -1,4 +1,5 @@
-package platform
+// Package signals probes identity platforms and judges what is good, bad or unknown, since when, and of which severity.
+package signals
 
 import (
 	"cmp"
@@ -42,10 +43,11 @@ type Signals struct {
 	// Down says that relying parties' users are kept out: /up, tokens or JWKS are bad.
 	Down bool
 
-	// outageSince and webhooksSince are BadSince of what belongs to one category of Incidents.
-	outageSince, webhooksSince time.Time
 	// lingering says that something was bad and is not known to be good again, while nothing is bad.
 	lingering bool
+
+	// outageSince and webhooksSince are BadSince of what belongs to one category of Incidents.
+	outageSince, webhooksSince time.Time
 }
 
 // Signal is one of a Platform's signals.
@@ -81,8 +83,8 @@ func (s Signals) Summary() string {
 	return "ok"
 }
 
-// onset of the trouble for which an Incident of the category is opened, or zero.
-func (s Signals) onset(category v1alpha1.IncidentCategory) time.Time {
+// Onset of the trouble for which an Incident of the category is opened, or zero.
+func (s Signals) Onset(category v1alpha1.IncidentCategory) time.Time {
 	if category == v1alpha1.CategoryWebhookDelivery {
 		return s.webhooksSince
 	}

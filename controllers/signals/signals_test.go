@@ -1,4 +1,4 @@
-package platform
+package signals
 
 import (
 	"errors"
@@ -282,21 +282,21 @@ func TestARestartKeepsTheOnset(t *testing.T) {
 	c.rounds(4, nil)
 	onset := c.now
 	c.rounds(3, only("up", "down"))
-	reportSignals(p, c.rounds(3, map[string]platformapi.Look{"up": bad("down"), "tokens": bad("down")}))
-	reportSignals(p, c.rounds(3, only("tokens", "down")))
+	Report(p, c.rounds(3, map[string]platformapi.Look{"up": bad("down"), "tokens": bad("down")}))
+	Report(p, c.rounds(3, only("tokens", "down")))
 	if p.Status.Signals.Summary != "sev1: down" || !p.Status.Signals.BadSince.Time.Equal(onset) {
 		t.Fatalf("%+v", p.Status.Signals)
 	}
 	again := &trial{judge: newJudge(p), now: c.now}
-	reportSignals(p, again.signals())
+	Report(p, again.signals())
 	if s := p.Status.Signals; !strings.HasPrefix(s.Summary, "unknown: ") || s.Severity != "" || s.BadSince == nil || !s.BadSince.Time.Equal(onset) {
 		t.Errorf("after the restart: %+v", s)
 	}
-	reportSignals(p, again.rounds(3, only("tokens", "down")))
+	Report(p, again.rounds(3, only("tokens", "down")))
 	if s := p.Status.Signals; s.Severity != v1alpha1.Sev1 || !s.BadSince.Time.Equal(onset) || !again.signals().outageSince.Equal(onset) {
 		t.Errorf("bad again: %+v", s)
 	}
-	reportSignals(p, again.rounds(4, nil))
+	Report(p, again.rounds(4, nil))
 	if s := p.Status.Signals; s.Summary != "ok" || s.BadSince != nil {
 		t.Errorf("over: %+v", s)
 	}
@@ -379,7 +379,7 @@ func TestARestartKeepsWhatFailsTooOften(t *testing.T) {
 	c := newTrial(p)
 	c.rounds(40, nil)
 	onset := c.now
-	reportSignals(p, c.turns(60, "jwks", "x..."))
+	Report(p, c.turns(60, "jwks", "x..."))
 	is := meta.FindStatusCondition(p.Status.Conditions, v1alpha1.ConditionJWKSServed)
 	if s := p.Status.Signals; s.Severity != v1alpha1.Sev2 || !s.BadSince.Time.Equal(onset) || is.Status != metav1.ConditionFalse || is.Reason != v1alpha1.ReasonSignalFlaky {
 		t.Fatalf("%+v %+v", s, is)
@@ -388,7 +388,7 @@ func TestARestartKeepsWhatFailsTooOften(t *testing.T) {
 	for range 30 {
 		// Three good looks in a row are enough only of what did not fail too often.
 		s := again.turns(4, "jwks", "x...")
-		reportSignals(p, s)
+		Report(p, s)
 		if !s.ClearSince.IsZero() || p.Status.Signals.BadSince == nil || !p.Status.Signals.BadSince.Time.Equal(onset) {
 			t.Fatalf("after the restart: %+v", p.Status.Signals)
 		}

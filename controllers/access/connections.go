@@ -1,4 +1,5 @@
-package platform
+// Package access has the ways to a Platform's far sides, from its Secrets.
+package access
 
 import (
 	"context"
@@ -25,8 +26,8 @@ import (
 	"github.com/1pass-dev/playbook-operator/controllers/systems/statuspage"
 )
 
-// secretInterval is how often a Secret is read at most, and so how soon a changed one takes effect.
-const secretInterval = 10 * time.Second
+// SecretInterval is how often a Secret is read at most, and so how soon a changed one takes effect.
+const SecretInterval = 10 * time.Second
 
 // Connections are the ways to each Platform, shared by all controllers: a bounded pool of database connections per Secret. A
 // pool is replaced within 10 s after its Secret changed.
@@ -91,7 +92,7 @@ func (c *Connections) database(ctx context.Context, p *v1alpha1.Platform, secret
 	key := poolKey{client.ObjectKeyFromObject(p), secret}
 	c.mu.Lock()
 	known := c.pools[key]
-	fresh := known != nil && time.Since(known.readAt) < secretInterval
+	fresh := known != nil && time.Since(known.readAt) < SecretInterval
 	c.mu.Unlock()
 	if fresh {
 		return known.db, nil
@@ -132,7 +133,7 @@ func (c *Connections) AdminAPI(ctx context.Context, p *v1alpha1.Platform) (*plat
 	if p.Spec.AdminAPI == nil {
 		return nil, unusable("Platform %q has no spec.adminAPI: name a Secret there whose key \"token\" is an admin token", p.Name)
 	}
-	token, err := c.value(ctx, p, p.Spec.AdminAPI.SecretRef.Name, "token")
+	token, err := c.Value(ctx, p, p.Spec.AdminAPI.SecretRef.Name, "token")
 	if err != nil {
 		return nil, err
 	}
@@ -144,7 +145,7 @@ func (c *Connections) Render(ctx context.Context, p *v1alpha1.Platform) (*render
 	if p.Spec.Render == nil {
 		return nil, unusable("Platform %q has no spec.render: name a Secret there whose key \"apiKey\" is an API key of Render", p.Name)
 	}
-	apiKey, err := c.value(ctx, p, p.Spec.Render.SecretRef.Name, "apiKey")
+	apiKey, err := c.Value(ctx, p, p.Spec.Render.SecretRef.Name, "apiKey")
 	if err != nil {
 		return nil, err
 	}
@@ -167,11 +168,11 @@ func (c *Connections) SSHTarget(ctx context.Context, p *v1alpha1.Platform) (ssh.
 	if target.User == "" {
 		target.User = RenderServiceID(p, p.Spec.Commands.Service)
 	}
-	key, err := c.value(ctx, p, host.SecretRef.Name, "privateKey")
+	key, err := c.Value(ctx, p, host.SecretRef.Name, "privateKey")
 	if err != nil {
 		return target, err
 	}
-	known, err := c.value(ctx, p, host.SecretRef.Name, "knownHosts")
+	known, err := c.Value(ctx, p, host.SecretRef.Name, "knownHosts")
 	target.PrivateKey, target.KnownHosts = []byte(key), []byte(known)
 	return target, err
 }
@@ -208,7 +209,7 @@ func (c *Connections) StatusPage(ctx context.Context, p *v1alpha1.Platform) (*st
 		return nil, nil
 	}
 	name := p.Spec.StatusPage.SecretRef.Name
-	key, err := c.value(ctx, p, name, "apiKey")
+	key, err := c.Value(ctx, p, name, "apiKey")
 	if err != nil {
 		return nil, err
 	}
@@ -235,7 +236,7 @@ func (c *Connections) Secret(ctx context.Context, p *v1alpha1.Platform, name str
 	return secret.Data, nil
 }
 
-func (c *Connections) value(ctx context.Context, p *v1alpha1.Platform, name, key string) (string, error) {
+func (c *Connections) Value(ctx context.Context, p *v1alpha1.Platform, name, key string) (string, error) {
 	data, err := c.Secret(ctx, p, name)
 	if err != nil {
 		return "", err
