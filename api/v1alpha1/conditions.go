@@ -132,6 +132,20 @@ const (
 	ReasonWaitingForDeploy = "WaitingForDeploy"
 	// ReasonAwaitingMitigation says that the signals are not clear yet, or not for long enough.
 	ReasonAwaitingMitigation = "AwaitingMitigation"
+	// ReasonNotConfirmed says that no signal of the incident's category was bad, so that only a person can close it.
+	ReasonNotConfirmed = "NotConfirmed"
+	// ReasonAwaitingResolution says that a person closes it: set spec.resolution.
+	ReasonAwaitingResolution = "AwaitingResolution"
+	// ReasonNobodyReached says that no channel of any tier accepted a page yet.
+	ReasonNobodyReached = "NobodyReached"
+	// ReasonAcknowledged says that somebody took the incident on, and nobody else is paged.
+	ReasonAcknowledged = "Acknowledged"
+	// ReasonNoSuspect says that no deploy is suspected. It is looked at again for as long as the incident is open.
+	ReasonNoSuspect = "NoSuspect"
+	// ReasonRollbackWithheld says that a deploy is suspected, and that spec.outage.rollback is Never.
+	ReasonRollbackWithheld = "RollbackWithheld"
+	// ReasonWaitingForOther says that another Incident of the same category is open, and acts.
+	ReasonWaitingForOther = "WaitingForOther"
 	// ReasonAwaitingFix says that auto-deploy stays off until the bad commit was followed by another one.
 	ReasonAwaitingFix = "AwaitingFix"
 	// ReasonOverdue says that nobody has responded in time.

@@ -70,7 +70,12 @@ const (
 // +kubebuilder:validation:XValidation:rule="has(self.onset) == has(oldSelf.onset) && (!has(self.onset) || self.onset == oldSelf.onset)",message="onset is fixed once the incident exists: resolve it and apply one with a new name",fieldPath=".onset"
 // +kubebuilder:validation:XValidation:rule="has(self.summary) == has(oldSelf.summary) && (!has(self.summary) || self.summary == oldSelf.summary)",message="summary is fixed once the incident exists: resolve it and apply one with a new name",fieldPath=".summary"
 // +kubebuilder:validation:XValidation:rule="has(self.affected) == has(oldSelf.affected) && (!has(self.affected) || self.affected == oldSelf.affected)",message="affected is fixed once the incident exists: resolve it and apply one with a new name",fieldPath=".affected"
-// +kubebuilder:validation:XValidation:rule="self.rollback == oldSelf.rollback",message="rollback is fixed once the incident exists: resolve it and apply one with a new name",fieldPath=".rollback"
+// +kubebuilder:validation:XValidation:rule="has(self.rollback) == has(oldSelf.rollback) && (!has(self.rollback) || self.rollback == oldSelf.rollback)",message="rollback is fixed once the incident exists: resolve it and apply one with a new name",fieldPath=".rollback"
+// +kubebuilder:validation:XValidation:rule="has(self.outage) == has(oldSelf.outage) && (!has(self.outage) || self.outage == oldSelf.outage)",message="outage is fixed once the incident exists: resolve it and apply one with a new name",fieldPath=".outage"
+// +kubebuilder:validation:XValidation:rule="!has(self.outage) || self.category == 'Outage'",message="outage is for category Outage: write that category, or leave outage out",fieldPath=".outage"
+// +kubebuilder:validation:XValidation:rule="!has(self.outage) || !has(self.rollback)",message="rollback moved to outage.rollback: write it there, and leave rollback out",fieldPath=".rollback"
+// +kubebuilder:validation:XValidation:rule="!has(self.severity) || self.severity != 'sev3' || self.category != 'KeyExposure' || (oldSelf.hasValue() && has(oldSelf.value().severity) && oldSelf.value().severity == 'sev3')",optionalOldSelf=true,message="an exposed key is sev2 at least: write sev2 or sev1, or leave severity out",fieldPath=".severity"
+// +kubebuilder:validation:XValidation:rule="!has(self.notice) || self.notice != 'Publish' || self.category == 'Outage' || (oldSelf.hasValue() && has(oldSelf.value().notice) && oldSelf.value().notice == 'Publish')",optionalOldSelf=true,message="the public is told of an Outage only: leave notice out",fieldPath=".notice"
 // +kubebuilder:validation:XValidation:rule="!has(oldSelf.resolution) || has(self.resolution)",message="a resolution can't be taken back: apply an incident with a new name",fieldPath=".resolution"
 type IncidentSpec struct {
 	// platformRef names the Platform.
@@ -82,12 +87,13 @@ type IncidentSpec struct {
 	// +default="Unclassified"
 	Category IncidentCategory `json:"category,omitempty"`
 
-	// severity that a person decided on: signals that are worse are then only reported. Without it, the Platform's signals decide,
-	// and it rises with them and never falls.
+	// severity that a person decided on. It is final for this object: a worse signal is only reported here, and may open an Incident of
+	// its own. Without it the severity begins at sev2 for Outage and KeyExposure, and at sev3 otherwise. The signals of the incident's own
+	// category raise it, for Unclassified all signals. Nothing lowers it.
 	// +optional
 	Severity Severity `json:"severity,omitempty"`
 
-	// onset is when it began. Default: the first bad sample of the Platform's signals, else the object's creation.
+	// onset is when it began. Default: the first bad sample of the signals of this category, else the object's creation.
 	// +optional
 	Onset *metav1.Time `json:"onset,omitempty"`
 
@@ -101,21 +107,25 @@ type IncidentSpec struct {
 	// +optional
 	Affected *IncidentAffected `json:"affected,omitempty"`
 
-	// rollback of a suspected regression. Automatic waits for an approval too where the database was migrated since the earlier commit.
+	// outage says what an Outage may do.
 	// +optional
-	// +default="Automatic"
+	Outage *IncidentOutage `json:"outage,omitempty"`
+
+	// rollback is where outage.rollback was before. Deprecated: write outage.rollback. Where it is set, it holds.
+	// +optional
 	Rollback RollbackPolicy `json:"rollback,omitempty"`
 
-	// notice to the public.
+	// notice to the public, of an Outage.
 	// +optional
 	// +default="Automatic"
 	Notice NoticePolicy `json:"notice,omitempty"`
 
-	// acknowledgement by the person who took it on: nobody else is paged.
+	// acknowledgement by the person who took it on. Nobody else is paged, until the severity rises.
 	// +optional
 	Acknowledgement *IncidentAcknowledgement `json:"acknowledgement,omitempty"`
 
-	// resolution closes the incident by hand. Without one it closes when the signals stay clear.
+	// resolution closes the incident by hand. Without one an Outage that the signals confirmed closes when they stay good. All else
+	// waits for a resolution.
 	// +optional
 	Resolution *IncidentResolution `json:"resolution,omitempty"`
 
@@ -158,6 +168,17 @@ type IncidentAffected struct {
 	Kid string `json:"kid,omitempty"`
 }
 
+// IncidentOutage says what an Outage may do.
+// +kubebuilder:validation:MinProperties=1
+type IncidentOutage struct {
+	// rollback of a suspected regression. Automatic rolls back by itself only while a sev1 signal is bad by HTTP 404, a 5xx, a time-out
+	// or a refused connection. Otherwise, and where the database was migrated since the earlier commit, the exact pair of deploys
+	// waits for an approval.
+	// +optional
+	// +default="Automatic"
+	Rollback RollbackPolicy `json:"rollback,omitempty"`
+}
+
 // IncidentAcknowledgement says who took an incident on.
 type IncidentAcknowledgement struct {
 	// by whom.
@@ -165,6 +186,11 @@ type IncidentAcknowledgement struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=63
 	By string `json:"by,omitempty"`
+
+	// severity up to which it holds: when the severity rises above it, people are paged again. Default: the severity that the
+	// incident has when the acknowledgement is first seen.
+	// +optional
+	Severity Severity `json:"severity,omitempty"`
 }
 
 // IncidentResolution says how an incident ended.
@@ -189,8 +215,8 @@ type IncidentStatus struct {
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
 
-	// conditions are Ready; Reconciling or Stalled; ResponseOverdue, while True; and one per step: Classified; Escalated,
-	// Acknowledged, Announced; Triaged, RolledBack, Mitigated, Resolved, AutoDeployRestored.
+	// conditions are Ready; Reconciling or Stalled; ResponseOverdue, while True; and one per step. Each category has Classified,
+	// Escalated, Acknowledged, Triaged and Resolved. An Outage has Announced, RolledBack, Mitigated and AutoDeployRestored too.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -208,7 +234,8 @@ type IncidentStatus struct {
 	// +optional
 	Severity Severity `json:"severity,omitempty"`
 
-	// respondBy is when somebody must have responded: at once, within an hour or within a day of its opening.
+	// respondBy is when somebody must have responded: at once, within an hour or within a day of its opening. A rise of the severity
+	// begins it anew.
 	// +optional
 	RespondBy *metav1.Time `json:"respondBy,omitempty"`
 
@@ -220,13 +247,42 @@ type IncidentStatus struct {
 	// +optional
 	DetectedAt *metav1.Time `json:"detectedAt,omitempty"`
 
-	// pagedAt is when a channel accepted the first page.
+	// confirmedAt is when a signal of the incident's own category, at least as severe as the incident, was first seen bad. It is written
+	// once. Only a confirmed incident closes by itself.
+	// +optional
+	ConfirmedAt *metav1.Time `json:"confirmedAt,omitempty"`
+
+	// confirmedBy is the condition of the Platform that was bad.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=64
+	ConfirmedBy string `json:"confirmedBy,omitempty"`
+
+	// signals that this incident watches, as they were seen since it was opened. It closes by itself only when each that was bad is good.
+	// +optional
+	// +listType=map
+	// +listMapKey=condition
+	// +kubebuilder:validation:MaxItems=16
+	// +kubebuilder:validation:MinItems=1
+	Signals []IncidentSignal `json:"signals,omitempty"`
+
+	// pagedAt is when a channel accepted the first page at this severity.
 	// +optional
 	PagedAt *metav1.Time `json:"pagedAt,omitempty"`
 
-	// acknowledgedAt is when the acknowledgement was seen.
+	// acknowledgedAt is when the acknowledgement was seen that holds now.
 	// +optional
 	AcknowledgedAt *metav1.Time `json:"acknowledgedAt,omitempty"`
+
+	// acknowledgedBy is who gave it.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	AcknowledgedBy string `json:"acknowledgedBy,omitempty"`
+
+	// acknowledgedSeverity is the severity up to which it holds.
+	// +optional
+	AcknowledgedSeverity Severity `json:"acknowledgedSeverity,omitempty"`
 
 	// rolledBackAt is when the earlier deploy was live again.
 	// +optional
@@ -247,6 +303,12 @@ type IncidentStatus struct {
 	// durations between these moments.
 	// +optional
 	Durations *IncidentDurations `json:"durations,omitempty"`
+
+	// reached is the newest tier that accepted a page at this severity, or who acknowledged.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	Reached string `json:"reached,omitempty"`
 
 	// escalation is who was paged.
 	// +optional
@@ -270,6 +332,34 @@ type IncidentStatus struct {
 	// +kubebuilder:validation:MaxItems=50
 	// +kubebuilder:validation:MinItems=1
 	Timeline []TimelineEntry `json:"timeline,omitempty"`
+}
+
+// SignalSeen is what an Incident saw of a signal since it was opened.
+// +kubebuilder:validation:Enum=Good;Bad;Unknown
+type SignalSeen string
+
+const (
+	// SignalSeenGood was good, and never bad.
+	SignalSeenGood SignalSeen = "Good"
+	// SignalSeenBad was bad.
+	SignalSeenBad SignalSeen = "Bad"
+	// SignalSeenUnknown was never anything but unknown. It holds nothing up.
+	SignalSeenUnknown SignalSeen = "Unknown"
+)
+
+// IncidentSignal is one of the Platform's signals, as an Incident saw it.
+type IncidentSignal struct {
+	// condition of the Platform that reports it.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=64
+	Condition string `json:"condition,omitempty"`
+	// seen is the worst that was seen of it.
+	// +required
+	Seen SignalSeen `json:"seen,omitempty"`
+	// badAt is when it was last seen bad.
+	// +optional
+	BadAt *metav1.Time `json:"badAt,omitempty"`
 }
 
 // IncidentDurations are in seconds from the onset, at least 0.
@@ -323,7 +413,7 @@ type EscalationStatus struct {
 
 // PageStatus is one tier paged by one channel.
 type PageStatus struct {
-	// key of the page: round, tier and channel, each counted from 1, such as 1-2-1.
+	// key of the page: severity, and round, tier and channel, each counted from 1, such as sev1-1-2-1.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=32
@@ -338,6 +428,9 @@ type PageStatus struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	Channel string `json:"channel,omitempty"`
+	// severity that it was sent at.
+	// +optional
+	Severity Severity `json:"severity,omitempty"`
 	// state of the page.
 	// +required
 	State PageState `json:"state,omitempty"`
@@ -475,6 +568,15 @@ type IncidentRollback struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=128
 	DeployID string `json:"deployID,omitempty"`
+	// claim is what the Platform's status.rollbacks says of this incident's rollback. It is repeated here, so that nothing is lost
+	// when the Platform is deleted and applied again.
+	// +optional
+	Claim *ServiceRollback `json:"claim,omitempty"`
+	// serviceID is Render's ID of the service, where auto-deploy was switched off.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=64
+	ServiceID string `json:"serviceID,omitempty"`
 }
 
 // NoticeState is what the public reads of an incident.
@@ -559,10 +661,11 @@ type TimelineEntry struct {
 // +kubebuilder:resource:shortName=inc,categories=playbook
 // +kubebuilder:printcolumn:name="Severity",type=string,JSONPath=`.status.severity`
 // +kubebuilder:printcolumn:name="Category",type=string,JSONPath=`.spec.category`
+// +kubebuilder:printcolumn:name="Respond by",type=string,JSONPath=`.status.respondBy`
+// +kubebuilder:printcolumn:name="Reached",type=string,JSONPath=`.status.reached`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 // +kubebuilder:printcolumn:name="State",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
 // +kubebuilder:printcolumn:name="Message",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].message`
-// +kubebuilder:printcolumn:name="Respond by",type=string,JSONPath=`.status.respondBy`
-// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 type Incident struct {
 	metav1.TypeMeta `json:",inline"`
 	// metadata is the object's standard metadata.

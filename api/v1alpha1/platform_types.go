@@ -518,7 +518,7 @@ type PlatformStatus struct {
 	// +optional
 	// +listType=map
 	// +listMapKey=type
-	// +kubebuilder:validation:MaxItems=16
+	// +kubebuilder:validation:MaxItems=24
 	// +kubebuilder:validation:MinItems=1
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
 
@@ -541,6 +541,99 @@ type PlatformStatus struct {
 	// notice is whose public notice it is. There is one at a time.
 	// +optional
 	Notice *NoticeClaim `json:"notice,omitempty"`
+
+	// incidents that are open: one per category and application. Whoever opens one takes its place here first.
+	// +optional
+	// +listType=map
+	// +listMapKey=category
+	// +listMapKey=applicationID
+	// +kubebuilder:validation:MaxItems=100
+	// +kubebuilder:validation:MinItems=1
+	Incidents []IncidentSlot `json:"incidents,omitempty"`
+
+	// suspects are commits that a confirmed Outage suspected. None of them is gone back to, until the signals stayed good with it.
+	// +optional
+	// +listType=map
+	// +listMapKey=service
+	// +listMapKey=commit
+	// +kubebuilder:validation:MaxItems=100
+	// +kubebuilder:validation:MinItems=1
+	Suspects []SuspectCommit `json:"suspects,omitempty"`
+
+	// endpoints that were good once. One that never was counts as unknown: a mistyped URL is no outage.
+	// +optional
+	// +listType=map
+	// +listMapKey=url
+	// +kubebuilder:validation:MaxItems=32
+	// +kubebuilder:validation:MinItems=1
+	Endpoints []ProbedEndpoint `json:"endpoints,omitempty"`
+}
+
+// IncidentSlot is the place of one open Incident. While it is taken, no second one of its kind acts or is opened.
+type IncidentSlot struct {
+	// category of the incident.
+	// +required
+	Category IncidentCategory `json:"category,omitempty"`
+	// applicationID that it is about; "0" where it is about the platform.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=19
+	// +kubebuilder:validation:Pattern=`^[0-9]+$`
+	ApplicationID string `json:"applicationID,omitempty"`
+	// incident by its name, which is written before it is created.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Incident string `json:"incident,omitempty"`
+	// incidentUID is its UID, which is written after it was created.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=64
+	IncidentUID string `json:"incidentUID,omitempty"`
+	// at is when it was taken.
+	// +required
+	At *metav1.Time `json:"at,omitempty"`
+	// severity that the incident had when it was last looked at.
+	// +optional
+	Severity Severity `json:"severity,omitempty"`
+	// quietSince is when a person resolved it. Nothing opens in its place until the signals were good once, or repeatSeconds
+	// of spec.oncall later; a higher severity ends that.
+	// +optional
+	QuietSince *metav1.Time `json:"quietSince,omitempty"`
+}
+
+// SuspectCommit is a commit that a confirmed Outage suspected.
+type SuspectCommit struct {
+	// service by its name in spec.render.services.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	Service string `json:"service,omitempty"`
+	// commit that was suspected.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=128
+	Commit string `json:"commit,omitempty"`
+	// incident that suspected it, by its name.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Incident string `json:"incident,omitempty"`
+	// at is when.
+	// +required
+	At *metav1.Time `json:"at,omitempty"`
+}
+
+// ProbedEndpoint is an endpoint that the probes ask.
+type ProbedEndpoint struct {
+	// url that was asked, without its query.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=2560
+	URL string `json:"url,omitempty"`
+	// goodAt is when it was good for the first time.
+	// +required
+	GoodAt *metav1.Time `json:"goodAt,omitempty"`
 }
 
 // PlatformSignals is what the probes say, all together.
@@ -561,7 +654,7 @@ type PlatformSignals struct {
 }
 
 // RollbackState is how far a rollback is.
-// +kubebuilder:validation:Enum=Preparing;Requested;Deploying;Live;Failed
+// +kubebuilder:validation:Enum=Preparing;Requested;Refused;Deploying;Live;Failed
 type RollbackState string
 
 const (
@@ -569,6 +662,8 @@ const (
 	RollbackPreparing RollbackState = "Preparing"
 	// RollbackRequested was written before Render was asked, once. What came of it is read from Render, and it is never asked again.
 	RollbackRequested RollbackState = "Requested"
+	// RollbackRefused was asked for, and Render certainly did nothing.
+	RollbackRefused RollbackState = "Refused"
 	// RollbackDeploying has a deploy that is not live yet.
 	RollbackDeploying RollbackState = "Deploying"
 	// RollbackLive has a deploy that became live.

@@ -27,14 +27,14 @@ const (
 )
 
 // Opener opens Incidents of Platforms.
-//
-// +kubebuilder:rbac:groups=playbook.1pass.dev,namespace=playbook-system,resources=incidents,verbs=create;list
 type Opener struct {
 	Client client.Client
 	// APIReader reads past the cache.
 	APIReader client.Reader
 	Recorder  events.EventRecorder
 }
+
+// +kubebuilder:rbac:groups=playbook.1pass.dev,namespace=playbook-system,resources=incidents,verbs=create;list
 
 // Open opens an Incident where the Platform wants that, one at a time. BadSince is in the status by now, and so the name, which is
 // made of the onset, stays the same over a restart: creating it twice is impossible.
