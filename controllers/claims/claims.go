@@ -1,0 +1,62 @@
+// Package claims keeps what belongs to a Platform and not to one object: the rollback of a service, the public notice, the
+// slots of open Incidents. It stands in the Platform's status and is changed under compare-and-swap.
+package claims
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
+)
+
+// insistFor bounds how long Insist tries. A manager that is being stopped has that long to write down what it did.
+const insistFor = 30 * time.Second
+
+// Claims reads and writes the status of Platforms.
+type Claims struct {
+	Client client.Client
+	// APIReader reads past the cache: a claim is decided on what is there now.
+	APIReader client.Reader
+}
+
+// Decide reads the Platform's status as it is now. decide may change it, and reports whether it did so to be written.
+// Decide returns the Platform as it is afterwards. Where somebody else wrote meanwhile, the error is a conflict and nothing is
+// claimed.
+func (c Claims) Decide(ctx context.Context, key client.ObjectKey, decide func(*v1alpha1.PlatformStatus) bool) (*v1alpha1.Platform, error) {
+	fresh := &v1alpha1.Platform{}
+	if err := c.APIReader.Get(ctx, key, fresh); err != nil {
+		return nil, fmt.Errorf("reading the Platform: %w", err)
+	}
+	base := fresh.DeepCopy()
+	if !decide(&fresh.Status) || equality.Semantic.DeepEqual(base.Status, fresh.Status) {
+		return base, nil
+	}
+	patch := client.MergeFromWithOptions(base, client.MergeFromWithOptimisticLock{})
+	if err := c.Client.Status().Patch(ctx, fresh, patch); err != nil {
+		return nil, fmt.Errorf("writing the Platform's status: %w", err)
+	}
+	return fresh, nil
+}
+
+// Read returns the Platform as it is now.
+func (c Claims) Read(ctx context.Context, key client.ObjectKey) (*v1alpha1.Platform, error) {
+	return c.Decide(ctx, key, func(*v1alpha1.PlatformStatus) bool { return false })
+}
+
+// Insist is Decide for what happened already. It must be written, whoever else writes meanwhile, and also where the manager is
+// being stopped.
+func (c Claims) Insist(ctx context.Context, key client.ObjectKey, change func(*v1alpha1.PlatformStatus)) (*v1alpha1.Platform, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), insistFor)
+	defer cancel()
+	for {
+		p, err := c.Decide(ctx, key, func(status *v1alpha1.PlatformStatus) bool { change(status); return true })
+		if !apierrors.IsConflict(err) {
+			return p, err
+		}
+	}
+}
