@@ -127,7 +127,7 @@ func (s *response) noticeDue(ctx context.Context) (playbook.Outcome, bool, error
 		return not(0, "no signal says that relying parties' users are kept out; spec.notice: Publish tells the public all the same")
 	case s.now.Before(status.AffectedSince.Add(after)):
 		return not(s.until(status.AffectedSince.Add(after)), "relying parties' users are kept out since %s; the public is told after %s", status.AffectedSince.UTC().Format(time.RFC3339), after)
-	case !s.signals.Down:
+	case !s.signals.Down():
 		return not(0, "relying parties' users are not kept out at this moment")
 	}
 	if outcome, ok := s.mayAct(); !ok {

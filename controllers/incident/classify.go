@@ -38,21 +38,21 @@ func (s *response) assess() {
 		switch {
 		case spec.Onset != nil:
 			status.Onset = spec.Onset
-		case !s.signals.BadSince.IsZero() && s.signals.BadSince.Before(opened):
-			status.Onset = seconds(s.signals.BadSince)
+		case !s.signals.BadSince().IsZero() && s.signals.BadSince().Before(opened):
+			status.Onset = seconds(s.signals.BadSince())
 		default:
 			status.Onset = seconds(opened)
 		}
 	}
-	if status.AffectedSince == nil && s.signals.Down {
-		status.AffectedSince = seconds(s.signals.BadSince)
+	if status.AffectedSince == nil && s.signals.Down() {
+		status.AffectedSince = seconds(s.signals.BadSince())
 	}
 	if status.ResolvedAt != nil {
 		return
 	}
-	now := severity(spec.Severity, status.Severity, s.signals.Severity)
+	now := severity(spec.Severity, status.Severity, s.signals.Severity())
 	if now != status.Severity {
-		because := s.signals.Because
+		because := s.signals.Because()
 		switch {
 		case spec.Severity != "":
 			because = "as spec.severity says"
@@ -63,8 +63,8 @@ func (s *response) assess() {
 		status.Severity = now
 	}
 	status.RespondBy = seconds(opened.Add(respondWithin[now]))
-	if spec.Severity != "" && s.signals.Severity != "" && s.signals.Severity < spec.Severity {
-		text := "the signals say " + string(s.signals.Severity) + ", and spec.severity says " + string(spec.Severity)
+	if spec.Severity != "" && s.signals.Severity() != "" && s.signals.Severity() < spec.Severity {
+		text := "the signals say " + string(s.signals.Severity()) + ", and spec.severity says " + string(spec.Severity)
 		if !slices.ContainsFunc(status.Timeline, func(e v1alpha1.TimelineEntry) bool { return e.Text == text }) {
 			s.note(v1alpha1.ReasonClassifying, "%s", text)
 		}
@@ -73,7 +73,7 @@ func (s *response) assess() {
 
 // classify reports the severity that the response began with.
 func classify(_ context.Context, s *response) (playbook.Outcome, error) {
-	because := s.signals.Because
+	because := s.signals.Because()
 	switch {
 	case s.obj.Spec.Severity != "":
 		because = "decided by spec.severity"

@@ -292,7 +292,7 @@ func (s *response) tell(ctx context.Context, channel v1alpha1.Channel, tier stri
 	}
 	summary := s.obj.Spec.Summary
 	if summary == "" {
-		summary = s.signals.Because
+		summary = s.signals.Because()
 	}
 	if summary == "" {
 		summary = fmt.Sprintf("%s incident", s.obj.Spec.Category)

@@ -172,7 +172,7 @@ func TestThePublicIsToldAfterThirtyMinutesOfBeingDown(t *testing.T) {
 		t.Fatalf("%d notices after 20 minutes", got)
 	}
 	// Flapping does not restart the clock.
-	since := s.signals.BadSince
+	since := s.signals.BadSince()
 	s.good()
 	s.after(4*time.Minute, name)
 	s.bad(v1alpha1.Sev1, "/up answers HTTP 502")

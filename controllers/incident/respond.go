@@ -108,9 +108,9 @@ func (s *response) health() string {
 	switch {
 	case len(s.signals.Each) == 0:
 		return "the signals are unknown"
-	case s.signals.Because != "":
-		return s.signals.Because
-	case !s.signals.ClearSince.IsZero():
+	case s.signals.Because() != "":
+		return s.signals.Because()
+	case !s.signals.ClearSince().IsZero():
 		return "all signals are good"
 	}
 	return "no signal is bad, and not all are known"
@@ -133,7 +133,7 @@ func awaitMitigation(_ context.Context, s *response) (playbook.Outcome, error) {
 	if s.platform.Spec.Probes == nil {
 		return playbook.Wait(0, v1alpha1.ReasonAwaitingMitigation, "Platform %q has no spec.probes, so nobody but you can tell when it is over: set spec.resolution then", s.platform.Name), nil
 	}
-	if since := s.signals.ClearSince; !since.IsZero() {
+	if since := s.signals.ClearSince(); !since.IsZero() {
 		clear := since.Add(time.Duration(s.platform.Spec.Probes.ClearSeconds) * time.Second)
 		if s.now.Before(clear) {
 			return playbook.Wait(s.until(clear), v1alpha1.ReasonAwaitingMitigation, "all signals are good since %s, and must stay so until %s",
@@ -146,7 +146,7 @@ func awaitMitigation(_ context.Context, s *response) (playbook.Outcome, error) {
 	}
 	// What flapped before is not good until half of the window is.
 	patience := max(unhelpful, time.Duration(s.platform.Spec.Probes.WindowSeconds)*time.Second/2)
-	if status.RolledBackAt != nil && s.signals.Severity != "" && s.now.Sub(status.RolledBackAt.Time) > patience {
+	if status.RolledBackAt != nil && s.signals.Severity() != "" && s.now.Sub(status.RolledBackAt.Time) > patience {
 		return playbook.Wait(lookInterval, v1alpha1.ReasonAwaitingMitigation, "the rollback did not help: %s. It is not done twice: a person has to find the cause", s.health()), nil
 	}
 	return playbook.Wait(lookInterval, v1alpha1.ReasonAwaitingMitigation, "%s", s.health()), nil

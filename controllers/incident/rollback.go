@@ -77,8 +77,8 @@ func rollBack(ctx context.Context, s *response) (playbook.Outcome, error) {
 		return playbook.NotNeeded("Platform %q has no spec.rollback", s.platform.Name), nil
 	case s.obj.Spec.Rollback == v1alpha1.RollbackNever:
 		return playbook.NotNeeded("spec.rollback is Never"), nil
-	case !s.signals.ClearSince.IsZero():
-		return playbook.NotNeeded("all signals are good since %s: there is nothing to mend", s.signals.ClearSince.UTC().Format(time.RFC3339)), nil
+	case !s.signals.ClearSince().IsZero():
+		return playbook.NotNeeded("all signals are good since %s: there is nothing to mend", s.signals.ClearSince().UTC().Format(time.RFC3339)), nil
 	}
 	if other := claimOf(&s.platform.Status, rule.Service); other != nil && other.IncidentUID != string(s.obj.UID) && s.now.Sub(other.At.Time) < oneRollbackPer {
 		return playbook.NotNeeded("Incident %s rolled %s back at %s, to %s (%s); a service is rolled back once an hour at most",
@@ -449,7 +449,7 @@ func restoreAutoDeploy(ctx context.Context, s *response) (playbook.Outcome, erro
 // fix finds a live deploy of a commit that was not live before the rollback, while the signals are good: an older one that somebody
 // deployed leaves the bad one at the branch's head.
 func (s *response) fix(ctx context.Context, api *render.Client, id string, r *v1alpha1.ServiceRollback) (*render.Deploy, error) {
-	if s.signals.ClearSince.IsZero() {
+	if s.signals.ClearSince().IsZero() {
 		return nil, nil
 	}
 	deploys, err := api.History(ctx, id)

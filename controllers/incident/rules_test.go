@@ -343,7 +343,6 @@ func TestRuleARestartNeitherLosesNorRepeatsAPage(t *testing.T) {
 func TestRuleOnlySev1IsToldToThePublic(t *testing.T) {
 	s := newScene(t, "rule-public-sev1")
 	s.bad(v1alpha1.Sev2, "/api answers HTTP 500")
-	s.signals.Down = true
 	name := s.open("inc", "{category: Outage, rollback: Never}")
 	asked := s.open("asked", "{category: Outage, rollback: Never, notice: Publish}")
 	s.pass(name)
@@ -361,9 +360,7 @@ func TestRuleOnlySev1IsToldToThePublic(t *testing.T) {
 
 func TestRuleThePublicIsToldOnlyWhereRelyingPartiesAreAffectedForMoreThanThirtyMinutes(t *testing.T) {
 	s := newScene(t, "rule-public-30")
-	s.bad(v1alpha1.Sev1, "/up answers HTTP 502")
-	s.signals.Down = false
-	unaffected := s.open("unaffected", "{category: Outage, rollback: Never}")
+	unaffected := s.open("unaffected", "{category: Outage, severity: sev1, rollback: Never}")
 	s.pass(unaffected)
 	s.after(time.Hour, unaffected)
 	s.expect(unaffected, "Announced Unknown NotAnnounced")

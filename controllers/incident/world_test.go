@@ -251,18 +251,15 @@ func (s *scene) clock() time.Time { return time.Now().Add(s.offset) }
 
 // bad makes the signals bad since now.
 func (s *scene) bad(severity v1alpha1.Severity, because string) {
-	s.signals = signals.Signals{
-		Each:     []signals.Signal{{Condition: v1alpha1.ConditionUpAnswers, State: metav1.ConditionFalse, Severity: severity, Message: because}},
-		Severity: severity, Because: because, BadSince: s.clock(), Down: severity == v1alpha1.Sev1,
-	}
+	s.signals = signals.Signals{Each: []signals.Signal{{
+		Condition: v1alpha1.ConditionUpAnswers, State: metav1.ConditionFalse, Severity: severity, Message: because,
+		Ground: severity == v1alpha1.Sev1, Since: s.clock(), BadFrom: s.clock(), EnoughFrom: s.clock(),
+	}}}
 }
 
 // good makes all signals good since now.
 func (s *scene) good() {
-	s.signals = signals.Signals{
-		Each:       []signals.Signal{{Condition: v1alpha1.ConditionUpAnswers, State: metav1.ConditionTrue}},
-		ClearSince: s.clock(),
-	}
+	s.signals = signals.Signals{Each: []signals.Signal{{Condition: v1alpha1.ConditionUpAnswers, State: metav1.ConditionTrue, Since: s.clock()}}}
 }
 
 // manager is one that has just started.

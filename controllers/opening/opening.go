@@ -43,7 +43,7 @@ func (o *Opener) Open(ctx context.Context, p *v1alpha1.Platform, s signals.Signa
 	var onset time.Time
 	// An outage is worse than webhooks that don't arrive, and is often why.
 	for _, c := range []v1alpha1.IncidentCategory{v1alpha1.CategoryOutage, v1alpha1.CategoryWebhookDelivery} {
-		if onset = s.Onset(c); !onset.IsZero() && slices.Contains(p.Spec.AutoOpen, c) {
+		if onset = s.Of(c).BadSince(); !onset.IsZero() && slices.Contains(p.Spec.AutoOpen, c) {
 			category = c
 			break
 		}
@@ -82,7 +82,7 @@ func (o *Opener) Open(ctx context.Context, p *v1alpha1.Platform, s signals.Signa
 // summaryOf fits into spec.summary.
 func summaryOf(s signals.Signals) string {
 	const most = 255
-	text := s.Because
+	text := s.Because()
 	if len(text) > most {
 		text = strings.ToValidUTF8(text[:most-len("…")], "") + "…"
 	}

@@ -614,7 +614,7 @@ func TestTheProberLeavesNothingBehind(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "the changed spec is probed", func() bool { return state() == "ok" }, state)
-	since := prober.Signals(key).ClearSince
+	since := prober.Signals(key).ClearSince()
 	// What has nothing to do with probes makes it forget nothing.
 	got.Spec.Automation = v1alpha1.AutomationObserveOnly
 	if err := kube.Update(t.Context(), got); err != nil {
@@ -622,8 +622,8 @@ func TestTheProberLeavesNothingBehind(t *testing.T) {
 	}
 	n := requests.Load()
 	eventually(t, "it is probed on", func() bool { return requests.Load() > n+2*looked }, func() string { return fmt.Sprint(requests.Load()) })
-	if s := prober.Signals(key); !s.ClearSince.Equal(since) {
-		t.Errorf("clear since %v, and before since %v", s.ClearSince, since)
+	if s := prober.Signals(key); !s.ClearSince().Equal(since) {
+		t.Errorf("clear since %v, and before since %v", s.ClearSince(), since)
 	}
 	if err := kube.Delete(t.Context(), got); err != nil {
 		t.Fatal(err)

@@ -18,7 +18,7 @@ func Report(p *v1alpha1.Platform, s Signals) {
 	for _, signal := range s.Each {
 		asked[signal.Condition] = true
 		reason := reasons[signal.State]
-		if signal.Partly && signal.State == metav1.ConditionFalse {
+		if signal.Flaky && signal.State == metav1.ConditionFalse {
 			reason = v1alpha1.ReasonSignalFlaky
 		}
 		meta.SetStatusCondition(&p.Status.Conditions, metav1.Condition{
@@ -32,11 +32,11 @@ func Report(p *v1alpha1.Platform, s Signals) {
 			meta.RemoveStatusCondition(&p.Status.Conditions, condition)
 		}
 	}
-	summary := &v1alpha1.PlatformSignals{Summary: s.Summary(), Severity: s.Severity}
+	summary := &v1alpha1.PlatformSignals{Summary: s.Summary(), Severity: s.Severity()}
 	switch {
-	case s.Severity != "":
-		summary.BadSince = new(metav1.NewTime(s.BadSince.Truncate(time.Second)))
-	case s.lingering && p.Status.Signals != nil:
+	case s.Severity() != "":
+		summary.BadSince = new(metav1.NewTime(s.BadSince().Truncate(time.Second)))
+	case s.lingering() && p.Status.Signals != nil:
 		summary.BadSince = p.Status.Signals.BadSince
 	}
 	p.Status.Signals = summary

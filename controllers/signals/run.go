@@ -138,7 +138,7 @@ func stateOf(verdict platformapi.Verdict) metav1.ConditionStatus {
 }
 
 func (r *run) signal(condition string) Signal {
-	signal := Signal{Condition: condition, State: r.state, Severity: class[condition].severity, Partly: r.partly, Message: r.message, Since: r.since}
+	signal := Signal{Condition: condition, State: r.state, Severity: class[condition].severity, Flaky: r.partly, Message: r.message, Since: r.since}
 	if r.partly {
 		// The playbook's sev1 is that nothing gets through.
 		signal.Severity = v1alpha1.Sev2

@@ -186,21 +186,21 @@ func TestClassification(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			c := newTrial(probed())
-			if s := c.signals(); s.Summary() != "unknown: UpAnswers, TokensIssued, JWKSServed, EndpointsAnswer, LatencyGood, WebhooksDelivered" || !s.ClearSince.IsZero() {
+			if s := c.signals(); s.Summary() != "unknown: UpAnswers, TokensIssued, JWKSServed, EndpointsAnswer, LatencyGood, WebhooksDelivered" || !s.ClearSince().IsZero() {
 				t.Fatalf("at first it is %q", s.Summary())
 			}
-			if s := c.rounds(4, nil); s.Summary() != "ok" || s.ClearSince.IsZero() {
+			if s := c.rounds(4, nil); s.Summary() != "ok" || s.ClearSince().IsZero() {
 				t.Fatalf("when all is well it is %q, %v", s.Summary(), s)
 			}
 			s := rule.happens(c)
 			if s.Summary() != rule.want {
 				t.Errorf("it is %q, want %q", s.Summary(), rule.want)
 			}
-			if s.Down != strings.HasPrefix(rule.want, "sev1") {
-				t.Errorf("down: %v", s.Down)
+			if s.Down() != strings.HasPrefix(rule.want, "sev1") {
+				t.Errorf("down: %v", s.Down())
 			}
-			if s.BadSince.IsZero() != (s.Severity == "") || s.ClearSince.IsZero() != (s.Summary() != "ok") {
-				t.Errorf("bad since %v, clear since %v", s.BadSince, s.ClearSince)
+			if s.BadSince().IsZero() != (s.Severity() == "") || s.ClearSince().IsZero() != (s.Summary() != "ok") {
+				t.Errorf("bad since %v, clear since %v", s.BadSince(), s.ClearSince())
 			}
 		})
 	}
@@ -216,8 +216,8 @@ func TestWithoutADatabaseWebhooksAreNoSignal(t *testing.T) {
 		t.Errorf("at first it is %q", s.Summary())
 	}
 	c.rounds(4, only("up", "/up answers HTTP 502"))
-	if s := c.rounds(4, nil); s.Summary() != "ok" || s.ClearSince.IsZero() {
-		t.Errorf("when all is well it is %q, clear since %v", s.Summary(), s.ClearSince)
+	if s := c.rounds(4, nil); s.Summary() != "ok" || s.ClearSince().IsZero() {
+		t.Errorf("when all is well it is %q, clear since %v", s.Summary(), s.ClearSince())
 	}
 }
 
@@ -226,32 +226,32 @@ func TestTheOnsetIsTheFirstBadSample(t *testing.T) {
 	c := newTrial(probed())
 	c.rounds(10, nil)
 	onset := c.now
-	if s := c.rounds(2, only("up", "down")); s.Severity != "" {
+	if s := c.rounds(2, only("up", "down")); s.Severity() != "" {
 		t.Fatal("two are too few")
 	}
 	s := c.rounds(1, only("up", "down"))
-	if !s.BadSince.Equal(onset) || !s.outageSince.Equal(onset) || !s.webhooksSince.IsZero() {
-		t.Errorf("since %v, want %v", s.BadSince, onset)
+	if !s.BadSince().Equal(onset) || !s.Of(v1alpha1.CategoryOutage).BadSince().Equal(onset) || !s.Of(v1alpha1.CategoryWebhookDelivery).BadSince().IsZero() {
+		t.Errorf("since %v, want %v", s.BadSince(), onset)
 	}
 	// Another one of the same trouble, and the first one is good again: it is the same trouble.
 	c.rounds(3, map[string]platformapi.Look{"up": bad("down"), "jwks": bad("down")})
-	if s := c.rounds(5, only("jwks", "down")); !s.BadSince.Equal(onset) || s.Severity != v1alpha1.Sev1 {
-		t.Errorf("since %v, want %v", s.BadSince, onset)
+	if s := c.rounds(5, only("jwks", "down")); !s.BadSince().Equal(onset) || s.Severity() != v1alpha1.Sev1 {
+		t.Errorf("since %v, want %v", s.BadSince(), onset)
 	}
 	// Unknown is not over.
-	if s := c.rounds(5, map[string]platformapi.Look{"jwks": {Verdict: platformapi.Unknown}}); s.Severity != "" || !s.lingering || !s.ClearSince.IsZero() {
+	if s := c.rounds(5, map[string]platformapi.Look{"jwks": {Verdict: platformapi.Unknown}}); s.Severity() != "" || !s.lingering() || !s.ClearSince().IsZero() {
 		t.Errorf("%+v", s)
 	}
-	if s := c.rounds(3, only("jwks", "down")); !s.BadSince.Equal(onset) {
-		t.Errorf("since %v, want %v", s.BadSince, onset)
+	if s := c.rounds(3, only("jwks", "down")); !s.BadSince().Equal(onset) {
+		t.Errorf("since %v, want %v", s.BadSince(), onset)
 	}
 	clear := c.now
-	if s := c.rounds(3, nil); !s.BadSince.IsZero() || s.lingering || !s.ClearSince.Equal(clear) {
+	if s := c.rounds(3, nil); !s.BadSince().IsZero() || s.lingering() || !s.ClearSince().Equal(clear) {
 		t.Errorf("%+v", s)
 	}
 	onset = c.now
-	if s := c.rounds(3, only("jwks", "down")); !s.BadSince.Equal(onset) {
-		t.Errorf("another trouble is since %v, want %v", s.BadSince, onset)
+	if s := c.rounds(3, only("jwks", "down")); !s.BadSince().Equal(onset) {
+		t.Errorf("another trouble is since %v, want %v", s.BadSince(), onset)
 	}
 }
 
@@ -270,7 +270,7 @@ func TestWhatIsWorseHasAnOnsetOfItsOwn(t *testing.T) {
 		c.now = c.now.Add(10 * time.Second)
 	}
 	s := c.signals()
-	if !s.BadSince.Equal(outage) || !s.outageSince.Equal(outage) || !s.webhooksSince.Equal(webhooks) || s.Severity != v1alpha1.Sev1 {
+	if !s.BadSince().Equal(outage) || !s.Of(v1alpha1.CategoryOutage).BadSince().Equal(outage) || !s.Of(v1alpha1.CategoryWebhookDelivery).BadSince().Equal(webhooks) || s.Severity() != v1alpha1.Sev1 {
 		t.Errorf("%+v", s)
 	}
 }
@@ -293,7 +293,7 @@ func TestARestartKeepsTheOnset(t *testing.T) {
 		t.Errorf("after the restart: %+v", s)
 	}
 	Report(p, again.rounds(3, only("tokens", "down")))
-	if s := p.Status.Signals; s.Severity != v1alpha1.Sev1 || !s.BadSince.Time.Equal(onset) || !again.signals().outageSince.Equal(onset) {
+	if s := p.Status.Signals; s.Severity != v1alpha1.Sev1 || !s.BadSince.Time.Equal(onset) || !again.signals().Of(v1alpha1.CategoryOutage).BadSince().Equal(onset) {
 		t.Errorf("bad again: %+v", s)
 	}
 	Report(p, again.rounds(4, nil))
@@ -320,8 +320,8 @@ func TestWhatFlapsIsNotGood(t *testing.T) {
 			j.rounds(40, nil)
 			onset := j.now
 			s := j.turns(90, "up", c.pattern)
-			if s.Severity != c.severity || s.Down != (c.severity == v1alpha1.Sev1) || s.BadSince.Before(onset) || s.BadSince.After(onset.Add(4*time.Minute)) {
-				t.Fatalf("%s, down %v, bad since %v", s.Summary(), s.Down, s.BadSince)
+			if s.Severity() != c.severity || s.Down() != (c.severity == v1alpha1.Sev1) || s.BadSince().Before(onset) || s.BadSince().After(onset.Add(4*time.Minute)) {
+				t.Fatalf("%s, down %v, bad since %v", s.Summary(), s.Down(), s.BadSince())
 			}
 			for range 20 {
 				for i := range len(c.pattern) {
@@ -331,13 +331,13 @@ func TestWhatFlapsIsNotGood(t *testing.T) {
 				}
 			}
 			mended := j.now
-			for s.ClearSince.IsZero() {
+			for s.ClearSince().IsZero() {
 				if s = j.round(nil); j.now.Sub(mended) > 3*time.Minute {
 					t.Fatalf("it is not good again: %s", s.Summary())
 				}
 			}
-			if s.ClearSince.After(mended) || mended.Sub(s.ClearSince) > 2*time.Minute {
-				t.Errorf("good since %v, and it was mended at %v", s.ClearSince, mended)
+			if s.ClearSince().After(mended) || mended.Sub(s.ClearSince()) > 2*time.Minute {
+				t.Errorf("good since %v, and it was mended at %v", s.ClearSince(), mended)
 			}
 		})
 	}
@@ -350,26 +350,26 @@ func TestWhatIsMendedIsGoodUntilItFailsAgain(t *testing.T) {
 	j.rounds(40, nil)
 	j.rounds(40, only("up", "down"))
 	mended := j.now
-	if s := j.rounds(3, nil); s.Summary() != "ok" || !s.ClearSince.Equal(mended) {
-		t.Fatalf("%s since %v", s.Summary(), s.ClearSince)
+	if s := j.rounds(3, nil); s.Summary() != "ok" || !s.ClearSince().Equal(mended) {
+		t.Fatalf("%s since %v", s.Summary(), s.ClearSince())
 	}
 	for range 2 {
 		j.round(only("up", "down"))
-		if s := j.rounds(3, nil); !s.ClearSince.Equal(mended) {
-			t.Fatalf("after a blip it is %s since %v", s.Summary(), s.ClearSince)
+		if s := j.rounds(3, nil); !s.ClearSince().Equal(mended) {
+			t.Fatalf("after a blip it is %s since %v", s.Summary(), s.ClearSince())
 		}
 	}
 	// A third one, and that is no blip any more.
 	again := mended.Add(30 * time.Second)
-	if s := j.round(only("up", "down")); s.Severity != v1alpha1.Sev2 || !s.BadSince.Equal(again) {
-		t.Fatalf("%s since %v", s.Summary(), s.BadSince)
+	if s := j.round(only("up", "down")); s.Severity() != v1alpha1.Sev2 || !s.BadSince().Equal(again) {
+		t.Fatalf("%s since %v", s.Summary(), s.BadSince())
 	}
 	mended = j.now
-	if s := j.rounds(8, nil); s.Severity != v1alpha1.Sev2 || !s.ClearSince.IsZero() {
+	if s := j.rounds(8, nil); s.Severity() != v1alpha1.Sev2 || !s.ClearSince().IsZero() {
 		t.Fatalf("%s", s.Summary())
 	}
-	if s := j.rounds(8, nil); s.Summary() != "ok" || !s.ClearSince.Equal(mended) {
-		t.Errorf("%s since %v", s.Summary(), s.ClearSince)
+	if s := j.rounds(8, nil); s.Summary() != "ok" || !s.ClearSince().Equal(mended) {
+		t.Errorf("%s since %v", s.Summary(), s.ClearSince())
 	}
 }
 
@@ -389,7 +389,7 @@ func TestARestartKeepsWhatFailsTooOften(t *testing.T) {
 		// Three good looks in a row are enough only of what did not fail too often.
 		s := again.turns(4, "jwks", "x...")
 		Report(p, s)
-		if !s.ClearSince.IsZero() || p.Status.Signals.BadSince == nil || !p.Status.Signals.BadSince.Time.Equal(onset) {
+		if !s.ClearSince().IsZero() || p.Status.Signals.BadSince == nil || !p.Status.Signals.BadSince.Time.Equal(onset) {
 			t.Fatalf("after the restart: %+v", p.Status.Signals)
 		}
 	}
@@ -404,12 +404,12 @@ func TestAMessageChangesOnlyWhenItLasts(t *testing.T) {
 	c := newTrial(probed())
 	c.rounds(3, only("up", "/up answers HTTP 502"))
 	for i := range 10 {
-		if s := c.round(only("up", []string{"/up answers HTTP 502", "/up answers HTTP 503"}[i%2])); s.Because != "/up answers HTTP 502" {
-			t.Fatalf("look %d: %q", i, s.Because)
+		if s := c.round(only("up", []string{"/up answers HTTP 502", "/up answers HTTP 503"}[i%2])); s.Because() != "/up answers HTTP 502" {
+			t.Fatalf("look %d: %q", i, s.Because())
 		}
 	}
-	if s := c.rounds(3, only("up", "/up does not answer")); s.Because != "/up does not answer" {
-		t.Errorf("%q", s.Because)
+	if s := c.rounds(3, only("up", "/up does not answer")); s.Because() != "/up does not answer" {
+		t.Errorf("%q", s.Because())
 	}
 }
 

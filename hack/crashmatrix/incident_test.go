@@ -170,7 +170,7 @@ func (s *slot) respond(ctx context.Context, plan *crashmatrix.Plan, v variant, s
 			return client.IgnoreNotFound(e.admin.Patch(ctx, obj, client.RawPatch(types.MergePatchType,
 				fmt.Appendf(nil, `{"spec":{"approvals":[{"step":"RolledBack","digest":%q,"by":"dana"}]}}`, obj.Status.Rollback.Digest))))
 		}},
-		{goodAfter, func() error { e.signals = signals.Signals{Each: e.signals.Each, ClearSince: e.now}; return nil }},
+		{goodAfter, func() error { e.signals = good(e.now); return nil }},
 		{personAfter, func() error {
 			if !unknown {
 				return nil
@@ -250,11 +250,15 @@ func (e *emergency) begin(ctx context.Context) error {
 	e.now = obj.CreationTimestamp.Time
 	r.AddDeploy(logi.WebService, "good", "live", "new_commit", e.now.Add(-10*time.Hour))
 	r.AddDeploy(logi.WebService, "bad", "live", "new_commit", e.now.Add(-time.Minute))
-	e.signals = signals.Signals{
-		Each:     []signals.Signal{{Condition: v1alpha1.ConditionUpAnswers, State: metav1.ConditionFalse, Severity: v1alpha1.Sev1, Message: "/up answers HTTP 502"}},
-		Severity: v1alpha1.Sev1, Because: "/up answers HTTP 502", BadSince: e.now, Down: true,
-	}
+	e.signals = signals.Signals{Each: []signals.Signal{{
+		Condition: v1alpha1.ConditionUpAnswers, State: metav1.ConditionFalse, Severity: v1alpha1.Sev1, Message: "/up answers HTTP 502",
+		Ground: true, Since: e.now, BadFrom: e.now, EnoughFrom: e.now,
+	}}}
 	return nil
+}
+
+func good(since time.Time) signals.Signals {
+	return signals.Signals{Each: []signals.Signal{{Condition: v1alpha1.ConditionUpAnswers, State: metav1.ConditionTrue, Since: since}}}
 }
 
 // forget removes the incident, and what the Platform remembers of it.
