@@ -142,6 +142,8 @@ const (
 	ReasonAcknowledged = "Acknowledged"
 	// ReasonNoSuspect says that no deploy is suspected. It is looked at again for as long as the incident is open.
 	ReasonNoSuspect = "NoSuspect"
+	// ReasonNoTarget says that a deploy is suspected, and that none is known that is fit to go back to.
+	ReasonNoTarget = "NoTarget"
 	// ReasonRollbackWithheld says that a deploy is suspected, and that spec.outage.rollback is Never.
 	ReasonRollbackWithheld = "RollbackWithheld"
 	// ReasonWaitingForOther says that another Incident of the same category is open, and acts.
@@ -208,6 +210,13 @@ const (
 // AnnotationRequestedAt asks a stalled operation to go on, once per value: any text that differs from
 // status.lastHandledRequestedAt, by custom the time.
 const AnnotationRequestedAt = "playbook.1pass.dev/requestedAt"
+
+// AnnotationSeenSeverity and AnnotationSeenBy say what whoever opened an Incident saw: how severe, and by which condition of the Platform.
+// They are not a person's: spec.severity is.
+const (
+	AnnotationSeenSeverity = "playbook.1pass.dev/seen-severity"
+	AnnotationSeenBy       = "playbook.1pass.dev/seen-by"
+)
 
 // LabelPlatform must stand on a Secret with the Platform's name, or no controller reads it.
 const LabelPlatform = "playbook.1pass.dev/platform"

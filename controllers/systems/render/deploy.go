@@ -17,6 +17,9 @@ const (
 	StatusLive = "live"
 	// StatusDeactivated was live once.
 	StatusDeactivated = "deactivated"
+	// StatusPreDeploy runs its pre-deploy command, and StatusUpdate swaps instances: what answers may already be the new one.
+	StatusPreDeploy = "pre_deploy_in_progress"
+	StatusUpdate    = "update_in_progress"
 )
 
 // TriggerRollback is the trigger of a deploy that a rollback made.
@@ -40,7 +43,7 @@ type Deploy struct {
 // InProgress says whether it may still become live.
 func (d *Deploy) InProgress() bool {
 	switch d.Status {
-	case "created", "queued", "build_in_progress", "pre_deploy_in_progress", "update_in_progress":
+	case "created", "queued", "build_in_progress", StatusPreDeploy, StatusUpdate:
 		return true
 	}
 	return false
@@ -73,6 +76,18 @@ func (d *Deploy) UnmarshalJSON(text []byte) error {
 		CreatedAt: in.CreatedAt, FinishedAt: in.FinishedAt,
 	}
 	return nil
+}
+
+// Live is the deploy that is live; nil where none is, or Render does not say since when. Of two that a list has while it changes, it is
+// the newer one.
+func Live(deploys []Deploy) *Deploy {
+	var live *Deploy
+	for i, d := range deploys {
+		if d.Status == StatusLive && !d.FinishedAt.IsZero() && (live == nil || d.FinishedAt.After(live.FinishedAt)) {
+			live = &deploys[i]
+		}
+	}
+	return live
 }
 
 // Deploys reads one page of GET /services/{id}/deploys: up to limit, 1 to 100, in no promised order. next is the cursor of the
