@@ -20,7 +20,7 @@ import (
 
 // The playbook: what is told to people, each thing for itself and first, and then what is done, from top to bottom. Neither waits
 // for the other: a pager never waits behind a slow API.
-var lanes = [][]playbook.Step[*response]{
+var lanes = playbook.Lanes[*response]{
 	{{Condition: v1alpha1.StepClassified, Run: classify}},
 	{{Condition: v1alpha1.StepEscalated, Run: escalate}},
 	{{Condition: v1alpha1.StepAcknowledged, Run: awaitAcknowledgement}},
@@ -29,7 +29,7 @@ var lanes = [][]playbook.Step[*response]{
 		{Condition: v1alpha1.StepTriaged, Run: triage},
 		{Condition: v1alpha1.StepRolledBack, Run: rollBack},
 		{Condition: v1alpha1.StepMitigated, Run: awaitMitigation},
-		{Condition: v1alpha1.StepResolved, Run: resolve},
+		{Condition: v1alpha1.StepResolved, Run: resolve, Ends: true},
 		{Condition: v1alpha1.StepAutoDeployRestored, Run: restoreAutoDeploy},
 	},
 }
@@ -48,6 +48,8 @@ type Reconciler struct {
 	Changes <-chan event.GenericEvent
 	// Now is the clock.
 	Now func() time.Time
+
+	memory playbook.Memory
 }
 
 // concurrency is how many run at once: a page must not queue behind the slow API of another platform.
@@ -65,6 +67,7 @@ const slowestRetry = 10 * time.Second
 
 // SetupWithManager registers the controller.
 func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
+	r.memory.SlowestRetry = slowestRetry
 	list := &v1alpha1.IncidentList{}
 	building := playbook.Controller(mgr, &v1alpha1.Incident{}, list, concurrency, slowestRetry)
 	if r.Changes != nil {
@@ -84,5 +87,5 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		return playbook.Finalize(ctx, r.Client, r.Recorder, obj, s.close)
 	}
 	after, err := s.pass(ctx)
-	return playbook.Result(after, err, s.save(ctx))
+	return playbook.Result(ctx, after, err, s.save(ctx))
 }

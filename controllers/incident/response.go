@@ -48,7 +48,7 @@ func (s *response) pass(ctx context.Context) (time.Duration, error) {
 	if playbook.Finished(obj) {
 		return 0, nil
 	}
-	playbook.Begin(obj, slices.Concat(lanes...))
+	playbook.Begin(obj, lanes)
 	s.now = s.Now()
 	// Before the first page: what people were told must be taken back when the object goes.
 	if err := playbook.PatchFinalizer(ctx, s.Client, obj, controllerutil.AddFinalizer); err != nil {
@@ -66,21 +66,13 @@ func (s *response) pass(ctx context.Context) (time.Duration, error) {
 	s.signals = s.Signals(client.ObjectKeyFromObject(s.platform))
 	resolved := obj.Status.ResolvedAt != nil
 	s.assess()
-	after := playbook.RunLanes(ctx, obj, lanes, s)
+	after := playbook.Run(ctx, obj, lanes, s, &s.memory)
 	if !resolved && obj.Status.ResolvedAt != nil {
 		after = time.Millisecond // the people's lanes have run, and end now
 	}
-	after = soonest(after, s.overdue())
+	after = playbook.Soonest(after, s.overdue())
 	s.measure()
 	return after, nil
-}
-
-// soonest is the shorter of two waits, of which zero is none.
-func soonest(a, b time.Duration) time.Duration {
-	if a == 0 || b > 0 && b < a {
-		return b
-	}
-	return a
 }
 
 // until is how long to wait for an instant, at least a moment.
