@@ -13,6 +13,7 @@ import (
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
 	"github.com/1pass-dev/playbook-operator/controllers/access"
 	"github.com/1pass-dev/playbook-operator/controllers/playbook"
+	"github.com/1pass-dev/playbook-operator/controllers/systems/outbound"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/paging"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/render"
 )
@@ -91,7 +92,7 @@ func triage(ctx context.Context, s *response) (playbook.Outcome, error) {
 }
 
 func refused(err error) bool {
-	no := (*render.Refused)(nil)
+	no := (*outbound.Refused)(nil)
 	return errors.As(err, &no)
 }
 

@@ -19,7 +19,7 @@ import (
 	"github.com/1pass-dev/playbook-operator/controllers/access"
 	"github.com/1pass-dev/playbook-operator/controllers/playbook"
 	"github.com/1pass-dev/playbook-operator/controllers/signals"
-	"github.com/1pass-dev/playbook-operator/controllers/systems/render"
+	"github.com/1pass-dev/playbook-operator/controllers/systems/outbound"
 )
 
 const (
@@ -189,8 +189,8 @@ func (s *response) resumeCommand() string { return playbook.ResumeCommand(s.obj,
 
 // patient makes a far side that wants to be left alone a wait, and leaves any other error to be one.
 func patient(err error) (playbook.Outcome, error) {
-	if limited := (*render.Limited)(nil); errors.As(err, &limited) {
-		return playbook.Wait(limited.RetryAfter, v1alpha1.ReasonRetrying, "Render wants fewer requests"), nil
+	if limited := (*outbound.Limited)(nil); errors.As(err, &limited) {
+		return playbook.Wait(limited.After, v1alpha1.ReasonRetrying, "Render wants fewer requests"), nil
 	}
 	return playbook.Outcome{}, err
 }

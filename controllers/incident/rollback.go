@@ -12,6 +12,7 @@ import (
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
 	"github.com/1pass-dev/playbook-operator/controllers/access"
 	"github.com/1pass-dev/playbook-operator/controllers/playbook"
+	"github.com/1pass-dev/playbook-operator/controllers/systems/outbound"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/render"
 )
 
@@ -272,7 +273,7 @@ func (s *response) begin(ctx context.Context, api *render.Client, service *rende
 	// From here on Render is never asked again, unless it certainly did nothing. A manager that is being stopped waits for the answer.
 	made, err := api.Rollback(context.WithoutCancel(ctx), service.ID, plan.To)
 	switch {
-	case err != nil && render.NoEffect(err):
+	case err != nil && outbound.NoEffect(err):
 		if err := s.amend(ctx, plan.Service, func(r *v1alpha1.ServiceRollback) { r.State, r.RequestedAt = v1alpha1.RollbackPreparing, nil }); err != nil {
 			return playbook.Outcome{}, err
 		}

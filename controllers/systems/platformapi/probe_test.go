@@ -141,7 +141,7 @@ func TestWhereNothingAnswers(t *testing.T) {
 		"no TLS":                {strings.Replace(plain.URL, "http:", "https:", 1), "Bad", "/up does not answer: the far side does not speak TLS"},
 		"silent":                {"http://" + silent.Addr().String(), "Bad", "/up does not answer: no answer in time"},
 		"an address of a cloud": {"http://169.254.169.254", "Unknown", "/up could not be asked: the address 169.254.169.254 is refused"},
-		"no URL":                {"ftp://s3cret", "Unknown", "/up could not be asked: not sent: the URL is none"},
+		"no URL":                {"ftp://s3cret", "Unknown", "/up could not be asked: not sent: the URL does not have the form"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

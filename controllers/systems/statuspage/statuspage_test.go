@@ -176,7 +176,7 @@ func TestEveryFaultIsOfOneClassAndTellsNoSecret(t *testing.T) {
 		"420":                       {logi.ServiceFault{Status: 420}, "limited 0s", false},
 		"420 with seconds":          {logi.ServiceFault{Status: 420, RetryAfter: "2"}, "limited 2s", false},
 		"429 with seconds":          {logi.ServiceFault{Status: 429, RetryAfter: "60", Echo: true}, "limited 1m0s", false},
-		"429 with a date gone by":   {logi.ServiceFault{Status: 429, RetryAfter: "Sun, 06 Nov 1994 08:49:37 GMT"}, "limited 0s", false},
+		"429 with a date gone by":   {logi.ServiceFault{Status: 429, RetryAfter: "Sun, 06 Nov 1994 08:49:37 GMT"}, "limited 1s", false},
 		"422":                       {logi.ServiceFault{Status: 422}, "refused 422", false},
 		"500":                       {logi.ServiceFault{Status: 500, Echo: true}, "again", false},
 		"503":                       {logi.ServiceFault{Status: 503}, "again", false},
