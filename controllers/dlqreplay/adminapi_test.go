@@ -86,7 +86,7 @@ func TestARefusedNonceIsNotTriedAgainAndAFreshOneIs(t *testing.T) {
 	s.nonces(map[int64]string{ids[0]: s.IssueNonce(ids[1])}) // of another entry
 	name := s.apply("r", s.viaAdminAPI(ids[0]))
 	r := s.AwaitStalled(name, v1alpha1.ReasonRefused)
-	for _, part := range []string{"HTTP 403 (nonce_invalid)", "Nothing was changed"} {
+	for _, part := range []string{"HTTP 403: nonce_invalid", "Nothing was changed"} {
 		if !strings.Contains(message(r), part) {
 			t.Errorf("the message lacks %q: %s", part, message(r))
 		}
@@ -101,7 +101,7 @@ func TestARefusedNonceIsNotTriedAgainAndAFreshOneIs(t *testing.T) {
 	// A nonce is good once.
 	s.Exec(`UPDATE webhook_outbox_entries SET delivered_at = NULL, dlq_at = clock_timestamp() WHERE id = $1`, ids[0])
 	r = s.AwaitStalled(s.apply("used", s.viaAdminAPI(ids[0])), v1alpha1.ReasonRefused)
-	if !strings.Contains(message(r), "HTTP 403 (nonce_used)") {
+	if !strings.Contains(message(r), "HTTP 403: nonce_used") {
 		t.Errorf("the message is %q", message(r))
 	}
 	s.eachOnce(1)

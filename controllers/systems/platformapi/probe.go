@@ -48,7 +48,7 @@ type TokenClient struct{ ID, Secret string }
 
 // Up looks at /up.
 func (p *Probe) Up(ctx context.Context) Look {
-	look, answer := p.ask(ctx, outbound.Call{Method: http.MethodGet, URL: "/up", MaxAnswer: maxAnswer})
+	look, answer := p.ask(ctx, outbound.Call{Method: http.MethodGet, Path: "/up", MaxAnswer: maxAnswer})
 	if answer == nil {
 		return look
 	}
@@ -72,7 +72,7 @@ func (p *Probe) Tokens(ctx context.Context, client *TokenClient) Look {
 	// In the form: by Basic authentication, servers differ in how they decode an id or a secret.
 	form := url.Values{"grant_type": {"client_credentials"}, "client_id": {asked.ID}, "client_secret": {asked.Secret}}
 	look, answer := p.ask(ctx, outbound.Call{
-		Method: http.MethodPost, URL: path, Body: []byte(form.Encode()), MaxAnswer: maxAnswer,
+		Method: http.MethodPost, Path: path, Body: []byte(form.Encode()), MaxAnswer: maxAnswer,
 		Header: map[string]string{"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"},
 	})
 	if answer == nil {
@@ -101,8 +101,8 @@ func (p *Probe) Tokens(ctx context.Context, client *TokenClient) Look {
 
 // JWKS looks at /.well-known/jwks.json. An answer without keys that can be read is as bad as none.
 func (p *Probe) JWKS(ctx context.Context) Look {
-	const path = "/.well-known/jwks.json"
-	look, answer := p.ask(ctx, outbound.Call{Method: http.MethodGet, URL: path, MaxAnswer: maxJWKS})
+	const path = jwksPath
+	look, answer := p.ask(ctx, outbound.Call{Method: http.MethodGet, Path: path, MaxAnswer: maxJWKS})
 	if answer == nil {
 		return look
 	}
@@ -120,19 +120,19 @@ func (p *Probe) JWKS(ctx context.Context) Look {
 
 // Path looks at any path: what is no 5xx is good.
 func (p *Probe) Path(ctx context.Context, path string) Look {
-	look, answer := p.ask(ctx, outbound.Call{Method: http.MethodGet, URL: path, MaxAnswer: maxAnswer})
+	look, answer := p.ask(ctx, outbound.Call{Method: http.MethodGet, Path: path, MaxAnswer: maxAnswer})
 	if answer != nil {
 		look.Verdict = Good
 	}
 	return look
 }
 
-// ask makes a call, whose URL is a path still, and judges what is the same for all. The answer is nil where that settles it; else the
-// verdict is Unknown for now.
+// ask makes a call of the platform, and judges what is the same for all. The answer is nil where that settles it; else the verdict
+// is Unknown for now.
 func (p *Probe) ask(ctx context.Context, call outbound.Call) (Look, *outbound.Answer) {
 	// A query may hold what is nobody's business.
-	path, _, _ := strings.Cut(call.URL, "?")
-	call.URL = strings.TrimSuffix(p.URL, "/") + call.URL
+	path, _, _ := strings.Cut(call.Path, "?")
+	call.URL = p.URL
 	if call.Header == nil {
 		call.Header = map[string]string{}
 	}
