@@ -23,11 +23,12 @@ type Answer struct {
 	call     *Call
 }
 
-// Refused says that the far side answered, did nothing, and would answer so again: a 4xx other than 408, 420 and 429. With Status
-// 0, the call itself can't be made, and was not sent.
+// Refused says that the far side answered, did nothing, and would answer so again. It is a 4xx other than 408, 420 and
+// 429. With Status 0, the call itself can't be made, and was not sent.
 type Refused struct {
 	Status int
-	// Message is the far side's own, short and without secrets. It is empty where the far side gave none that can be shown.
+	// Message is the far side's own, short and without secrets. It is empty where the far side gave none that can be
+	// shown.
 	Message string
 }
 
@@ -41,8 +42,8 @@ func (e *Refused) Error() string {
 	return fmt.Sprintf("refused with HTTP %d: %s", e.Status, e.Message)
 }
 
-// Limited says that the far side did nothing, since it was asked too often. With Status 0, a limit at our end was reached, and the
-// call was not sent.
+// Limited says that the far side did nothing, since it was asked too often. With Status 0, a limit at our end was
+// reached, and the call was not sent.
 type Limited struct {
 	Status int
 	// After is how long to leave the far side alone: between a second and five minutes, or 0 where it didn't say.
@@ -56,16 +57,16 @@ func (e *Limited) Error() string {
 	return fmt.Sprintf("limited with HTTP %d", e.Status)
 }
 
-// NoEffect says of a failed call that the far side certainly did nothing: it refused, it limited, or it was never reached. After
-// any other error, nobody knows until the far side has been looked at.
+// NoEffect says of a failed call that the far side certainly did nothing: it refused, it limited, or it was never
+// reached. After any other error, nobody knows until the far side has been looked at.
 func NoEffect(err error) bool {
 	unsent, refused, limited := (*NotSent)(nil), (*Refused)(nil), (*Limited)(nil)
 	return errors.As(err, &unsent) || errors.As(err, &refused) || errors.As(err, &limited)
 }
 
-// Err is what an answer means that is not the wanted one: *Limited, *Refused with the message, or an error that leaves open whether
-// the far side did something. A redirect leaves it open, since servers redirect after the work too. The message is what the far
-// side says; it is left out where it might hold a secret.
+// Err says what an answer means, where it is not the wanted one. It is *Limited, or *Refused with the message. Any
+// other error leaves open whether the far side did something; a redirect does, since some servers redirect after the
+// work. The message is the far side's own. It is left out where it may hold a secret.
 func (a *Answer) Err(message string) error {
 	switch {
 	case a.Status == http.StatusTooManyRequests, a.Status == enhanceYourCalm:
@@ -91,9 +92,9 @@ const (
 	longestAfter  = 5 * time.Minute
 )
 
-// after reads Retry-After, which has seconds or a date (RFC 9110, 10.2.3). Where that can't be read, it reads Ratelimit-Reset, which
-// has seconds or, at Render, a Unix time. A point in time is compared with the answer's own Date, so a difference between the
-// clocks does not count.
+// after reads Retry-After, which has seconds or a date (RFC 9110, 10.2.3). Where that can't be read, it reads
+// Ratelimit-Reset, which has seconds or, at Render, a Unix time. A point in time is compared with the answer's own
+// Date, so a difference between the clocks does not count.
 func (a *Answer) after() time.Duration {
 	now, err := http.ParseTime(a.Header.Get("Date"))
 	if err != nil {
@@ -126,7 +127,9 @@ func number(text string) (int64, bool) {
 }
 
 func bounded(seconds int64) time.Duration {
-	return time.Duration(min(max(seconds, int64(shortestAfter/time.Second)), int64(longestAfter/time.Second))) * time.Second
+	// In seconds, since a far side's number of them may be too large for a Duration.
+	seconds = min(max(seconds, 0), int64(longestAfter/time.Second))
+	return max(time.Duration(seconds)*time.Second, shortestAfter)
 }
 
 const (
@@ -163,7 +166,8 @@ func (a *Answer) presentable(message string) string {
 
 var guessable = regexp.MustCompile(`^[a-z]{0,16}$`)
 
-// secrets are those that the call names, and what may be one in its URL: all but the host and plain words of the path.
+// secrets are those that the call names, and those that its URL may hold: all of it but the host and plain words of the
+// path.
 func (c *Call) secrets() []string {
 	all := slices.Clone(c.Secrets)
 	target, err := url.Parse(c.URL)

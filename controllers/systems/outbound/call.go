@@ -25,7 +25,8 @@ const Timeout = 10 * time.Second
 // Call is one request, and what must not be told of it.
 type Call struct {
 	Method string
-	// URL of the API, as its Secret or Platform has it. It counts as a secret, but for its host and plain words of its path.
+	// URL of the API, as its Secret or Platform has it. It counts as a secret, but for its host and plain words of its
+	// path.
 	URL string
 	// Path follows the URL, with its query. It is the caller's own, and no secret.
 	Path   string
@@ -40,17 +41,18 @@ type Call struct {
 	Timeout time.Duration
 }
 
-// Do makes the call once. It follows no redirect: a redirected POST would take its secrets elsewhere, or become a GET. A nil
-// transport is one that NewTransport made. The error is *Refused where the call itself can't be made, and *NotSent where there was
-// no connection. After any other error, nobody knows whether the far side did what it was asked. No error repeats the URL, a
-// header, the body, or what the far side wrote.
+// Do makes the call once. It follows no redirect: a redirected POST would take its secrets elsewhere, or become a GET.
+// A nil transport is one that NewTransport made. The error is *Refused where the call itself can't be made, and
+// *NotSent where there was no connection. After any other error, nobody knows whether the far side did what it was
+// asked. No error repeats the URL, a header, the body, or what the far side wrote.
 func Do(ctx context.Context, transport http.RoundTripper, call Call) (*Answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, cmp.Or(call.Timeout, Timeout))
 	defer cancel()
 	if transport == nil {
 		transport = shared
 	}
-	// The far side can have read the request only over a connection. An idle connection that closes under the request was one.
+	// The far side can have read the request only over a connection. An idle connection that closes under the request was
+	// one.
 	var connected atomic.Bool
 	request, err := call.request(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		GotConn: func(httptrace.GotConnInfo) { connected.Store(true) },
@@ -81,8 +83,8 @@ func Do(ctx context.Context, transport http.RoundTripper, call Call) (*Answer, e
 
 var shared = NewTransport()
 
-// request makes the call's request. Its errors are *Refused, in words of ours: those of url.Parse and net/http repeat pieces of
-// what they were given.
+// request makes the call's request. Its errors are *Refused, in words of ours: those of url.Parse and net/http repeat
+// pieces of what they were given.
 func (c *Call) request(ctx context.Context) (*http.Request, error) {
 	full := c.URL
 	if c.Path != "" {
@@ -102,8 +104,8 @@ func (c *Call) request(ctx context.Context) (*http.Request, error) {
 	if err != nil {
 		return nil, &Refused{Message: "the request can't be made"}
 	}
-	// Where an idle connection closes under a request, net/http would send the body again over a new one. That is for the caller
-	// to decide.
+	// Where an idle connection closes under a request, net/http would send the body again over a new one. That is for the
+	// caller to decide.
 	request.GetBody = nil
 	request.Header.Set("User-Agent", "playbook-operator")
 	if c.Body != nil {
@@ -142,8 +144,8 @@ type failure struct {
 func (e *failure) Error() string { return e.text }
 func (e *failure) Unwrap() error { return e.cause }
 
-// safe says in words of ours why there was no answer. net/http's own words may repeat what the far side sent, such as a broken
-// header line, and a far side may send back what it was sent. Only a cause that carries no text is kept.
+// safe says in words of ours why there was no answer. net/http's own words may repeat what the far side sent, such as a
+// broken header line, and a far side may send back what it was sent. Only a cause that carries no text is kept.
 func safe(ctx context.Context, err error, connected bool) error {
 	var (
 		address *RefusedAddress

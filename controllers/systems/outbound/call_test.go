@@ -19,7 +19,8 @@ import (
 
 // post makes a call that has an effect, and answers with an error where the status isn't 2xx.
 func post(ctx context.Context, transport http.RoundTripper, url string) error {
-	answer, err := outbound.Do(ctx, transport, outbound.Call{Method: http.MethodPost, URL: url, Body: "effect", MaxAnswer: 1 << 10})
+	answer, err := outbound.Do(ctx, transport,
+		outbound.Call{Method: http.MethodPost, URL: url, Body: "effect", MaxAnswer: 1 << 10})
 	if err != nil {
 		return err
 	}
@@ -54,7 +55,7 @@ func expect(t *testing.T, name string, err error, want, says string) {
 	if got := outbound.NoEffect(err); got != (want != "done" && want != "open") {
 		t.Errorf("%s: NoEffect is %v of %v", name, got, err)
 	}
-	// Callers say what they were doing.
+	// Callers wrap the error with what they were doing.
 	if got := outbound.NoEffect(fmt.Errorf("rolling back: %w", err)); err != nil && got != outbound.NoEffect(err) {
 		t.Errorf("%s: wrapped, NoEffect is %v", name, got)
 	}
@@ -95,10 +96,11 @@ func TestWhatNeverGotAConnectionIsNotSent(t *testing.T) {
 		url        string
 		want, says string
 	}{
-		"nobody listens":        {t.Context(), gone.URL, "not sent", "connecting: connection refused"},
-		"no such host":          {t.Context(), "http://nowhere.invalid", "not sent", "the host's name"},
-		"an unknown authority":  {t.Context(), untrusted.URL, "not sent", "the TLS certificate is not trusted"},
-		"no TLS":                {t.Context(), strings.Replace(plain.URL, "http:", "https:", 1), "not sent", "does not speak TLS"},
+		"nobody listens":       {t.Context(), gone.URL, "not sent", "connecting: connection refused"},
+		"no such host":         {t.Context(), "http://nowhere.invalid", "not sent", "the host's name"},
+		"an unknown authority": {t.Context(), untrusted.URL, "not sent", "the TLS certificate is not trusted"},
+		"no TLS": {t.Context(), strings.Replace(plain.URL, "http:", "https:", 1), "not sent",
+			"does not speak TLS"},
 		"an address of a cloud": {t.Context(), "http://169.254.169.254", "not sent", "link-local"},
 		"ended before":          {ended, plain.URL, "not sent", "given up before it was sent"},
 		"late already":          {late, plain.URL, "not sent", "no connection in time"},
@@ -170,8 +172,8 @@ func TestWhatGotAConnectionIsOpenUntilItIsAnswered(t *testing.T) {
 	}
 }
 
-// The far side closes a connection that it kept just when the next call uses it. It may have read the request, so the call is
-// neither made again nor said to be unsent.
+// The far side closes a connection that it kept just when the next call uses it. It may have read the request, so the
+// call is neither made again nor said to be unsent.
 func TestAConnectionThatWasKeptAndClosesUnderACallLeavesItOpen(t *testing.T) {
 	t.Parallel()
 	var calls, dials atomic.Int64

@@ -27,12 +27,13 @@ func NewAdmin(url, token string, transport http.RoundTripper) *Admin {
 }
 
 // Retry asks for one entry to be requeued: POST /api/v1/admin/webhook_outbox/:id/retry, with the nonce of a step-up
-// authentication, which is good once. Errors are outbound's; a *outbound.Refused has the platform's error code as its message.
-// After an error for which outbound.NoEffect is false, nobody knows whether it happened.
+// authentication, which is good once. Errors are outbound's; a *outbound.Refused has the platform's error code as its
+// message. After an error for which outbound.NoEffect is false, nobody knows whether it happened.
 func (a *Admin) Retry(ctx context.Context, id int64, nonce string) error {
 	answer, err := outbound.Do(ctx, a.transport, outbound.Call{
 		Method: http.MethodPost, URL: a.url, Path: "/api/v1/admin/webhook_outbox/" + strconv.FormatInt(id, 10) + "/retry",
-		Header: map[string]string{"Authorization": "Bearer " + a.token}, Body: map[string]string{"action_request_nonce": nonce},
+		Header:  map[string]string{"Authorization": "Bearer " + a.token},
+		Body:    map[string]string{"action_request_nonce": nonce},
 		Secrets: []string{a.token, nonce}, MaxAnswer: maxAnswer,
 	})
 	if err != nil {

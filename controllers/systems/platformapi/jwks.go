@@ -33,15 +33,17 @@ type JWKS struct {
 	MaxAge time.Duration
 	// FreshFor is for how long it may still be used: MaxAge less the answer's Age, at least 0.
 	FreshFor time.Duration
-	// StaleFor is for how long it may be used after that (RFC 5861): the larger of stale-while-revalidate and stale-if-error.
+	// StaleFor is for how long it may be used after that (RFC 5861): the larger of stale-while-revalidate and
+	// stale-if-error.
 	StaleFor time.Duration
 }
 
-// FetchJWKS asks the platform at url for its keys, over a connection that is closed after it, so that each answer may come from
-// another replica. A nil transport is outbound's.
+// FetchJWKS asks the platform at url for its keys, over a connection that is closed after it, so that each answer may
+// come from another replica. A nil transport is outbound's.
 func FetchJWKS(ctx context.Context, url string, transport http.RoundTripper) (*JWKS, error) {
 	answer, err := outbound.Do(ctx, transport, outbound.Call{
-		Method: http.MethodGet, URL: url, Path: jwksPath, MaxAnswer: maxJWKS, Header: map[string]string{"Connection": "close"},
+		Method: http.MethodGet, URL: url, Path: jwksPath, MaxAnswer: maxJWKS,
+		Header: map[string]string{"Connection": "close"},
 	})
 	switch {
 	case err != nil:
@@ -84,8 +86,8 @@ func parseKeys(header http.Header, body []byte) (kids []string, err error) {
 	return kids, nil
 }
 
-// lifetime is for how long a private cache may use an answer, and for how long after that. Where a directive is repeated, the
-// longest counts: the question is until when somebody may believe the answer.
+// lifetime is for how long a private cache may use an answer, and for how long after that. Where a directive is
+// repeated, the longest counts: the question is until when somebody may believe the answer.
 func lifetime(header http.Header) (maxAge, stale time.Duration) {
 	found, kept := false, true
 	for _, directive := range strings.Split(strings.Join(header.Values("Cache-Control"), ","), ",") {

@@ -34,8 +34,8 @@ type Look struct {
 	Took     time.Duration
 }
 
-// Probe looks at the platform at URL, over a new connection for each look: those that are open already work on where no new one
-// is let in, and lead to one replica only.
+// Probe looks at the platform at URL, over a new connection for each look: those that are open already work on where no
+// new one is let in, and lead to one replica only.
 type Probe struct {
 	URL     string
 	Timeout time.Duration
@@ -61,8 +61,8 @@ func (p *Probe) Up(ctx context.Context) Look {
 	return look
 }
 
-// Tokens asks for a token by client_credentials. Without a client it looks for the error that Doorkeeper gives a bad one (RFC 6749,
-// 5.2), which proves that requests arrive, and not that tokens are issued.
+// Tokens asks for a token by client_credentials. Without a client it looks for the error that Doorkeeper gives a bad
+// one (RFC 6749, 5.2), which proves that requests arrive, and not that tokens are issued.
 func (p *Probe) Tokens(ctx context.Context, client *TokenClient) Look {
 	const path = "/oauth/token"
 	asked := client
@@ -89,7 +89,8 @@ func (p *Probe) Tokens(ctx context.Context, client *TokenClient) Look {
 	case answer.Status == http.StatusNotFound:
 		look.Verdict = Bad
 	case client == nil && unknownClient:
-		look.Verdict, look.Message = Good, path+" refuses a client that does not exist, as it should; that tokens are issued is not proved without a client of its own"
+		look.Verdict, look.Message = Good, path+" refuses a client that does not exist, as it should; "+
+			"that tokens are issued is not proved without a client of its own"
 	case client == nil:
 	case unknownClient:
 		look.Message = path + " refuses the client (invalid_client): the clientID or the clientSecret in its Secret is wrong"
@@ -127,8 +128,8 @@ func (p *Probe) Path(ctx context.Context, path string) Look {
 	return look
 }
 
-// ask makes a call of the platform, and judges what is the same for all. The answer is nil where that settles it; else the verdict
-// is Unknown for now.
+// ask makes a call of the platform, and judges what is the same for all. The answer is nil where that settles it; else
+// the verdict is Unknown for now.
 func (p *Probe) ask(ctx context.Context, call outbound.Call) (Look, *outbound.Answer) {
 	// A query may hold what is nobody's business.
 	path, _, _ := strings.Cut(call.Path, "?")
@@ -145,12 +146,14 @@ func (p *Probe) ask(ctx context.Context, call outbound.Call) (Look, *outbound.An
 		var notSent *outbound.Refused
 		var address *outbound.RefusedAddress
 		// What went wrong at our own end says nothing about the platform.
-		if errors.As(err, &notSent) || errors.As(err, &address) || errors.Is(err, outbound.ErrLookup) || errors.Is(err, syscall.ENETUNREACH) || errors.Is(err, context.Canceled) {
+		if errors.As(err, &notSent) || errors.As(err, &address) || errors.Is(err, outbound.ErrLookup) ||
+			errors.Is(err, syscall.ENETUNREACH) || errors.Is(err, context.Canceled) {
 			look.Verdict, look.Message = Unknown, path+" could not be asked: "+err.Error()
 		}
 		return look, nil
 	}
-	look := Look{Verdict: Unknown, Message: fmt.Sprintf("%s answers HTTP %d", path, answer.Status), Answered: true, Took: time.Since(began)}
+	look := Look{Verdict: Unknown, Message: fmt.Sprintf("%s answers HTTP %d", path, answer.Status), Answered: true,
+		Took: time.Since(began)}
 	switch {
 	case answer.Status >= 500:
 		look.Verdict = Bad

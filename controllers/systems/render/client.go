@@ -1,5 +1,5 @@
-// Package render is Render's API, as far as an incident needs it: what is deployed, the way back to an earlier deploy, and jobs.
-// The shapes are those of render-oss/cli, pkg/client.
+// Package render is Render's API, as far as an incident needs it: what is deployed, the way back to an earlier deploy,
+// and jobs. The shapes are those of render-oss/cli, pkg/client.
 package render
 
 import (
@@ -31,8 +31,8 @@ const (
 	pause = 30 * time.Second
 )
 
-// Render takes 400 reads and 30 writes a minute. A bucket that holds half of that, and is refilled at half the rate, never exceeds
-// it in any minute.
+// Render takes 400 reads and 30 writes a minute. A bucket that holds half of that, and is refilled at half the rate,
+// never exceeds it in any minute.
 const (
 	readBurst  = 200
 	readEvery  = time.Minute / 200
@@ -40,9 +40,9 @@ const (
 	writeEvery = time.Minute / 15
 )
 
-// Client calls Render's API with one key. Render's limits are per key, so all who use a key should share its Client. It never waits
-// for the limits: it answers *outbound.Limited, whose After is always set. Errors are outbound's; after one for which
-// outbound.NoEffect is false, a write may have happened. None holds the key.
+// Client calls Render's API with one key. Render's limits are per key, so all who use a key should share its Client. It
+// never waits for the limits: it answers *outbound.Limited, whose After is always set. Errors are outbound's; after one
+// for which outbound.NoEffect is false, a write may have happened. None holds the key.
 type Client struct {
 	base      string
 	key       string
@@ -101,11 +101,13 @@ func (c *Client) call(ctx context.Context, budget *rate.Limiter, method, path st
 	return err
 }
 
-// page of a list: each element is {cursor, <what>: …}.
+// page of a list. Each element is {cursor, <what>: …}.
 type page []map[string]json.RawMessage
 
-// list reads one page of path. next is empty after the last.
-func list[T any](ctx context.Context, c *Client, path, what string, query url.Values, limit int, cursor string) (items []T, next string, err error) {
+// list reads one page of path. next is empty after the last page.
+func list[T any](
+	ctx context.Context, c *Client, path, what string, query url.Values, limit int, cursor string,
+) (items []T, next string, err error) {
 	query.Set("limit", strconv.Itoa(limit))
 	if cursor != "" {
 		query.Set("cursor", cursor)

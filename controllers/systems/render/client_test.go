@@ -31,8 +31,9 @@ func TestAServiceIsReadAndAutoDeploySwitched(t *testing.T) {
 	r.AddService("srv-worker", "worker")
 	r.Suspend("srv-worker", "billing", "user")
 	for id, want := range map[string]render.Service{
-		web:          {ID: web, Name: "web", AutoDeploy: true},
-		"srv-worker": {ID: "srv-worker", Name: "worker", AutoDeploy: true, Suspended: true, Suspenders: []string{"billing", "user"}},
+		web: {ID: web, Name: "web", AutoDeploy: true},
+		"srv-worker": {ID: "srv-worker", Name: "worker", AutoDeploy: true, Suspended: true,
+			Suspenders: []string{"billing", "user"}},
 	} {
 		if got, err := c.Service(t.Context(), id); err != nil || fmt.Sprint(*got) != fmt.Sprint(want) {
 			t.Errorf("%+v, %v; want %+v", got, err, want)
@@ -56,7 +57,8 @@ func TestARollbackGoesBackOnce(t *testing.T) {
 	bad := r.Push(web, "bad")
 	r.SetRollbackDelay(time.Millisecond)
 	d, err := c.Rollback(t.Context(), web, good)
-	if err != nil || !d.InProgress() || d.Commit != "good" || !d.CommittedAt.Equal(made) || d.Trigger != render.TriggerRollback || d.ID == good || d.CreatedAt.IsZero() {
+	if err != nil || !d.InProgress() || d.Commit != "good" || !d.CommittedAt.Equal(made) ||
+		d.Trigger != render.TriggerRollback || d.ID == good || d.CreatedAt.IsZero() {
 		t.Fatalf("%+v, %v", d, err)
 	}
 	for end := time.Now().Add(time.Minute); d.Status != render.StatusLive && time.Now().Before(end); {
@@ -65,7 +67,8 @@ func TestARollbackGoesBackOnce(t *testing.T) {
 		}
 	}
 	left, err := c.Deploy(t.Context(), web, bad)
-	if err != nil || left.Status != render.StatusDeactivated || left.InProgress() || d.Status != render.StatusLive || d.FinishedAt.IsZero() {
+	if err != nil || left.Status != render.StatusDeactivated || left.InProgress() || d.Status != render.StatusLive ||
+		d.FinishedAt.IsZero() {
 		t.Errorf("%+v and %+v, %v", d, left, err)
 	}
 	if n := r.Counts().Rollbacks; n != 1 {
@@ -109,15 +112,18 @@ func TestAnAnswerThatLeavesOpenWhatMattersIsAnError(t *testing.T) {
 	answered := func(text string) *render.Client {
 		return render.New("", "key", answering(func(*http.Request) string { return text }))
 	}
-	for _, text := range []string{`{"id":"srv-web","autoDeploy":"yes"}`, `{"id":"srv-web","suspended":"perhaps"}`, `{"suspended":"not_suspended"}`} {
+	for _, text := range []string{`{"id":"srv-web","autoDeploy":"yes"}`, `{"id":"srv-web","suspended":"perhaps"}`,
+		`{"suspended":"not_suspended"}`} {
 		if s, err := answered(text).Service(t.Context(), web); err == nil {
 			t.Errorf("%s: %+v", text, s)
 		}
 	}
-	if err := answered(aService).SetAutoDeploy(t.Context(), web, true); err == nil || !strings.Contains(err.Error(), "nothing changed") {
+	if err := answered(aService).SetAutoDeploy(t.Context(), web, true); err == nil ||
+		!strings.Contains(err.Error(), "nothing changed") {
 		t.Error(err)
 	}
-	if d, err := answered(`{"id":"dep-1","status":"live","image":{"ref":"app:1","sha":"sha256:abc"}}`).Deploy(t.Context(), web, "dep-1"); err != nil || d.Commit != "sha256:abc" {
+	image := answered(`{"id":"dep-1","status":"live","image":{"ref":"app:1","sha":"sha256:abc"}}`)
+	if d, err := image.Deploy(t.Context(), web, "dep-1"); err != nil || d.Commit != "sha256:abc" {
 		t.Errorf("%+v, %v", d, err)
 	}
 }
@@ -126,7 +132,8 @@ func TestAnAnswerThatLeavesOpenWhatMattersIsAnError(t *testing.T) {
 type answering func(*http.Request) string
 
 func (a answering) RoundTrip(r *http.Request) (*http.Response, error) {
-	return &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(a(r))), Request: r}, nil
+	return &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(a(r))),
+		Request: r}, nil
 }
 
 const aService = `{"id":"srv-web","autoDeploy":"no","suspended":"not_suspended"}`

@@ -52,35 +52,52 @@ func TestEveryFaultIsOfOneClassAndAWriteIsNotRepeated(t *testing.T) {
 		effects     int
 		says        string
 	}{
-		"none":                          {logi.RenderFault{}, "done", "done", 1, ""},
-		"a lost request":                {logi.RenderFault{Refuse: true}, "open", "open", 0, "closed without an answer"},
-		"a lost reply":                  {logi.RenderFault{Refuse: true, AfterEffect: true}, "open", "open", 1, "closed without an answer"},
-		"a timeout":                     {logi.RenderFault{DelayMilliseconds: 60_000, Status: 500}, "open", "open", 0, "no answer in time"},
-		"a timeout after the effect":    {logi.RenderFault{DelayMilliseconds: 60_000, AfterEffect: true}, "open", "open", 1, "no answer in time"},
-		"a slow body":                   {logi.RenderFault{DelayMilliseconds: 60_000, SlowBody: true, Status: 201, AfterEffect: true}, "open", "open", 1, "broke off or is too long"},
-		"a body of 10 MB":               {logi.RenderFault{Megabytes: 10, Status: 201, AfterEffect: true}, "open", "open", 1, "broke off or is too long"},
-		"a refusal of 10 MB":            {logi.RenderFault{Megabytes: 10, Status: 403}, "refused 403", "refused 403", 0, "HTTP 403"},
-		"HTML":                          {logi.RenderFault{Status: 200, Body: "<html>", Header: html}, "open", "open", 0, "is not this API's"},
-		"HTML and 401":                  {logi.RenderFault{Status: 401, Body: "<html>", Header: html}, "refused 401", "refused 401", 0, "HTTP 401"},
-		"nothing":                       {logi.RenderFault{Status: 200}, "open", "open", 0, "is not this API's"},
-		"null":                          {logi.RenderFault{Status: 200, Body: "null"}, "open", "open", 0, "is not this API's"},
-		"an empty object":               {logi.RenderFault{Status: 200, Body: "{}"}, "open", "open", 0, "is not this API's"},
-		"a list":                        {logi.RenderFault{Status: 200, Body: "[]"}, "open", "open", 0, "is not this API's"},
-		"400":                           {logi.RenderFault{Status: 400, Body: `{"id":"req-1","message":"deployId\nis\u0000 bad"}`}, "refused 400", "refused 400", 0, "HTTP 400: deployId is bad"},
-		"401":                           {logi.RenderFault{Status: 401, Body: `{"message":"Unauthorized"}`}, "refused 401", "refused 401", 0, "HTTP 401: Unauthorized"},
-		"404":                           {logi.RenderFault{Status: 404}, "refused 404", "refused 404", 0, "HTTP 404"},
-		"406":                           {logi.RenderFault{Status: 406}, "refused 406", "refused 406", 0, "HTTP 406"},
-		"408":                           {logi.RenderFault{Status: 408}, "open", "open", 0, "HTTP 408"},
-		"409":                           {logi.RenderFault{Status: 409}, "refused 409", "refused 409", 0, "HTTP 409"},
-		"410":                           {logi.RenderFault{Status: 410}, "refused 410", "refused 410", 0, "HTTP 410"},
-		"409 that names the service":    {logi.RenderFault{Status: 409, Body: `{"message":"` + web + ` has no such deploy"}`}, "refused 409", "refused 409", 0, "HTTP 409: " + web + " has"},
-		"409 that is long":              {logi.RenderFault{Status: 409, Body: `{"message":"` + strings.Repeat("ü", 1000) + `"}`}, "refused 409", "refused 409", 0, strings.Repeat("ü", 300) + "…"},
-		"429":                           {logi.RenderFault{Status: 429}, "limited", "limited", 0, "limited with HTTP 429"},
-		"500":                           {logi.RenderFault{Status: 500}, "open", "open", 0, "HTTP 500"},
-		"502 after the effect":          {logi.RenderFault{Status: 502, AfterEffect: true}, "open", "open", 1, "HTTP 502"},
-		"503":                           {logi.RenderFault{Status: 503}, "open", "open", 0, "HTTP 503"},
-		"a redirect to a local address": {logi.RenderFault{Status: 302, Header: map[string]string{"Location": "http://169.254.169.254/latest"}}, "open", "open", 0, "HTTP 302, a redirect, which is not followed"},
-		"a redirect that keeps POST":    {logi.RenderFault{Status: 307, Header: map[string]string{"Location": "/services/" + web + "/rollback"}}, "open", "open", 0, "HTTP 307, a redirect"},
+		"none":           {logi.RenderFault{}, "done", "done", 1, ""},
+		"a lost request": {logi.RenderFault{Refuse: true}, "open", "open", 0, "closed without an answer"},
+		"a lost reply": {logi.RenderFault{Refuse: true, AfterEffect: true}, "open", "open", 1,
+			"closed without an answer"},
+		"a timeout": {logi.RenderFault{DelayMilliseconds: 60_000, Status: 500}, "open", "open", 0,
+			"no answer in time"},
+		"a timeout after the effect": {logi.RenderFault{DelayMilliseconds: 60_000, AfterEffect: true}, "open", "open", 1,
+			"no answer in time"},
+		"a slow body": {logi.RenderFault{DelayMilliseconds: 60_000, SlowBody: true, Status: 201,
+			AfterEffect: true}, "open", "open", 1, "broke off or is too long"},
+		"a body of 10 MB": {logi.RenderFault{Megabytes: 10, Status: 201, AfterEffect: true}, "open", "open", 1,
+			"broke off or is too long"},
+		"a refusal of 10 MB": {logi.RenderFault{Megabytes: 10, Status: 403}, "refused 403", "refused 403", 0,
+			"HTTP 403"},
+		"HTML": {logi.RenderFault{Status: 200, Body: "<html>", Header: html}, "open", "open", 0,
+			"is not this API's"},
+		"HTML and 401": {logi.RenderFault{Status: 401, Body: "<html>", Header: html}, "refused 401",
+			"refused 401", 0, "HTTP 401"},
+		"nothing": {logi.RenderFault{Status: 200}, "open", "open", 0, "is not this API's"},
+		"null": {logi.RenderFault{Status: 200, Body: "null"}, "open", "open", 0,
+			"is not this API's"},
+		"an empty object": {logi.RenderFault{Status: 200, Body: "{}"}, "open", "open", 0, "is not this API's"},
+		"a list":          {logi.RenderFault{Status: 200, Body: "[]"}, "open", "open", 0, "is not this API's"},
+		"400": {logi.RenderFault{Status: 400,
+			Body: `{"id":"req-1","message":"deployId\nis\u0000 bad"}`}, "refused 400", "refused 400", 0,
+			"HTTP 400: deployId is bad"},
+		"401": {logi.RenderFault{Status: 401, Body: `{"message":"Unauthorized"}`}, "refused 401",
+			"refused 401", 0, "HTTP 401: Unauthorized"},
+		"404": {logi.RenderFault{Status: 404}, "refused 404", "refused 404", 0, "HTTP 404"},
+		"406": {logi.RenderFault{Status: 406}, "refused 406", "refused 406", 0, "HTTP 406"},
+		"408": {logi.RenderFault{Status: 408}, "open", "open", 0, "HTTP 408"},
+		"409": {logi.RenderFault{Status: 409}, "refused 409", "refused 409", 0, "HTTP 409"},
+		"410": {logi.RenderFault{Status: 410}, "refused 410", "refused 410", 0, "HTTP 410"},
+		"409 that names the service": {logi.RenderFault{Status: 409, Body: `{"message":"` + web + ` has no such deploy"}`},
+			"refused 409", "refused 409", 0, "HTTP 409: " + web + " has"},
+		"409 that is long": {logi.RenderFault{Status: 409, Body: `{"message":"` + strings.Repeat("ü", 1000) +
+			`"}`}, "refused 409", "refused 409", 0, strings.Repeat("ü", 300) + "…"},
+		"429":                  {logi.RenderFault{Status: 429}, "limited", "limited", 0, "limited with HTTP 429"},
+		"500":                  {logi.RenderFault{Status: 500}, "open", "open", 0, "HTTP 500"},
+		"502 after the effect": {logi.RenderFault{Status: 502, AfterEffect: true}, "open", "open", 1, "HTTP 502"},
+		"503":                  {logi.RenderFault{Status: 503}, "open", "open", 0, "HTTP 503"},
+		"a redirect to a local address": {logi.RenderFault{Status: 302,
+			Header: map[string]string{"Location": "http://169.254.169.254/latest"}}, "open", "open", 0,
+			"HTTP 302, a redirect, which is not followed"},
+		"a redirect that keeps POST": {logi.RenderFault{Status: 307,
+			Header: map[string]string{"Location": "/services/" + web + "/rollback"}}, "open", "open", 0, "HTTP 307, a redirect"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -104,7 +121,8 @@ func TestEveryFaultIsOfOneClassAndAWriteIsNotRepeated(t *testing.T) {
 				if class(got.err) != got.want || c.says != "" && !strings.Contains(fmt.Sprint(got.err), c.says) {
 					t.Errorf("%s: %s (%v), want %s (%s)", what, class(got.err), got.err, got.want, c.says)
 				}
-				if text := fmt.Sprintf("%v %+v %#v", got.err, got.err, got.err); strings.Contains(text, r.Key()) || strings.Contains(text, "127.0.0.1") || strings.Contains(text, "req-1") {
+				if text := fmt.Sprintf("%v %+v %#v", got.err, got.err, got.err); strings.Contains(text, r.Key()) ||
+					strings.Contains(text, "127.0.0.1") || strings.Contains(text, "req-1") {
 					t.Errorf("%s: the error repeats what it should not: %s", what, text)
 				}
 			}
@@ -128,8 +146,10 @@ func TestAKeyThatIsRefusedIsNotRepeated(t *testing.T) {
 		if err == nil || key != "" && strings.Contains(err.Error(), "wr0ng") {
 			t.Errorf("%q: %v", key, err)
 		}
-		r.SetFaults(logi.RenderFault{Status: 403, Body: `{"message":"the key ` + strings.TrimSpace(key) + ` is not allowed"}`})
-		if _, err := render.New(server.URL, key, nil).Rollback(t.Context(), web, "dep-1"); err == nil || key != "" && strings.Contains(err.Error(), "wr0ng") {
+		r.SetFaults(logi.RenderFault{Status: 403, Body: `{"message":"the key ` + strings.TrimSpace(key) +
+			` is not allowed"}`})
+		_, err = render.New(server.URL, key, nil).Rollback(t.Context(), web, "dep-1")
+		if err == nil || key != "" && strings.Contains(err.Error(), "wr0ng") {
 			t.Errorf("%q: %v", key, err)
 		}
 	}
@@ -154,7 +174,7 @@ func TestTheKeyDoesNotGoToAnotherHost(t *testing.T) {
 	}
 }
 
-// How outbound tells it is a matter of its own tests: this is that Render's client asks it.
+// outbound's tests have the ways in which a call doesn't leave. This test is that Render's client keeps them apart.
 func TestACallThatNeverLeftIsSaidToBeUnsent(t *testing.T) {
 	t.Parallel()
 	gone := httptest.NewServer(http.NotFoundHandler())
@@ -167,11 +187,12 @@ func TestACallThatNeverLeftIsSaidToBeUnsent(t *testing.T) {
 		client     *render.Client
 		want, says string
 	}{
-		"nobody listens":           {t.Context(), render.New(gone.URL, "key", nil), "not sent", "connection refused"},
-		"ended before":             {ended, reachable, "not sent", "given up before it was sent"},
-		"an address of a cloud":    {t.Context(), render.New("http://169.254.169.254", "key", nil), "not sent", "link-local"},
-		"a base that is no URL":    {t.Context(), render.New("http://exa mple", "key", nil), "refused 0", "URL"},
-		"a key that can't be sent": {t.Context(), render.New(gone.URL, "k\ney", nil), "refused 0", "the header Authorization"},
+		"nobody listens":        {t.Context(), render.New(gone.URL, "key", nil), "not sent", "connection refused"},
+		"ended before":          {ended, reachable, "not sent", "given up before it was sent"},
+		"an address of a cloud": {t.Context(), render.New("http://169.254.169.254", "key", nil), "not sent", "link-local"},
+		"a base that is no URL": {t.Context(), render.New("http://exa mple", "key", nil), "refused 0", "URL"},
+		"a key that can't be sent": {t.Context(), render.New(gone.URL, "k\ney", nil), "refused 0",
+			"the header Authorization"},
 	} {
 		_, err := c.client.Rollback(c.ctx, web, "dep-1")
 		if class(err) != c.want || !strings.Contains(err.Error(), c.says) {
@@ -180,7 +201,7 @@ func TestACallThatNeverLeftIsSaidToBeUnsent(t *testing.T) {
 	}
 }
 
-// A connection from an earlier call is closed by the server just when the next call uses it. Its request may have been read.
+// The server closes a connection of an earlier call just when the next call uses it. It may have read the request.
 func TestAWriteOverAConnectionThatIsClosedUnderItIsNotRepeated(t *testing.T) {
 	t.Parallel()
 	r, _ := start(t)
@@ -206,8 +227,8 @@ func TestAWriteOverAConnectionThatIsClosedUnderItIsNotRepeated(t *testing.T) {
 	}
 }
 
-// The server closes idle connections at any time: whether a call finds that out before or after it has written, it is never made
-// twice, and one that was not made never counts as done.
+// The server closes idle connections at any time. Whether a call notices before or after it has written: it is never
+// made twice, and a call that was not made never counts as done.
 func TestIdleConnectionsThatCloseMakeNoWriteTwice(t *testing.T) {
 	t.Parallel()
 	var calls, done, open int64

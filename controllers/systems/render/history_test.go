@@ -59,13 +59,15 @@ func TestAHistoryThatIsTooLongIsReadOnlyWhereTheNewestComeFirst(t *testing.T) {
 		first := int(pages.Add(1)-1) * 100
 		var elements []string
 		for i := range 100 {
-			elements = append(elements, fmt.Sprintf(`{"cursor":"c%d","deploy":{"id":"d%d","status":"build_failed","createdAt":%q}}`,
-				first+i, first+i, onset.Add(-time.Duration(first+i)*time.Second).Format(time.RFC3339)))
+			elements = append(elements,
+				fmt.Sprintf(`{"cursor":"c%d","deploy":{"id":"d%d","status":"build_failed","createdAt":%q}}`,
+					first+i, first+i, onset.Add(-time.Duration(first+i)*time.Second).Format(time.RFC3339)))
 		}
 		_, _ = io.WriteString(w, "["+strings.Join(elements, ",")+"]")
 	}))
 	t.Cleanup(sorted.Close)
-	if deploys, err := render.New(sorted.URL, "key", nil).History(t.Context(), web); err != nil || len(deploys) != 500 || pages.Load() != 5 {
+	if deploys, err := render.New(sorted.URL, "key", nil).History(t.Context(), web); err != nil || len(deploys) != 500 ||
+		pages.Load() != 5 {
 		t.Errorf("%d deploys on %d pages, %v", len(deploys), pages.Load(), err)
 	}
 }
@@ -74,7 +76,8 @@ func TestAHistoryOverTwoPagesWithA429OnTheSecondIsNotHalfAHistory(t *testing.T) 
 	t.Parallel()
 	r, c := start(t)
 	many(r, 150)
-	r.SetFaults(logi.RenderFault{Path: "/deploys", Skip: 1, Times: 1, Status: 429, Header: map[string]string{"Ratelimit-Reset": "7"}})
+	r.SetFaults(logi.RenderFault{Path: "/deploys", Skip: 1, Times: 1, Status: 429,
+		Header: map[string]string{"Ratelimit-Reset": "7"}})
 	deploys, err := c.History(t.Context(), web)
 	if limited := (*outbound.Limited)(nil); !errors.As(err, &limited) || limited.After != 7*time.Second || deploys != nil {
 		t.Errorf("%d deploys, %v", len(deploys), err)
@@ -88,10 +91,12 @@ func TestAListThatDoesNotSayWhereItGoesOnIsAnError(t *testing.T) {
 	t.Parallel()
 	for name, cursor := range map[string]string{"none": ``, "the same": `"cursor":"again",`, "a number": `"cursor":7,`} {
 		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-			_, _ = io.WriteString(w, "["+strings.TrimSuffix(strings.Repeat(`{`+cursor+`"deploy":{"id":"dep-1"}},`, 100), ",")+"]")
+			elements := strings.Repeat(`{`+cursor+`"deploy":{"id":"dep-1"}},`, 100)
+			_, _ = io.WriteString(w, "["+strings.TrimSuffix(elements, ",")+"]")
 		}))
 		t.Cleanup(server.Close)
-		if deploys, err := render.New(server.URL, "key", nil).History(t.Context(), web); err == nil || !strings.Contains(err.Error(), "does not say where") {
+		if deploys, err := render.New(server.URL, "key", nil).History(t.Context(), web); err == nil ||
+			!strings.Contains(err.Error(), "does not say where") {
 			t.Errorf("%s: %d deploys, %v", name, len(deploys), err)
 		}
 	}
@@ -99,8 +104,10 @@ func TestAListThatDoesNotSayWhereItGoesOnIsAnError(t *testing.T) {
 
 func FuzzAPageOfDeploys(f *testing.F) {
 	for _, seed := range []string{
-		`[]`, `null`, `{}`, `[null]`, `[{}]`, `[{"deploy":null}]`, `[{"cursor":"c","deploy":{"id":"dep-1","status":"live","finishedAt":"2026-11-23T02:50:00Z","commit":{"id":"a"}}}]`,
-		`[{"cursor":7,"deploy":{"id":"dep-1","status":"melted","trigger":"teleport","createdAt":"2026-11-23T02:50:00Z","image":{"sha":"sha256:1"}}},
+		`[]`, `null`, `{}`, `[null]`, `[{}]`, `[{"deploy":null}]`,
+		`[{"cursor":"c","deploy":{"id":"dep-1","status":"live","finishedAt":"2026-11-23T02:50:00Z","commit":{"id":"a"}}}]`,
+		`[{"cursor":7,"deploy":{"id":"dep-1","status":"melted","trigger":"teleport","createdAt":"2026-11-23T02:50:00Z",
+		   "image":{"sha":"sha256:1"}}},
 		  {"cursor":"d","deploy":{"id":"dep-2","status":"deactivated","finishedAt":"0001-01-01T00:00:00Z","commit":null}}]`,
 		`[{"deploy":{"id":"dep-1","status":"live","finishedAt":"tomorrow"}}]`,
 	} {

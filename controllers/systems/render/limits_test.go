@@ -70,7 +70,8 @@ func TestNoMinuteSeesMoreCallsThanRenderTakes(t *testing.T) {
 						if got := class(err); got != "done" && got != "limited" {
 							t.Error(err)
 						}
-						if errors.As(err, &limited) && (limited.Status != 0 || limited.After < time.Second || limited.After > time.Minute) {
+						if errors.As(err, &limited) &&
+							(limited.Status != 0 || limited.After < time.Second || limited.After > time.Minute) {
 							t.Errorf("%+v", limited)
 						}
 					}
