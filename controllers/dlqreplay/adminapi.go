@@ -13,12 +13,13 @@ import (
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
 	"github.com/1pass-dev/playbook-operator/controllers/access"
 	"github.com/1pass-dev/playbook-operator/controllers/playbook"
+	"github.com/1pass-dev/playbook-operator/controllers/systems/outbound"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/platformapi"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/platformdb"
 )
 
 // settleTime is how long after a call its effect may still appear: longer than the call itself can take.
-const settleTime = 2 * platformapi.RetryTimeout
+const settleTime = 2 * outbound.Timeout
 
 // requeueByAdminAPI asks the admin API to retry each entry, at most once: the intent is written first, and whether the call
 // landed is read from the entry, never found out by a second call.
@@ -83,16 +84,19 @@ func (s *replay) retryEntry(ctx context.Context, id int64) (playbook.Outcome, bo
 	}
 	err = admin.Retry(ctx, id, nonce)
 	intent := s.intent(id)
-	if refused := (*platformapi.Refused)(nil); errors.As(err, &refused) {
+	refused, limited := (*outbound.Refused)(nil), (*outbound.Limited)(nil)
+	switch {
+	case errors.As(err, &refused) && refused.Status != 0:
 		intent.State = v1alpha1.AdminRetryRefused
 		return playbook.Stall(v1alpha1.ReasonRefused, "the admin API refused to retry entry %d: %v. Nothing was changed. Mend that, where it is the nonce by a fresh one in Secret %q, then: %s",
 			id, err, s.obj.Spec.AdminAPI.NonceSecretRef.Name, playbook.ResumeCommand(s.obj, "dlqreplay")), false, nil
-	}
-	if unsent := (*platformapi.Unsent)(nil); errors.As(err, &unsent) {
+	case errors.As(err, &limited):
+		s.obj.Status.AdminRetries = earlier
+		return playbook.Wait(max(limited.After, time.Second), v1alpha1.ReasonRetrying, "the admin API wants fewer requests; entry %d is retried later", id), false, nil
+	case outbound.NoEffect(err):
 		s.obj.Status.AdminRetries = earlier
 		return playbook.Outcome{}, false, fmt.Errorf("asking the admin API to retry entry %d: %w", id, err)
-	}
-	if err != nil {
+	case err != nil:
 		return playbook.Wait(time.Second, v1alpha1.ReasonRequeuing, "the admin API's answer for entry %d was lost (%s): reading the entry to see whether it was retried", id, playbook.Normalise(err.Error())), false, nil
 	}
 	return s.landed(ctx, id, intent, saw)

@@ -79,11 +79,11 @@ func troubles() []trouble {
 		}
 	}
 	return []trouble{
-		{name: "refused", service: logi.ServiceFault{Refuse: true}, render: logi.RenderFault{Refuse: true}, says: "the connection was closed without an answer", saysRender: "the answer broke off"},
+		{name: "refused", service: logi.ServiceFault{Refuse: true}, render: logi.RenderFault{Refuse: true}, says: "the connection was closed without an answer", saysRender: "the connection was closed without an answer"},
 		{name: "timeout", service: logi.ServiceFault{DelayMilliseconds: 6000}, render: logi.RenderFault{DelayMilliseconds: 6000}, says: "no answer in time", saysRender: "no answer in time"},
-		{name: "slow-body", service: logi.ServiceFault{Status: 200, Stall: true}, render: logi.RenderFault{Status: 200, SlowBody: true, DelayMilliseconds: 9000}, says: "broke off or is too long", saysRender: "no answer in time"},
-		{name: "10-mb", service: logi.ServiceFault{Status: 200, BodyBytes: 10 << 20}, render: logi.RenderFault{Status: 200, Megabytes: 10}, says: "broke off or is too long", saysRender: "larger than 1 MiB"},
-		{name: "html", service: logi.ServiceFault{Status: 200, Body: html, Echo: true}, render: logi.RenderFault{Status: 200, Body: html}, says: "is not this API's", saysRender: "not the JSON that was expected"},
+		{name: "slow-body", service: logi.ServiceFault{Status: 200, Stall: true}, render: logi.RenderFault{Status: 200, SlowBody: true, DelayMilliseconds: 9000}, says: "broke off or is too long", saysRender: "broke off or is too long"},
+		{name: "10-mb", service: logi.ServiceFault{Status: 200, BodyBytes: 10 << 20}, render: logi.RenderFault{Status: 200, Megabytes: 10}, says: "broke off or is too long", saysRender: "broke off or is too long"},
+		{name: "html", service: logi.ServiceFault{Status: 200, Body: html, Echo: true}, render: logi.RenderFault{Status: 200, Body: html}, says: "is not this API's", saysRender: "is not this API's"},
 		status(401, "401"), status(404, "404"), status(409, "409"),
 		{name: "429-seconds", service: logi.ServiceFault{Status: 429, RetryAfter: "30"}, render: logi.RenderFault{Status: 429, Header: map[string]string{"Retry-After": "30"}},
 			wait: 30 * time.Second, saysRender: "fewer requests"},

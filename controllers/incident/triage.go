@@ -13,6 +13,7 @@ import (
 	"github.com/1pass-dev/playbook-operator/controllers/access"
 	"github.com/1pass-dev/playbook-operator/controllers/incident/journal"
 	"github.com/1pass-dev/playbook-operator/controllers/playbook"
+	"github.com/1pass-dev/playbook-operator/controllers/systems/outbound"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/platformapi"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/render"
 )
@@ -50,13 +51,13 @@ func triage(ctx context.Context, s *response) (playbook.Outcome, error) {
 	}
 	patience = patience && ctx.Err() == nil
 	if found.Services, err = services(ctx, api, s.Platform); err != nil && patience && !refused(err) {
-		return patient(err)
+		return journal.Patient("Render", err)
 	}
 	// All of them, since Render promises no order.
 	deploys, err := api.History(ctx, access.RenderServiceID(s.Platform, s.mainService()))
 	switch {
 	case err != nil && patience && !refused(err):
-		return patient(err)
+		return journal.Patient("Render", err)
 	case err != nil:
 		return playbook.Done("%s; %s; deploys are unknown: %s", found.Health, servicesText(found.Services), playbook.Normalise(err.Error())), nil
 	}
@@ -93,16 +94,8 @@ func newest(deploys []render.Deploy) (found []v1alpha1.TriagedDeploy) {
 }
 
 func refused(err error) bool {
-	no := (*render.Refused)(nil)
+	no := (*outbound.Refused)(nil)
 	return errors.As(err, &no)
-}
-
-// patient waits where Render wants to be left alone, and leaves any other error to be one.
-func patient(err error) (playbook.Outcome, error) {
-	if limited := (*render.Limited)(nil); errors.As(err, &limited) {
-		return playbook.Wait(limited.RetryAfter, v1alpha1.ReasonRetrying, "Render wants fewer requests"), nil
-	}
-	return playbook.Outcome{}, err
 }
 
 func servicesText(services []v1alpha1.TriagedService) string {

@@ -3,7 +3,9 @@
 package journal
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -17,6 +19,7 @@ import (
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
 	"github.com/1pass-dev/playbook-operator/controllers/playbook"
+	"github.com/1pass-dev/playbook-operator/controllers/systems/outbound"
 )
 
 const (
@@ -157,4 +160,16 @@ func (j *Journal) ResolveCommand() string {
 func (j *Journal) AcknowledgeCommand() string {
 	return fmt.Sprintf(`kubectl -n %s patch incident %s --type=merge -p '{"spec":{"acknowledgement":{"by":"YOUR-NAME","severity":"%s"}}}'`,
 		j.Incident.Namespace, j.Incident.Name, j.Incident.Status.Severity)
+}
+
+// limitedRetry is how soon a far side is asked again that wants fewer requests, and does not say when.
+const limitedRetry = 30 * time.Second
+
+// Patient waits where a far side wants to be left alone, and leaves any other error to be one.
+func Patient(who string, err error) (playbook.Outcome, error) {
+	limited := (*outbound.Limited)(nil)
+	if !errors.As(err, &limited) {
+		return playbook.Outcome{}, err
+	}
+	return playbook.Wait(cmp.Or(limited.After, limitedRetry), v1alpha1.ReasonRetrying, "%s wants fewer requests", who), nil
 }

@@ -43,7 +43,7 @@ func (r *Rollback) RestoreAutoDeploy(ctx context.Context) (playbook.Outcome, err
 	}
 	why, wait, err := r.mayRestore(ctx, api, ours)
 	if err != nil {
-		return patient(err)
+		return journal.Patient("Render", err)
 	}
 	if wait != nil {
 		return *wait, nil
@@ -52,7 +52,7 @@ func (r *Rollback) RestoreAutoDeploy(ctx context.Context) (playbook.Outcome, err
 		return outcome, nil
 	}
 	if err := api.SetAutoDeploy(ctx, r.Incident.Status.Rollback.ServiceID, true); err != nil {
-		return patient(fmt.Errorf("switching auto-deploy of %s on: %w", ours.Service, err))
+		return journal.Patient("Render", fmt.Errorf("switching auto-deploy of %s on: %w", ours.Service, err))
 	}
 	if err := r.amend(ctx, ours.Service, func(c *v1alpha1.ServiceRollback) { c.AutoDeploy = v1alpha1.AutoDeployRestored }); err != nil {
 		return playbook.Outcome{}, err

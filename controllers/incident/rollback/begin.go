@@ -13,6 +13,7 @@ import (
 	"github.com/1pass-dev/playbook-operator/controllers/claims"
 	"github.com/1pass-dev/playbook-operator/controllers/incident/journal"
 	"github.com/1pass-dev/playbook-operator/controllers/playbook"
+	"github.com/1pass-dev/playbook-operator/controllers/systems/outbound"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/render"
 )
 
@@ -132,7 +133,7 @@ func (r *Rollback) begin(ctx context.Context, v *view, plan *v1alpha1.IncidentRo
 			return playbook.Outcome{}, err
 		}
 		if err := v.api.SetAutoDeploy(ctx, v.service.ID, false); err != nil {
-			return patient(fmt.Errorf("switching auto-deploy of %s off: %w", plan.Service, err))
+			return journal.Patient("Render", fmt.Errorf("switching auto-deploy of %s off: %w", plan.Service, err))
 		}
 		r.Record(v1alpha1.ReasonSwitchedOff, "auto-deploy of %s was switched off, so that the next push does not bring %s back", plan.Service, plan.FromCommit)
 	}
@@ -154,15 +155,15 @@ func (r *Rollback) begin(ctx context.Context, v *view, plan *v1alpha1.IncidentRo
 // the answer.
 func (r *Rollback) ask(ctx context.Context, v *view, plan *v1alpha1.IncidentRollback) (playbook.Outcome, error) {
 	made, err := v.api.Rollback(context.WithoutCancel(ctx), v.service.ID, plan.To)
-	refusal := (*render.Refused)(nil)
+	refusal := (*outbound.Refused)(nil)
 	switch {
 	case errors.As(err, &refusal):
 		return r.refused(ctx, plan, refusal)
-	case err != nil && render.NoEffect(err):
+	case err != nil && outbound.NoEffect(err):
 		if err := r.amend(ctx, plan.Service, withdraw(v1alpha1.RollbackPreparing)); err != nil {
 			return playbook.Outcome{}, err
 		}
-		return patient(err)
+		return journal.Patient("Render", err)
 	case err != nil:
 		r.Record(v1alpha1.ReasonRollingBack, "Render was asked to roll %s back to %s, and its answer was lost", plan.Service, plan.To)
 		return playbook.Wait(journal.Settle, v1alpha1.ReasonRollingBack, lost, plan.Service, plan.To, plan.ToCommit), nil
@@ -182,7 +183,7 @@ func withdraw(to v1alpha1.RollbackState) func(*v1alpha1.ServiceRollback) {
 
 // refused is where Render certainly did nothing. Where the target's artifact is gone, the next older one is the target. Where the
 // account is refused, no other target helps.
-func (r *Rollback) refused(ctx context.Context, plan *v1alpha1.IncidentRollback, refusal *render.Refused) (playbook.Outcome, error) {
+func (r *Rollback) refused(ctx context.Context, plan *v1alpha1.IncidentRollback, refusal *outbound.Refused) (playbook.Outcome, error) {
 	if err := r.amend(ctx, plan.Service, withdraw(v1alpha1.RollbackRefused)); err != nil {
 		return playbook.Outcome{}, err
 	}

@@ -23,7 +23,7 @@ func (r *Rollback) follow(ctx context.Context, ours *v1alpha1.ServiceRollback) (
 	if ours.State == v1alpha1.RollbackRequested {
 		wait, err := r.find(ctx, api, ours)
 		if err != nil {
-			return patient(err)
+			return journal.Patient("Render", err)
 		}
 		if wait != nil {
 			return *wait, nil
@@ -33,7 +33,7 @@ func (r *Rollback) follow(ctx context.Context, ours *v1alpha1.ServiceRollback) (
 	if ours.State == v1alpha1.RollbackDeploying {
 		wait, err := r.await(ctx, api, ours)
 		if err != nil {
-			return patient(err)
+			return journal.Patient("Render", err)
 		}
 		if wait != nil {
 			return *wait, nil

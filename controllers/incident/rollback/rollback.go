@@ -3,7 +3,6 @@ package rollback
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -79,7 +78,7 @@ func (r *Rollback) Run(ctx context.Context) (playbook.Outcome, error) {
 	}
 	view, err := r.look(ctx)
 	if err != nil {
-		return patient(err)
+		return journal.Patient("Render", err)
 	}
 	return r.decide(ctx, view)
 }
@@ -210,12 +209,4 @@ func (r *Rollback) clearSuspect(ctx context.Context) {
 	_ = r.insist(ctx, func(p *v1alpha1.PlatformStatus) {
 		p.Suspects = slices.DeleteFunc(p.Suspects, func(s v1alpha1.SuspectCommit) bool { return mine(s) && s.Commit == live.Commit })
 	})
-}
-
-// patient waits where a far side wants to be left alone, and leaves any other error to be one.
-func patient(err error) (playbook.Outcome, error) {
-	if limited := (*render.Limited)(nil); errors.As(err, &limited) {
-		return playbook.Wait(limited.RetryAfter, v1alpha1.ReasonRetrying, "Render wants fewer requests"), nil
-	}
-	return playbook.Outcome{}, err
 }

@@ -34,8 +34,8 @@ type Look struct {
 	Took     time.Duration
 }
 
-// Probe looks at the platform at URL, over a new connection for each look: those that are open already work on where no new one
-// is let in, and lead to one replica only.
+// Probe looks at the platform at URL, over a new connection for each look: those that are open already work on where no
+// new one is let in, and lead to one replica only.
 type Probe struct {
 	URL     string
 	Timeout time.Duration
@@ -48,7 +48,7 @@ type TokenClient struct{ ID, Secret string }
 
 // Up looks at /up.
 func (p *Probe) Up(ctx context.Context) Look {
-	look, answer := p.ask(ctx, outbound.Call{Method: http.MethodGet, URL: "/up", MaxAnswer: maxAnswer})
+	look, answer := p.ask(ctx, outbound.Call{Method: http.MethodGet, Path: "/up", MaxAnswer: maxAnswer})
 	if answer == nil {
 		return look
 	}
@@ -61,8 +61,8 @@ func (p *Probe) Up(ctx context.Context) Look {
 	return look
 }
 
-// Tokens asks for a token by client_credentials. Without a client it looks for the error that Doorkeeper gives a bad one (RFC 6749,
-// 5.2), which proves that requests arrive, and not that tokens are issued.
+// Tokens asks for a token by client_credentials. Without a client it looks for the error that Doorkeeper gives a bad
+// one (RFC 6749, 5.2), which proves that requests arrive, and not that tokens are issued.
 func (p *Probe) Tokens(ctx context.Context, client *TokenClient) Look {
 	const path = "/oauth/token"
 	asked := client
@@ -72,7 +72,7 @@ func (p *Probe) Tokens(ctx context.Context, client *TokenClient) Look {
 	// In the form: by Basic authentication, servers differ in how they decode an id or a secret.
 	form := url.Values{"grant_type": {"client_credentials"}, "client_id": {asked.ID}, "client_secret": {asked.Secret}}
 	look, answer := p.ask(ctx, outbound.Call{
-		Method: http.MethodPost, URL: path, Body: []byte(form.Encode()), MaxAnswer: maxAnswer,
+		Method: http.MethodPost, Path: path, Body: []byte(form.Encode()), MaxAnswer: maxAnswer,
 		Header: map[string]string{"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"},
 	})
 	if answer == nil {
@@ -89,7 +89,8 @@ func (p *Probe) Tokens(ctx context.Context, client *TokenClient) Look {
 	case answer.Status == http.StatusNotFound:
 		look.Verdict = Bad
 	case client == nil && unknownClient:
-		look.Verdict, look.Message = Good, path+" refuses a client that does not exist, as it should; that tokens are issued is not proved without a client of its own"
+		look.Verdict, look.Message = Good, path+" refuses a client that does not exist, as it should; "+
+			"that tokens are issued is not proved without a client of its own"
 	case client == nil:
 	case unknownClient:
 		look.Message = path + " refuses the client (invalid_client): the clientID or the clientSecret in its Secret is wrong"
@@ -101,8 +102,8 @@ func (p *Probe) Tokens(ctx context.Context, client *TokenClient) Look {
 
 // JWKS looks at /.well-known/jwks.json. An answer without keys that can be read is as bad as none.
 func (p *Probe) JWKS(ctx context.Context) Look {
-	const path = "/.well-known/jwks.json"
-	look, answer := p.ask(ctx, outbound.Call{Method: http.MethodGet, URL: path, MaxAnswer: maxJWKS})
+	const path = jwksPath
+	look, answer := p.ask(ctx, outbound.Call{Method: http.MethodGet, Path: path, MaxAnswer: maxJWKS})
 	if answer == nil {
 		return look
 	}
@@ -120,19 +121,19 @@ func (p *Probe) JWKS(ctx context.Context) Look {
 
 // Path looks at any path: what is no 5xx is good.
 func (p *Probe) Path(ctx context.Context, path string) Look {
-	look, answer := p.ask(ctx, outbound.Call{Method: http.MethodGet, URL: path, MaxAnswer: maxAnswer})
+	look, answer := p.ask(ctx, outbound.Call{Method: http.MethodGet, Path: path, MaxAnswer: maxAnswer})
 	if answer != nil {
 		look.Verdict = Good
 	}
 	return look
 }
 
-// ask makes a call, whose URL is a path still, and judges what is the same for all. The answer is nil where that settles it; else the
-// verdict is Unknown for now.
+// ask makes a call of the platform, and judges what is the same for all. The answer is nil where that settles it; else
+// the verdict is Unknown for now.
 func (p *Probe) ask(ctx context.Context, call outbound.Call) (Look, *outbound.Answer) {
 	// A query may hold what is nobody's business.
-	path, _, _ := strings.Cut(call.URL, "?")
-	call.URL = strings.TrimSuffix(p.URL, "/") + call.URL
+	path, _, _ := strings.Cut(call.Path, "?")
+	call.URL = p.URL
 	if call.Header == nil {
 		call.Header = map[string]string{}
 	}
@@ -145,12 +146,14 @@ func (p *Probe) ask(ctx context.Context, call outbound.Call) (Look, *outbound.An
 		var notSent *outbound.Refused
 		var address *outbound.RefusedAddress
 		// What went wrong at our own end says nothing about the platform.
-		if errors.As(err, &notSent) || errors.As(err, &address) || errors.Is(err, outbound.ErrLookup) || errors.Is(err, syscall.ENETUNREACH) || errors.Is(err, context.Canceled) {
+		if errors.As(err, &notSent) || errors.As(err, &address) || errors.Is(err, outbound.ErrLookup) ||
+			errors.Is(err, syscall.ENETUNREACH) || errors.Is(err, context.Canceled) {
 			look.Verdict, look.Message = Unknown, path+" could not be asked: "+err.Error()
 		}
 		return look, nil
 	}
-	look := Look{Verdict: Unknown, Message: fmt.Sprintf("%s answers HTTP %d", path, answer.Status), Answered: true, Took: time.Since(began)}
+	look := Look{Verdict: Unknown, Message: fmt.Sprintf("%s answers HTTP %d", path, answer.Status), Answered: true,
+		Took: time.Since(began)}
 	switch {
 	case answer.Status >= 500:
 		look.Verdict = Bad

@@ -59,27 +59,37 @@ func TestWhatALookSays(t *testing.T) {
 		"/up: 403":                              {up, answers(403, ""), "Unknown", "/up answers HTTP 403"},
 		"/up: 429":                              {up, answers(429, ""), "Unknown", "/up answers HTTP 429"},
 		"/up: a redirect, which isn't followed": {up, answers(302, ""), "Unknown", "/up answers HTTP 302"},
-		"/up: hung up":                          {up, hangUp, "Bad", "/up does not answer: the connection was closed without an answer"},
-		"/up: broken off":                       {up, breakOff, "Bad", "/up does not answer: the answer broke off"},
-		"/up: no answer in time":                {up, hang, "Bad", "/up does not answer: no answer in time"},
-		"/up: long":                             {up, answers(200, strings.Repeat("x", 1<<20)), "Good", "/up answers HTTP 200"},
+		"/up: hung up": {up, hangUp, "Bad",
+			"/up does not answer: the connection was closed without an answer"},
+		"/up: broken off":        {up, breakOff, "Bad", "/up does not answer: the answer broke off"},
+		"/up: no answer in time": {up, hang, "Bad", "/up does not answer: no answer in time"},
+		"/up: long": {up, answers(200, strings.Repeat("x", 1<<20)), "Good",
+			"/up answers HTTP 200"},
 
-		"tokens: issued":                {tokens, answers(200, `{"access_token": "s3cret"}`), "Good", "/oauth/token issues tokens"},
-		"tokens: 200 and none":          {tokens, answers(200, `<html>`), "Unknown", "/oauth/token answers HTTP 200"},
-		"tokens: our client is wrong":   {tokens, answers(401, invalidClient), "Unknown", "/oauth/token refuses the client (invalid_client): the clientID or the clientSecret in its Secret is wrong"},
+		"tokens: issued": {tokens, answers(200, `{"access_token": "s3cret"}`), "Good",
+			"/oauth/token issues tokens"},
+		"tokens: 200 and none": {tokens, answers(200, `<html>`), "Unknown", "/oauth/token answers HTTP 200"},
+		"tokens: our client is wrong": {tokens, answers(401, invalidClient), "Unknown",
+			"/oauth/token refuses the client (invalid_client): the clientID or the clientSecret in its Secret is wrong"},
 		"tokens: 401 of something else": {tokens, answers(401, `{}`), "Unknown", "/oauth/token answers HTTP 401"},
 		"tokens: 404":                   {tokens, answers(404, ""), "Bad", "/oauth/token answers HTTP 404"},
 		"tokens: 502":                   {tokens, answers(502, ""), "Bad", "/oauth/token answers HTTP 502"},
 		"tokens: broken off":            {tokens, breakOff, "Bad", "/oauth/token does not answer: the answer broke off"},
 
-		"routing: a client that does not exist is refused": {routing, answers(401, invalidClient), "Good", "that tokens are issued is not proved without a client of its own"},
-		"routing: 401 of something else":                   {routing, answers(401, `Unauthorized`), "Unknown", "/oauth/token answers HTTP 401"},
-		"routing: 200":                                     {routing, answers(200, `{"access_token": "s3cret"}`), "Unknown", "/oauth/token answers HTTP 200"},
-		"routing: 404":                                     {routing, answers(404, ``), "Bad", "/oauth/token answers HTTP 404"},
-		"routing: 500":                                     {routing, answers(500, invalidClient), "Bad", "/oauth/token answers HTTP 500"},
+		"routing: a client that does not exist is refused": {routing, answers(401, invalidClient), "Good",
+			"that tokens are issued is not proved without a client of its own"},
+		"routing: 401 of something else": {routing, answers(401, `Unauthorized`), "Unknown",
+			"/oauth/token answers HTTP 401"},
+		"routing: 200": {routing, answers(200, `{"access_token": "s3cret"}`), "Unknown",
+			"/oauth/token answers HTTP 200"},
+		"routing: 404": {routing, answers(404, ``), "Bad",
+			"/oauth/token answers HTTP 404"},
+		"routing: 500": {routing, answers(500, invalidClient), "Bad",
+			"/oauth/token answers HTTP 500"},
 
-		"JWKS: keys":       {jwks, answers(200, keys), "Good", "/.well-known/jwks.json has keys"},
-		"JWKS: none":       {jwks, answers(200, `{"keys": []}`), "Bad", "/.well-known/jwks.json has no keys that can be read: the answer has no keys"},
+		"JWKS: keys": {jwks, answers(200, keys), "Good", "/.well-known/jwks.json has keys"},
+		"JWKS: none": {jwks, answers(200, `{"keys": []}`), "Bad",
+			"/.well-known/jwks.json has no keys that can be read: the answer has no keys"},
 		"JWKS: HTML":       {jwks, answers(200, `<html>s3cret`), "Bad", "no JSON of the shape"},
 		"JWKS: 404":        {jwks, answers(404, ``), "Bad", "/.well-known/jwks.json answers HTTP 404"},
 		"JWKS: 500":        {jwks, answers(500, keys), "Bad", "/.well-known/jwks.json answers HTTP 500"},
@@ -95,7 +105,8 @@ func TestWhatALookSays(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				if r.Method == http.MethodPost && (r.PostFormValue("grant_type") != "client_credentials" || r.PostFormValue("client_id") == "") {
+				if r.Method == http.MethodPost &&
+					(r.PostFormValue("grant_type") != "client_credentials" || r.PostFormValue("client_id") == "") {
 					t.Errorf("it sent %v", r.PostForm)
 				}
 				if r.PostFormValue("client_id") == own.ID && r.PostFormValue("client_secret") != own.Secret {
@@ -107,10 +118,12 @@ func TestWhatALookSays(t *testing.T) {
 			p := &platformapi.Probe{URL: server.URL + "/", Timeout: 2 * time.Second}
 			for range 2 {
 				look := c.look(p)
-				if look.Verdict != c.verdict || !strings.Contains(look.Message, c.says) || strings.Contains(look.Message, "s3cret") {
+				if look.Verdict != c.verdict || !strings.Contains(look.Message, c.says) ||
+					strings.Contains(look.Message, "s3cret") {
 					t.Errorf("%+v, want %s: %s", look, c.verdict, c.says)
 				}
-				if answered := !strings.Contains(c.says, "does not answer") && !strings.Contains(c.says, "broke off"); look.Answered != answered || (look.Took > 0) != answered {
+				if answered := !strings.Contains(c.says, "does not answer") &&
+					!strings.Contains(c.says, "broke off"); look.Answered != answered || (look.Took > 0) != answered {
 					t.Errorf("answered %v in %v", look.Answered, look.Took)
 				}
 			}
@@ -136,24 +149,29 @@ func TestWhereNothingAnswers(t *testing.T) {
 		verdict platformapi.Verdict
 		says    string
 	}{
-		"refused":               {gone.URL, "Bad", "/up does not answer: connecting: connection refused"},
-		"an untrusted cert":     {secure.URL, "Bad", "/up does not answer: the TLS certificate is not trusted"},
-		"no TLS":                {strings.Replace(plain.URL, "http:", "https:", 1), "Bad", "/up does not answer: the far side does not speak TLS"},
-		"silent":                {"http://" + silent.Addr().String(), "Bad", "/up does not answer: no answer in time"},
-		"an address of a cloud": {"http://169.254.169.254", "Unknown", "/up could not be asked: the address 169.254.169.254 is refused"},
-		"no URL":                {"ftp://s3cret", "Unknown", "/up could not be asked: not sent: the URL is none"},
+		"refused":           {gone.URL, "Bad", "/up does not answer: connecting: connection refused"},
+		"an untrusted cert": {secure.URL, "Bad", "/up does not answer: the TLS certificate is not trusted"},
+		"no TLS": {strings.Replace(plain.URL, "http:", "https:", 1), "Bad",
+			"/up does not answer: the far side does not speak TLS"},
+		"silent": {"http://" + silent.Addr().String(), "Bad", "/up does not answer: no answer in time"},
+		"an address of a cloud": {"http://169.254.169.254", "Unknown",
+			"/up could not be asked: the address 169.254.169.254 is refused"},
+		"no URL": {"ftp://s3cret", "Unknown",
+			"/up could not be asked: not sent: the URL does not have the form"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			look := (&platformapi.Probe{URL: c.url, Timeout: time.Second}).Up(t.Context())
-			if look.Verdict != c.verdict || !strings.Contains(look.Message, c.says) || strings.Contains(look.Message, "s3cret") || look.Answered {
+			if look.Verdict != c.verdict || !strings.Contains(look.Message, c.says) ||
+				strings.Contains(look.Message, "s3cret") || look.Answered {
 				t.Errorf("%+v, want %s: %s", look, c.verdict, c.says)
 			}
 		})
 	}
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
-	if look := (&platformapi.Probe{URL: plain.URL, Timeout: time.Second}).Up(ended); look.Verdict == platformapi.Good || look.Verdict == platformapi.Bad {
+	if look := (&platformapi.Probe{URL: plain.URL, Timeout: time.Second}).Up(ended); look.Verdict == platformapi.Good ||
+		look.Verdict == platformapi.Bad {
 		t.Error(fmt.Sprint("given up: ", look))
 	}
 }
