@@ -97,18 +97,15 @@ func rollBack(ctx context.Context, s *response) (playbook.Outcome, error) {
 	if err != nil {
 		return patient(err)
 	}
-	onsets, err := s.otherOnsets(ctx)
-	if err != nil {
-		return playbook.Outcome{}, err
-	}
-	choice := render.Choose(service, deploys, render.Regression{
-		Onset: s.obj.Status.Onset.Time, Window: time.Duration(rule.WindowSeconds) * time.Second, Onsets: onsets,
-	})
-	switch {
-	case choice.InProgress != nil:
-		return playbook.Wait(deployInterval, v1alpha1.ReasonWaitingForDeploy, "%s (%s) is %s: what to do depends on it", choice.InProgress.ID, choice.InProgress.Commit, choice.InProgress.Status), nil
-	case choice.Target == nil:
-		return playbook.NotNeeded("%s", choice.NotNeeded), nil
+	choice := render.Choose(service, deploys, s.regression(rule))
+	switch choice.Verdict {
+	case render.DeployInProgress:
+		return playbook.Wait(deployInterval, v1alpha1.ReasonWaitingForDeploy, "%s", choice.Why), nil
+	case render.NotEnoughLooks:
+		return playbook.Wait(deployInterval, v1alpha1.ReasonNoSuspect, "%s", choice.Why), nil
+	case render.NoSuspect, render.NoTarget:
+		return playbook.NotNeeded("%s", choice.Why), nil
+	case render.Pair:
 	}
 	digest, err := playbook.Digest([]string{id, choice.Suspect.ID, choice.Target.ID})
 	if err != nil {
@@ -119,7 +116,7 @@ func rollBack(ctx context.Context, s *response) (playbook.Outcome, error) {
 	}
 	s.lookAtSchema(ctx, plan, choice.Target.CommittedAt)
 	s.obj.Status.Rollback = plan
-	if outcome, ok := s.approved(plan); !ok {
+	if outcome, ok := s.approved(plan, choice); !ok {
 		return outcome, nil
 	}
 	if outcome, ok := s.mayAct(); !ok {
@@ -128,20 +125,23 @@ func rollBack(ctx context.Context, s *response) (playbook.Outcome, error) {
 	return s.begin(ctx, api, service, deploys, plan)
 }
 
-// otherOnsets are those of the Platform's other incidents: a deploy that was live then is nothing to go back to.
-func (s *response) otherOnsets(ctx context.Context) ([]time.Time, error) {
-	var list v1alpha1.IncidentList
-	if err := s.Client.List(ctx, &list, client.InNamespace(s.obj.Namespace)); err != nil {
-		return nil, fmt.Errorf("listing the Platform's other incidents: %w", err)
+// regression is what the incident knows of it.
+func (s *response) regression(rule *v1alpha1.PlatformRollback) render.Regression {
+	r := render.Regression{
+		Onset: s.obj.Status.Onset.Time, Window: time.Duration(rule.WindowSeconds) * time.Second,
+		// All looks since then are bad; which of them suffice is not known here.
+		EnoughFrom: s.signals.BadSince,
+		Unfit:      map[string]string{},
 	}
-	var onsets []time.Time
-	for i := range list.Items {
-		other := &list.Items[i]
-		if other.UID != s.obj.UID && other.Spec.PlatformRef.Name == s.obj.Spec.PlatformRef.Name && other.Status.Onset != nil {
-			onsets = append(onsets, other.Status.Onset.Time)
+	if probes := s.platform.Spec.Probes; probes != nil {
+		r.Detection = time.Duration(probes.IntervalSeconds) * time.Duration(probes.Failures) * time.Second
+	}
+	for _, suspect := range s.platform.Status.Suspects {
+		if suspect.Service == rule.Service {
+			r.Unfit[suspect.Commit] = "suspected by Incident " + suspect.Incident
 		}
 	}
-	return onsets, nil
+	return r
 }
 
 // lookAtSchema finds out whether the database was migrated since the commit that is gone back to was made, where that can be seen. By
@@ -197,12 +197,13 @@ func schemaText(r *v1alpha1.IncidentRollback) string {
 	return ""
 }
 
-// approved asks the incident's policy and the Platform's approval rules. Old code on a newer schema is for a person to decide.
-func (s *response) approved(plan *v1alpha1.IncidentRollback) (playbook.Outcome, bool) {
+// approved asks the incident's policy and the Platform's approval rules. Old code on a newer schema is for a person to
+// decide, and so is a choice in doubt.
+func (s *response) approved(plan *v1alpha1.IncidentRollback, choice render.Choice) (playbook.Outcome, bool) {
 	var required []string
-	if s.obj.Spec.Rollback == v1alpha1.RollbackApproval || plan.Schema == v1alpha1.SchemaMigrated || slices.ContainsFunc(s.platform.Spec.RequireApproval, func(rule v1alpha1.ApprovalRule) bool {
-		return rule.Kind == "Incident"
-	}) {
+	if s.obj.Spec.Rollback == v1alpha1.RollbackApproval || plan.Schema == v1alpha1.SchemaMigrated ||
+		len(choice.NeedsApproval) > 0 ||
+		slices.ContainsFunc(s.platform.Spec.RequireApproval, func(rule v1alpha1.ApprovalRule) bool { return rule.Kind == "Incident" }) {
 		required = []string{v1alpha1.StepRolledBack}
 	}
 	missing, other := playbook.Unapproved(s.obj.Spec.Approvals, required, plan.Digest)
@@ -212,6 +213,9 @@ func (s *response) approved(plan *v1alpha1.IncidentRollback) (playbook.Outcome, 
 	note := ""
 	if len(other) > 0 {
 		note = " (the approval given is for another pair)"
+	}
+	for _, why := range slices.Concat(choice.NeedsApproval, choice.Skipped) {
+		note += "; " + why
 	}
 	return playbook.Wait(fixInterval, v1alpha1.ReasonWaitingForApproval, "rolling %s back from %s (%s) to %s (%s) waits for approval, %s%s%s. To approve: %s",
 		plan.Service, plan.From, plan.FromCommit, plan.To, plan.ToCommit, plan.Digest, note, schemaText(plan),
