@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -195,6 +196,42 @@ func TestAConnectionThatWasKeptAndClosesUnderACallLeavesItOpen(t *testing.T) {
 	expect(t, "second", post(t.Context(), transport, server.URL), "open", "")
 	if calls.Load() != 2 || dials.Load() != 1 {
 		t.Errorf("%d calls over %d connections, want 2 over 1", calls.Load(), dials.Load())
+	}
+}
+
+// breaking is a connection that takes no more bytes once it is told so.
+type breaking struct {
+	net.Conn
+	broken *atomic.Bool
+}
+
+func (b breaking) Write(p []byte) (int, error) {
+	if b.broken.Load() {
+		return 0, syscall.EPIPE
+	}
+	return b.Conn.Write(p)
+}
+
+// net/http makes such a call again over a new connection, if it can read the body again.
+func TestAConnectionThatWasKeptAndTakesNothingIsNotReplaced(t *testing.T) {
+	t.Parallel()
+	var calls, dials atomic.Int64
+	var broken atomic.Bool
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { calls.Add(1) }))
+	t.Cleanup(server.Close)
+	transport := &http.Transport{DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := (&net.Dialer{}).DialContext(ctx, network, address)
+		if dials.Add(1) == 1 {
+			conn = breaking{conn, &broken}
+		}
+		return conn, err
+	}}
+	t.Cleanup(transport.CloseIdleConnections)
+	expect(t, "first", post(t.Context(), transport, server.URL), "done", "")
+	broken.Store(true)
+	expect(t, "second", post(t.Context(), transport, server.URL), "open", "")
+	if calls.Load() != 1 || dials.Load() != 1 {
+		t.Errorf("%d calls over %d connections, want 1 over 1", calls.Load(), dials.Load())
 	}
 }
 
