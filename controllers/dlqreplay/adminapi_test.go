@@ -135,7 +135,9 @@ func TestAnAdminAPIThatLimitsIsAskedAgainLater(t *testing.T) {
 	s.Patch(&v1alpha1.Platform{}, s.Name, fmt.Sprintf(`{"spec":{"url":%q}}`, server.URL))
 	s.seenByManager(false)
 	name := s.apply("r", s.viaAdminAPI(id))
-	s.AwaitReason(name, v1alpha1.ReasonRetrying)
+	s.Await(name, "it waits as long as it was told", func(r *v1alpha1.DLQReplay) bool {
+		return strings.Contains(message(r), "the admin API wants fewer requests")
+	})
 	s.progress(s.AwaitReady(name), map[string]int64{"requeued": 1, "delivered": 1})
 	if n := calls.Load(); n != 3 {
 		t.Errorf("the admin API was asked %d times, want 3", n)

@@ -190,7 +190,8 @@ func (r *Rollback) refused(ctx context.Context, plan *v1alpha1.IncidentRollback,
 	said := playbook.Normalise(refusal.Error())
 	r.Warn(v1alpha1.ReasonRefused, "Render refused to roll %s back to %s (%s): %s", plan.Service, plan.To, plan.ToCommit, said)
 	switch refusal.Status {
-	case http.StatusUnauthorized, http.StatusForbidden:
+	// Status 0: the URL or the key can't be sent, so no other target helps either.
+	case 0, http.StatusUnauthorized, http.StatusForbidden:
 		return playbook.Stall(v1alpha1.ReasonRefused, "Render refused to roll %s back to %s: %s. Mend the API key of Platform %q, or roll back by hand. To try again: %s",
 			plan.Service, plan.To, said, r.Platform.Name, r.ResumeCommand()), nil
 	}

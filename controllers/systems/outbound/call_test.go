@@ -9,8 +9,10 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httptrace"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -176,25 +178,80 @@ func TestWhatGotAConnectionIsOpenUntilItIsAnswered(t *testing.T) {
 // call is neither made again nor said to be unsent.
 func TestAConnectionThatWasKeptAndClosesUnderACallLeavesItOpen(t *testing.T) {
 	t.Parallel()
+	var closing atomic.Bool
 	var calls, dials atomic.Int64
 	drop := hijack(t, func(net.Conn) {})
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if calls.Add(1) > 1 {
+		calls.Add(1)
+		if closing.Load() {
 			drop(w, r)
 		}
 	}))
 	t.Cleanup(server.Close)
 	transport := &http.Transport{DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
-		if dials.Add(1) > 1 {
-			return nil, errors.New("there is one connection only")
-		}
+		dials.Add(1)
 		return (&net.Dialer{}).DialContext(ctx, network, address)
 	}}
 	t.Cleanup(transport.CloseIdleConnections)
-	expect(t, "first", post(t.Context(), transport, server.URL), "done", "")
-	expect(t, "second", post(t.Context(), transport, server.URL), "open", "")
-	if calls.Load() != 2 || dials.Load() != 1 {
-		t.Errorf("%d calls over %d connections, want 2 over 1", calls.Load(), dials.Load())
+	keep(t, transport, server.URL)
+	closing.Store(true)
+	called, dialled := calls.Load(), dials.Load()
+	expect(t, "the next call", post(t.Context(), transport, server.URL), "open", "closed without an answer")
+	if calls.Load() != called+1 || dials.Load() != dialled {
+		t.Errorf("%d more calls and %d more connections, want 1 and 0", calls.Load()-called, dials.Load()-dialled)
+	}
+}
+
+// keep makes calls until the transport has kept the connection of one: it waits only so long for the end of its own
+// write.
+func keep(t *testing.T, transport http.RoundTripper, url string) {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); {
+		var kept atomic.Bool
+		ctx := httptrace.WithClientTrace(t.Context(),
+			&httptrace.ClientTrace{PutIdleConn: func(err error) { kept.Store(err == nil) }})
+		if err := post(ctx, transport, url); err != nil {
+			t.Fatal(err)
+		}
+		if kept.Load() {
+			return
+		}
+	}
+	t.Fatal("no connection was kept")
+}
+
+// breaking is a connection that takes no more bytes once it is told so.
+type breaking struct {
+	net.Conn
+	broken *atomic.Bool
+}
+
+func (b breaking) Write(p []byte) (int, error) {
+	if b.broken.Load() {
+		return 0, syscall.EPIPE
+	}
+	return b.Conn.Write(p)
+}
+
+// net/http makes such a call again over a new connection, if it can read the body again.
+func TestAConnectionThatWasKeptAndTakesNothingIsNotReplaced(t *testing.T) {
+	t.Parallel()
+	var calls, dials atomic.Int64
+	var broken atomic.Bool
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { calls.Add(1) }))
+	t.Cleanup(server.Close)
+	transport := &http.Transport{DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+		dials.Add(1)
+		conn, err := (&net.Dialer{}).DialContext(ctx, network, address)
+		return breaking{conn, &broken}, err
+	}}
+	t.Cleanup(transport.CloseIdleConnections)
+	keep(t, transport, server.URL)
+	broken.Store(true)
+	called, dialled := calls.Load(), dials.Load()
+	expect(t, "the next call", post(t.Context(), transport, server.URL), "open", "the connection broke")
+	if calls.Load() != called || dials.Load() != dialled {
+		t.Errorf("%d more calls and %d more connections, want none", calls.Load()-called, dials.Load()-dialled)
 	}
 }
 

@@ -18,7 +18,8 @@ const (
 	StatusLive = "live"
 	// StatusDeactivated is the status of a deploy that was live once.
 	StatusDeactivated = "deactivated"
-	// StatusPreDeploy runs its pre-deploy command, and StatusUpdate swaps instances: what answers may already be the new one.
+	// A deploy of StatusPreDeploy runs its pre-deploy command, and one of StatusUpdate swaps instances. The new instances
+	// may answer already.
 	StatusPreDeploy = "pre_deploy_in_progress"
 	StatusUpdate    = "update_in_progress"
 )
@@ -79,8 +80,8 @@ func (d *Deploy) UnmarshalJSON(text []byte) error {
 	return nil
 }
 
-// Live is the deploy that is live; nil where none is, or Render does not say since when. Of two that a list has while it changes, it is
-// the newer one.
+// Live is the deploy that is live. It is nil where none is, or where Render does not say since when. A list that is read
+// while it changes may have two; then it is the newer one.
 func Live(deploys []Deploy) *Deploy {
 	var live *Deploy
 	for i, d := range deploys {
