@@ -10,8 +10,8 @@ import (
 // slowPercent of the answers may be slower than the 95th percentile.
 const slowPercent = 5
 
-// latency judges how long answers took. How long each took exactly does not matter, since the 95th percentile is over a limit where
-// more than 5 % of the answers are.
+// latency judges how long answers took. How long each took exactly does not matter: the 95th percentile is over a limit where more
+// than 5 % of the answers are.
 type latency struct {
 	run    *run
 	limit  time.Duration
@@ -34,10 +34,16 @@ func (l *latency) judge(at time.Time) {
 	}
 }
 
-// turn to a state: the window has smoothed it, so that once is enough.
+// turn to a state. Once is enough, since the window has smoothed it.
 func (l *latency) turn(state metav1.ConditionStatus, message string, at time.Time) {
 	r := l.run
-	r.message = message
+	r.message, r.lastAt = message, at
+	if r.firstAt.IsZero() {
+		r.firstAt = at
+	}
+	if state == metav1.ConditionFalse {
+		r.enoughFrom = l.window.firstHit()
+	}
 	if state == r.state {
 		if r.since.IsZero() {
 			r.since = at
@@ -48,9 +54,13 @@ func (l *latency) turn(state metav1.ConditionStatus, message string, at time.Tim
 	switch state {
 	case metav1.ConditionTrue:
 		r.onset = time.Time{}
+		if r.goodAt.IsZero() {
+			r.goodAt = at
+		}
 	case metav1.ConditionFalse:
+		r.episode = r.enoughFrom
 		if r.onset.IsZero() {
-			r.onset = l.window.firstHit()
+			r.onset = r.episode
 		}
 		r.since = r.onset
 	}

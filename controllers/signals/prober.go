@@ -23,7 +23,7 @@ import (
 )
 
 const (
-	// deliveriesInterval is how often at most the database is asked about webhooks.
+	// deliveriesInterval is how often at most the database is asked.
 	deliveriesInterval = 30 * time.Second
 	// deliveriesTimeout bounds that, connecting included.
 	deliveriesTimeout = 10 * time.Second
@@ -55,7 +55,8 @@ func (p *Prober) Signals(key types.NamespacedName) Signals {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.last
+	// Not what the last look left: where looks stand still, what they said gets old.
+	return w.judge.signals(time.Now())
 }
 
 // Changes has an event about a Platform each time that what a signal says changed, or that it begins to be probed. It is for one
@@ -122,8 +123,12 @@ func (p *Prober) follow(ctx context.Context, platform *v1alpha1.Platform) {
 		known.stop()
 	}
 	ctx, stop := context.WithCancel(ctx)
-	w := &watch{platform: platform.DeepCopy(), connections: p.Connections, stop: stop, judge: newJudge(platform)}
-	w.last = w.judge.signals()
+	platform = platform.DeepCopy()
+	if known != nil && known.platform.UID == platform.UID {
+		platform.Status.Endpoints = known.endpoints()
+	}
+	w := &watch{platform: platform, connections: p.Connections, stop: stop, judge: newJudge(platform)}
+	w.last = w.judge.signals(time.Now())
 	w.changed = func() { p.tell(key) }
 	if p.watches == nil {
 		p.watches = map[types.NamespacedName]*watch{}
@@ -202,6 +207,7 @@ type watch struct {
 
 	client       *platformapi.TokenClient
 	clientReadAt time.Time
+	active       *activeKids
 
 	mu    sync.Mutex
 	judge *judge
@@ -223,7 +229,13 @@ func (w *watch) run(ctx context.Context) {
 		})
 	}
 	look(w.judge.up, probe.Up)
-	look(w.judge.jwks, probe.JWKS)
+	group.Go(func() {
+		every(ctx, interval, func() {
+			seen := probe.JWKS(ctx)
+			active := w.activeKids(ctx, seen.Keys)
+			w.take(ctx, func() { w.judge.lookAtJWKS(seen, active, time.Now()) })
+		})
+	})
 	look(w.judge.tokens, func(ctx context.Context) platformapi.Look {
 		client, err := w.tokenClient(ctx)
 		if err != nil {
@@ -237,13 +249,18 @@ func (w *watch) run(ctx context.Context) {
 	if w.judge.webhooks != nil {
 		group.Go(func() {
 			window := time.Duration(spec.WindowSeconds) * time.Second
-			every(ctx, min(deliveriesInterval, 3*interval), func() {
+			every(ctx, w.databaseInterval(), func() {
 				seen, err := w.deliveries(ctx, window)
 				w.take(ctx, func() { w.judge.deliveries(seen, window, err, time.Now()) })
 			})
 		})
 	}
 	group.Wait()
+}
+
+// databaseInterval is how often the database is asked.
+func (w *watch) databaseInterval() time.Duration {
+	return min(deliveriesInterval, 3*time.Duration(w.platform.Spec.Probes.IntervalSeconds)*time.Second)
 }
 
 // every calls do at once, and then at each interval until the context ends. What takes longer skips its turn.
@@ -267,7 +284,7 @@ func (w *watch) take(ctx context.Context, record func()) {
 	w.mu.Lock()
 	record()
 	before := w.last
-	w.last = w.judge.signals()
+	w.last = w.judge.signals(time.Now())
 	changed := !reflect.DeepEqual(before, w.last)
 	w.mu.Unlock()
 	if changed {
@@ -283,6 +300,35 @@ func (w *watch) deliveries(ctx context.Context, window time.Duration) (*platform
 		return nil, err
 	}
 	return db.Deliveries(ctx, window)
+}
+
+// activeKids are the keys that the platform signs with, for a comparison with JWKS; nil where there is none to make. They are read again
+// where JWKS lacks one: it may have been revoked since. Only one goroutine asks.
+func (w *watch) activeKids(ctx context.Context, jwks *platformapi.JWKS) *activeKids {
+	if w.platform.Spec.Database == nil || jwks == nil {
+		return nil
+	}
+	now := time.Now()
+	if a := w.active; a != nil && now.Sub(a.readAt) < w.databaseInterval() && len(a.lacking(jwks, now)) == 0 {
+		return a
+	}
+	ctx, cancel := context.WithTimeout(ctx, deliveriesTimeout)
+	defer cancel()
+	a := &activeKids{readAt: now}
+	db, err := w.connections.Monitor(ctx, w.platform)
+	if err == nil {
+		a.kids, err = db.ActiveKids(ctx)
+	}
+	a.err = err
+	w.active = a
+	return a
+}
+
+// endpoints that were good once. They may not be in the Platform's status yet.
+func (w *watch) endpoints() []v1alpha1.ProbedEndpoint {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.judge.goodEndpoints()
 }
 
 // tokenClient is the client by which a token is asked for; nil where the Platform names none. Its Secret is read as often as those of

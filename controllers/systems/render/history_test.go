@@ -40,7 +40,7 @@ func TestAHistoryIsReadOverAllItsPages(t *testing.T) {
 		if got := r.Counts().Reads["/services/"+web+"/deploys"]; got != reads {
 			t.Errorf("%d deploys took %d reads, want %d", n, got, reads)
 		}
-		choice := render.Choose(running, deploys, render.Regression{Onset: time.Now(), Window: window})
+		choice := render.Choose(running, deploys, render.Regression{Onset: time.Now(), Window: window, EnoughFrom: time.Now()})
 		if id(choice.Suspect) != bad || id(choice.Target) != good {
 			t.Errorf("of %d: %+v", n, choice)
 		}
@@ -125,8 +125,8 @@ func FuzzAPageOfDeploys(f *testing.F) {
 				t.Errorf("%+v", d)
 			}
 		}
-		got := render.Choose(&render.Service{Suspended: suspended}, deploys, render.Regression{Onset: onset, Window: window})
-		if (got.Target == nil) == (got.NotNeeded == "") || suspended && got.Target != nil {
+		got := render.Choose(&render.Service{Suspended: suspended}, deploys, regression())
+		if (got.Target == nil) == (got.Why == "") || (got.Target != nil) != (got.Verdict == render.Pair) || suspended && got.Target != nil {
 			t.Errorf("%+v", got)
 		}
 	})
