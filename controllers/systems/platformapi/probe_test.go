@@ -181,8 +181,8 @@ func TestWhereNothingAnswers(t *testing.T) {
 		"an address of a cloud": {"http://169.254.169.254", "Unknown", false, "/up could not be asked: the address 169.254.169.254 is refused"},
 		"no such host":          {"http://playbook-operator.invalid", "Bad", false, "/up does not answer: the host's name does not exist"},
 		"reset":                 {reset.URL, "Bad", true, "/up does not answer: the connection"},
-		"no HTTP":               {garbled.URL, "Bad", false, "/up does not answer: the answer was no HTTP"},
-		"no URL":                {"ftp://s3cret", "Unknown", false, "/up could not be asked: not sent: the URL is none"},
+		"no HTTP":               {garbled.URL, "Bad", false, "/up does not answer: the answer was not HTTP"},
+		"no URL":                {"ftp://s3cret", "Unknown", false, "/up could not be asked: not sent: the URL does not have the form"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
