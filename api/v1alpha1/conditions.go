@@ -209,6 +209,14 @@ const (
 // status.lastHandledRequestedAt, by custom the time.
 const AnnotationRequestedAt = "playbook.1pass.dev/requestedAt"
 
+// AnnotationSeenSeverity and AnnotationSeenBy stand on an Incident that opened by itself: the severity that the signals had then, and
+// the condition of the worst of them. They are written with the object, so that a signal that is good a second later changes nothing.
+// A person writes spec.severity instead.
+const (
+	AnnotationSeenSeverity = "playbook.1pass.dev/seen-severity"
+	AnnotationSeenBy       = "playbook.1pass.dev/seen-by"
+)
+
 // LabelPlatform must stand on a Secret with the Platform's name, or no controller reads it.
 const LabelPlatform = "playbook.1pass.dev/platform"
 
