@@ -211,8 +211,9 @@ const (
 // status.lastHandledRequestedAt, by custom the time.
 const AnnotationRequestedAt = "playbook.1pass.dev/requestedAt"
 
-// AnnotationSeenSeverity and AnnotationSeenBy say what whoever opened an Incident saw: how severe, and by which condition of the Platform.
-// They are not a person's: spec.severity is.
+// AnnotationSeenSeverity and AnnotationSeenBy stand on an Incident that opened by itself: the severity that the signals had then, and
+// the condition of the worst of them. They are written with the object, so that a signal that is good a second later changes nothing.
+// A person writes spec.severity instead.
 const (
 	AnnotationSeenSeverity = "playbook.1pass.dev/seen-severity"
 	AnnotationSeenBy       = "playbook.1pass.dev/seen-by"

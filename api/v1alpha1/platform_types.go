@@ -593,13 +593,34 @@ type IncidentSlot struct {
 	// at is when it was taken.
 	// +required
 	At *metav1.Time `json:"at,omitempty"`
-	// severity that the incident had when it was last looked at.
+	// severity that a person decided on, as it was last looked at: the incident's spec.severity. Empty where the severity follows the
+	// signals. From quietSince on, the severity that the incident ended with.
 	// +optional
 	Severity Severity `json:"severity,omitempty"`
 	// quietSince is when a person resolved it. Nothing opens in its place until the signals were good once, or repeatSeconds
 	// of spec.oncall later; a higher severity ends that.
 	// +optional
 	QuietSince *metav1.Time `json:"quietSince,omitempty"`
+	// known signals were bad when a person lowered the severity, or resolved the incident. They open no other incident. A signal
+	// that is good once is taken off the list.
+	// +optional
+	// +listType=map
+	// +listMapKey=condition
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=16
+	Known []KnownSignal `json:"known,omitempty"`
+}
+
+// KnownSignal is a signal that was bad when a person decided about an Incident.
+type KnownSignal struct {
+	// condition of the Platform that reports it.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=64
+	Condition string `json:"condition,omitempty"`
+	// severity that it had then. A worse one is not known.
+	// +required
+	Severity Severity `json:"severity,omitempty"`
 }
 
 // SuspectCommit is a commit that a confirmed Outage suspected.

@@ -23,6 +23,7 @@ import (
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
 	"github.com/1pass-dev/playbook-operator/controllers/access"
+	"github.com/1pass-dev/playbook-operator/controllers/claims"
 	"github.com/1pass-dev/playbook-operator/controllers/dlqreplay"
 	"github.com/1pass-dev/playbook-operator/controllers/incident"
 	"github.com/1pass-dev/playbook-operator/controllers/keycompromise"
@@ -136,7 +137,10 @@ func add(mgr ctrl.Manager, connections *access.Connections) error {
 	}
 	platforms := &platform.Reconciler{
 		Client: mgr.GetClient(), APIReader: mgr.GetAPIReader(), Connections: connections, Recorder: mgr.GetEventRecorder("platform"), Prober: prober,
-		Opener: &opening.Opener{Client: mgr.GetClient(), APIReader: mgr.GetAPIReader(), Recorder: mgr.GetEventRecorder("platform")},
+		Opener: &opening.Opener{
+			Claims:   claims.Claims{Client: mgr.GetClient(), APIReader: mgr.GetAPIReader(), Now: time.Now},
+			Recorder: mgr.GetEventRecorder("platform"),
+		},
 	}
 	if err := platforms.SetupWithManager(mgr); err != nil {
 		return fmt.Errorf("adding the Platform controller: %w", err)

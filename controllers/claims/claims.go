@@ -22,6 +22,8 @@ type Claims struct {
 	Client client.Client
 	// APIReader reads past the cache: a claim is decided on what is there now.
 	APIReader client.Reader
+	// Now is the clock.
+	Now func() time.Time
 }
 
 // Decide reads the Platform's status as it is now. decide may change it, and reports whether it did so to be written.

@@ -4,6 +4,9 @@ import (
 	"context"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
 	"github.com/1pass-dev/playbook-operator/controllers/incident/journal"
 	"github.com/1pass-dev/playbook-operator/controllers/playbook"
@@ -27,6 +30,9 @@ func awaitMitigation(_ context.Context, s *response) (playbook.Outcome, error) {
 	}
 	c := clear(status.Signals, s.own)
 	switch {
+	case s.rollingBack():
+		// Its deploy changes what the signals say.
+		return wait(lookInterval, v1alpha1.ReasonAwaitingMitigation, "a rollback is under way")
 	case s.over() != "":
 		status.MitigatedAt = journal.Seconds(c.since)
 		s.Record(v1alpha1.StepMitigated, "mitigated: %s", s.over())
@@ -49,6 +55,12 @@ func awaitMitigation(_ context.Context, s *response) (playbook.Outcome, error) {
 	at := s.clearAt()
 	return wait(s.Until(at), v1alpha1.ReasonAwaitingMitigation, "each signal that was bad is good since %s, and must stay so until %s",
 		c.since.UTC().Format(time.RFC3339), at.UTC().Format(time.RFC3339))
+}
+
+// rollingBack says that a rollback was asked for, and that its end is awaited.
+func (s *response) rollingBack() bool {
+	c := meta.FindStatusCondition(s.Incident.Status.Conditions, v1alpha1.StepRolledBack)
+	return c != nil && c.Status == metav1.ConditionUnknown && s.rollback().Asked()
 }
 
 // didNotHelp says that the rollback had its time. What flapped before is not good until half of the window is.

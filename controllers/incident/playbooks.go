@@ -22,6 +22,10 @@ var (
 		{
 			{Condition: v1alpha1.StepTriaged, Run: triage},
 			{Condition: v1alpha1.StepRolledBack, Run: rollBack},
+		},
+		// Whether it is over does not wait for what is or is not rolled back: a rollback that needs a person must not keep a
+		// platform that works again from being called so.
+		{
 			{Condition: v1alpha1.StepMitigated, Run: awaitMitigation},
 			{Condition: v1alpha1.StepResolved, Run: resolve, Ends: true},
 			{Condition: v1alpha1.StepAutoDeployRestored, Run: restoreAutoDeploy},
@@ -29,10 +33,8 @@ var (
 	})
 	// byHand is for what the probes can't see, or what is not known yet: people are paged, and a person says when it is over.
 	byHand = slices.Concat(people, playbook.Lanes[*response]{
-		{
-			{Condition: v1alpha1.StepTriaged, Run: triage},
-			{Condition: v1alpha1.StepResolved, Run: resolve, Ends: true},
-		},
+		{{Condition: v1alpha1.StepTriaged, Run: triage}},
+		{{Condition: v1alpha1.StepResolved, Run: resolve, Ends: true}},
 	})
 )
 

@@ -28,6 +28,7 @@ import (
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
 	"github.com/1pass-dev/playbook-operator/controllers/access"
+	"github.com/1pass-dev/playbook-operator/controllers/claims"
 	"github.com/1pass-dev/playbook-operator/controllers/opening"
 	"github.com/1pass-dev/playbook-operator/controllers/platform"
 	"github.com/1pass-dev/playbook-operator/controllers/signals"
@@ -358,7 +359,7 @@ func managed(t *testing.T, namespace string) (stop func(), writes *atomic.Int64)
 	connections := &access.Connections{Secrets: mgr.GetAPIReader()}
 	prober := &signals.Prober{Cache: mgr.GetCache(), Connections: connections}
 	r := &platform.Reconciler{Client: mgr.GetClient(), APIReader: mgr.GetAPIReader(), Connections: connections, Recorder: mgr.GetEventRecorder("platform"), Prober: prober,
-		Opener: &opening.Opener{Client: mgr.GetClient(), APIReader: mgr.GetAPIReader(), Recorder: mgr.GetEventRecorder("platform")}}
+		Opener: &opening.Opener{Claims: claims.Claims{Client: mgr.GetClient(), APIReader: mgr.GetAPIReader(), Now: time.Now}, Recorder: mgr.GetEventRecorder("platform")}}
 	// Nobody reads this one, as when the Incident controller hangs.
 	prober.Changes()
 	if err := mgr.Add(prober); err != nil {
@@ -435,6 +436,13 @@ func TestOneIncidentOpensPerTrouble(t *testing.T) {
 	if s := first.Spec; s.PlatformRef.Name != p.Name || s.Category != v1alpha1.CategoryOutage || s.Severity != "" || !s.Onset.Equal(since) || s.Summary != "/up answers HTTP 502" {
 		t.Errorf("%+v", s)
 	}
+	if seen := first.Annotations; seen[v1alpha1.AnnotationSeenSeverity] != "sev1" || seen[v1alpha1.AnnotationSeenBy] != v1alpha1.ConditionUpAnswers {
+		t.Errorf("the annotations are %v", seen)
+	}
+	eventually(t, "its slot has its UID", func() bool {
+		slots := read(t, p).Status.Incidents
+		return len(slots) == 1 && slots[0].Incident == first.Name && slots[0].IncidentUID == string(first.UID)
+	}, func() string { return fmt.Sprintf("%+v", read(t, p).Status.Incidents) })
 	stop()
 
 	// Another manager, which knows nothing at first; and then while it is bad, nothing is written any more.
@@ -449,10 +457,13 @@ func TestOneIncidentOpensPerTrouble(t *testing.T) {
 		t.Errorf("bad since %v, and before the restart since %v", got.Status.Signals.BadSince, since)
 	}
 	resolve(t, &first)
-	// It is resolved, and its trouble goes on: that is what it was opened for.
+	// A person resolved it, and its trouble goes on: it is quiet until that is good once.
 	settle(t, requests, writes)
 	if !one() {
 		t.Errorf("%d Incidents", len(all))
+	}
+	if slots := read(t, p).Status.Incidents; len(slots) != 1 || slots[0].QuietSince == nil || len(slots[0].Known) != 1 || slots[0].Known[0].Condition != v1alpha1.ConditionUpAnswers {
+		t.Errorf("the slots are %+v", slots)
 	}
 
 	// The next trouble has the next Incident.
@@ -474,7 +485,7 @@ func TestNoIncidentOpensWhileOneIsOpen(t *testing.T) {
 	create(t, secret(namespace, p.Name, site.URLAs("playbook_operator")), p)
 	byHand := &v1alpha1.Incident{
 		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "by-hand"},
-		Spec:       v1alpha1.IncidentSpec{PlatformRef: v1alpha1.PlatformReference{Name: p.Name}, Summary: "customers call"},
+		Spec:       v1alpha1.IncidentSpec{PlatformRef: v1alpha1.PlatformReference{Name: p.Name}, Category: v1alpha1.CategoryOutage, Summary: "customers call"},
 	}
 	create(t, byHand)
 	_, writes := managed(t, namespace)
@@ -485,12 +496,51 @@ func TestNoIncidentOpensWhileOneIsOpen(t *testing.T) {
 	if all := incidents(t, namespace); len(all) != 1 {
 		t.Errorf("%d Incidents", len(all))
 	}
-	resolve(t, byHand)
-	eventually(t, "one opens for what is still bad", func() bool { return len(incidents(t, namespace)) == 2 }, func() string { return fmt.Sprint(len(incidents(t, namespace))) })
+	if err := kube.Delete(t.Context(), byHand); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "one opens for what is still bad", func() bool {
+		all := incidents(t, namespace)
+		return len(all) == 1 && all[0].Name != byHand.Name
+	}, func() string { return fmt.Sprint(len(incidents(t, namespace))) })
 }
 
+// A ticket that a person opened, about something else or of a lower severity, keeps no sev1 from opening.
+func TestATicketKeepsNoOutageFromOpening(t *testing.T) {
+	t.Parallel()
+	site := newPlatform(t)
+	namespace := newNamespace(t, "ticket")
+	p := probedOf(namespace, "ticket", site.URL())
+	p.Spec.AutoOpen = []v1alpha1.IncidentCategory{v1alpha1.CategoryOutage}
+	create(t, secret(namespace, p.Name, site.URLAs("playbook_operator")), p)
+	tickets := map[string]v1alpha1.IncidentSpec{
+		"user":     {Category: v1alpha1.CategoryMergeInconsistency, Severity: v1alpha1.Sev3, Affected: &v1alpha1.IncidentAffected{UserIDs: []string{"12"}}},
+		"webhooks": {Category: v1alpha1.CategoryWebhookDelivery, Severity: v1alpha1.Sev3},
+		"some":     {Category: v1alpha1.CategoryOutage, Severity: v1alpha1.Sev3},
+		"unknown":  {},
+	}
+	_, _ = managed(t, namespace)
+	awaitSummary(t, p, "ok")
+	for name, spec := range tickets {
+		spec.PlatformRef.Name = p.Name
+		create(t, &v1alpha1.Incident{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}, Spec: spec})
+	}
+	// The ticket is a second older than what is bad, whatever the clocks round.
+	made := time.Now()
+	eventually(t, "a second later", func() bool { return time.Since(made) > time.Second }, func() string { return "" })
+	site.Render().Push(logi.WebService, "bad")
+	awaitSummary(t, p, "sev1: /up answers HTTP 502")
+	eventually(t, "the outage is open", func() bool { return len(incidents(t, namespace)) == len(tickets)+1 },
+		func() string { return fmt.Sprint(len(incidents(t, namespace))) })
+}
+
+// resolve is what the Incident controller does once a person has set spec.resolution.
 func resolve(t *testing.T, i *v1alpha1.Incident) {
 	t.Helper()
+	i.Spec.Resolution = &v1alpha1.IncidentResolution{By: "kim"}
+	if err := kube.Update(t.Context(), i); err != nil {
+		t.Fatal(err)
+	}
 	base := i.DeepCopy()
 	meta.SetStatusCondition(&i.Status.Conditions, metav1.Condition{Type: v1alpha1.StepResolved, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonSucceeded, Message: "by hand"})
 	if err := kube.Status().Patch(t.Context(), i, client.MergeFrom(base)); err != nil {

@@ -166,7 +166,7 @@ func (r *Rollback) ask(ctx context.Context, v *view, plan *v1alpha1.IncidentRoll
 		return journal.Patient("Render", err)
 	case err != nil:
 		r.Record(v1alpha1.ReasonRollingBack, "Render was asked to roll %s back to %s, and its answer was lost", plan.Service, plan.To)
-		return playbook.Wait(journal.Settle, v1alpha1.ReasonRollingBack, lost, plan.Service, plan.To, plan.ToCommit), nil
+		return playbook.Wait(journal.Settle, v1alpha1.ReasonRollingBack, lost, plan.Service, plan.To, plan.ToCommit).Loud(), nil
 	}
 	r.Record(v1alpha1.ReasonRollingBack, "%s is rolled back from %s to %s, by %s", plan.Service, plan.FromCommit, plan.ToCommit, made.ID)
 	if err := r.adopt(ctx, plan.Service, made.ID); err != nil {

@@ -83,7 +83,7 @@ func (r *Rollback) find(ctx context.Context, api *render.Client, ours *v1alpha1.
 	made := madeBy(ours, deploys)
 	if made == nil {
 		if late := ours.RequestedAt.Add(journal.Settle); r.Now.Before(late) {
-			return new(playbook.Wait(r.Until(late), v1alpha1.ReasonRollingBack, lost, ours.Service, ours.To, ours.ToCommit)), nil
+			return new(playbook.Wait(r.Until(late), v1alpha1.ReasonRollingBack, lost, ours.Service, ours.To, ours.ToCommit).Loud()), nil
 		}
 		return new(r.unsettled(v1alpha1.ReasonOutcomeUnknown, fmt.Sprintf("Render was asked once to roll %s back to %s (%s), and shows no such deploy. It is not asked again: see its dashboard, and roll back by hand if need be",
 			ours.Service, ours.To, ours.ToCommit))), nil
@@ -103,7 +103,7 @@ func (r *Rollback) await(ctx context.Context, api *render.Client, ours *v1alpha1
 		return nil, err
 	}
 	if deploy.InProgress() {
-		return new(playbook.Wait(deployInterval, v1alpha1.ReasonRollingBack, "waiting for %s (%s) live", ours.DeployID, ours.ToCommit)), nil
+		return new(playbook.Wait(deployInterval, v1alpha1.ReasonRollingBack, "waiting for %s (%s) live", ours.DeployID, ours.ToCommit).Loud()), nil
 	}
 	state, liveAt := v1alpha1.RollbackFailed, deploy.FinishedAt
 	if deploy.Status == render.StatusLive || deploy.Status == render.StatusDeactivated {

@@ -119,7 +119,7 @@ func (r *Rollback) decide(ctx context.Context, view *view) (playbook.Outcome, er
 	choice := r.choose(view)
 	switch choice.Verdict {
 	case render.DeployInProgress:
-		return playbook.Wait(deployInterval, v1alpha1.ReasonWaitingForDeploy, "%s%s", r.prefix(), choice.Why), nil
+		return playbook.Wait(deployInterval, v1alpha1.ReasonWaitingForDeploy, "%s%s", r.prefix(), choice.Why).Loud(), nil
 	case render.NotEnoughLooks:
 		return playbook.Wait(looksInterval, v1alpha1.ReasonNoSuspect, "%s%s", r.prefix(), choice.Why), nil
 	case render.NoSuspect:
@@ -160,7 +160,7 @@ func (r *Rollback) noTarget(choice render.Choice) playbook.Outcome {
 		return playbook.Stall(v1alpha1.ReasonRefused, "Render refused to roll %s back to %s, and %s. Roll back by hand; it closes when the signals stay good. To try again: %s",
 			known.Service, strings.Join(known.Refused, " and "), choice.Why, r.ResumeCommand())
 	}
-	return playbook.Wait(fixInterval, v1alpha1.ReasonNoTarget, "%s%s. Roll back by hand, or deploy a fix", r.prefix(), choice.Why)
+	return playbook.Wait(fixInterval, v1alpha1.ReasonNoTarget, "%s%s. Roll back by hand, or deploy a fix", r.prefix(), choice.Why).Loud()
 }
 
 // plan is the exact pair, with what is known of an earlier try.

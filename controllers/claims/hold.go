@@ -1,0 +1,227 @@
+package claims
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
+	"github.com/1pass-dev/playbook-operator/controllers/signals"
+)
+
+// quietFor is spec.oncall.repeatSeconds where there is no spec.oncall.
+const quietFor = 30 * time.Minute
+
+// +kubebuilder:rbac:groups=playbook.1pass.dev,namespace=playbook-system,resources=platforms,verbs=get;list;watch
+// +kubebuilder:rbac:groups=playbook.1pass.dev,namespace=playbook-system,resources=platforms/status,verbs=patch
+// +kubebuilder:rbac:groups=playbook.1pass.dev,namespace=playbook-system,resources=incidents,verbs=get;list;watch
+
+// Want is an Incident that signals ask for.
+type Want struct {
+	// Platform that has the place.
+	Platform client.ObjectKey
+	Place    Place
+	// Name that the Incident gets, where no other has it.
+	Name    string
+	Signals signals.Signals
+}
+
+func repeat(p *v1alpha1.Platform) time.Duration {
+	if p.Spec.Oncall == nil || p.Spec.Oncall.RepeatSeconds == 0 {
+		return quietFor
+	}
+	return time.Duration(p.Spec.Oncall.RepeatSeconds) * time.Second
+}
+
+// Kept says whether, as far as the cache knows, nothing is to be opened in a place for what the signals say. While that is so nothing is
+// read past the cache.
+func (c Claims) Kept(ctx context.Context, p *v1alpha1.Platform, place Place, s signals.Signals) (bool, error) {
+	slot := Slot(&p.Status, place)
+	if slot == nil || slot.IncidentUID == "" {
+		return false, nil
+	}
+	incidents, err := named(ctx, c.Client, p, *slot)
+	if err != nil {
+		return false, err
+	}
+	holder := holderOf(slot, incidents)
+	open := holder != nil && !Ended(holder)
+	if !open && slot.QuietSince == nil {
+		return false, nil
+	}
+	return keeps(*slot, open, Alarms(s, place.Category), c.Now(), repeat(p)), nil
+}
+
+// Take settles who has a place while signals ask for an Incident there. It returns the name of the Incident that the caller is to create
+// now, or none. Name and place are written by then, and whoever finds them without a UID creates the same name: that is one object,
+// however many do so. After the Create the caller calls Fill. A conflict means that somebody else settles it.
+func (c Claims) Take(ctx context.Context, want Want) (create string, err error) {
+	before, err := c.Read(ctx, want.Platform)
+	if err != nil {
+		return "", err
+	}
+	// After the slots: whoever takes one and creates its Incident after this was read changes the slot.
+	var all v1alpha1.IncidentList
+	if err := c.APIReader.List(ctx, &all, client.InNamespace(want.Platform.Namespace)); err != nil {
+		return "", fmt.Errorf("looking for open Incidents: %w", err)
+	}
+	_, err = c.Decide(ctx, want.Platform, func(status *v1alpha1.PlatformStatus) bool {
+		create = ""
+		if !equality.Semantic.DeepEqual(status.Incidents, before.Status.Incidents) {
+			return false
+		}
+		create = choose(status, want, all.Items, c.Now(), repeat(before))
+		return true
+	})
+	if err != nil {
+		return "", err
+	}
+	return create, nil
+}
+
+// Fill writes the UID of an Incident that was created into the slot that has its name.
+func (c Claims) Fill(ctx context.Context, i *v1alpha1.Incident) error {
+	_, err := c.Insist(ctx, platformOf(i), func(status *v1alpha1.PlatformStatus) {
+		if slot := Slot(status, PlaceOf(i)); isOf(slot, i) {
+			slot.IncidentUID = string(i.UID)
+		}
+	})
+	return err
+}
+
+// Free gives up a place that was taken for a name, since another Incident has that name.
+func (c Claims) Free(ctx context.Context, platform client.ObjectKey, place Place, name string) error {
+	_, err := c.Insist(ctx, platform, func(status *v1alpha1.PlatformStatus) {
+		if slot := Slot(status, place); slot != nil && slot.Incident == name && slot.IncidentUID == "" {
+			free(status, place)
+		}
+	})
+	return err
+}
+
+// Hold takes the place of an Incident for it. It returns nil while the Incident has the place, and otherwise who has it: then this one
+// only pages, and calls Hold again in its next pass. While nothing changes, nothing is written, and nothing is read past the cache. An
+// Incident that ended, or is being deleted, takes no place.
+func (c Claims) Hold(ctx context.Context, i *v1alpha1.Incident, s signals.Signals) (first *v1alpha1.IncidentSlot, err error) {
+	if Ended(i) || !i.DeletionTimestamp.IsZero() {
+		return nil, nil
+	}
+	p := &v1alpha1.Platform{}
+	if err := c.Client.Get(ctx, platformOf(i), p); err != nil {
+		return nil, fmt.Errorf("reading the Platform: %w", err)
+	}
+	slot := Slot(&p.Status, PlaceOf(i))
+	if isOf(slot, i) && slot.IncidentUID != "" && slot.Severity == i.Spec.Severity {
+		return nil, nil
+	}
+	if stands, err := c.stands(ctx, c.Client, p, slot, i); err != nil || stands {
+		return slot, err
+	}
+	if p, err = c.Read(ctx, platformOf(i)); err != nil {
+		return nil, err
+	}
+	slot = Slot(&p.Status, PlaceOf(i))
+	if stands, err := c.stands(ctx, c.APIReader, p, slot, i); err != nil || stands {
+		return slot, err
+	}
+	after, err := c.Decide(ctx, platformOf(i), func(status *v1alpha1.PlatformStatus) bool {
+		if !equality.Semantic.DeepEqual(Slot(status, PlaceOf(i)), slot) {
+			return false
+		}
+		hold(status, i, s, c.Now())
+		return true
+	})
+	if err != nil {
+		return nil, err
+	}
+	if slot = Slot(&after.Status, PlaceOf(i)); isOf(slot, i) {
+		return nil, nil
+	}
+	return slot, nil
+}
+
+// stands says whether a slot is of another Incident than i, which is open, or may be about to be created.
+func (c Claims) stands(ctx context.Context, reader client.Reader, p *v1alpha1.Platform, slot *v1alpha1.IncidentSlot, i *v1alpha1.Incident) (bool, error) {
+	if slot == nil || isOf(slot, i) {
+		return false, nil
+	}
+	incidents, err := named(ctx, reader, p, *slot)
+	if err != nil {
+		return false, err
+	}
+	if holder := holderOf(slot, incidents); holder != nil {
+		return !Ended(holder), nil
+	}
+	return slot.IncidentUID == "" && c.Now().Before(slot.At.Add(settle)), nil
+}
+
+// Resolved frees the place of an Incident that ended. Where spec.resolution ended it while a signal was bad, the place is quiet. It is
+// called after status.resolvedAt is set; where that is lost, Tidy does the same.
+func (c Claims) Resolved(ctx context.Context, i *v1alpha1.Incident, s signals.Signals) error {
+	_, err := c.Insist(ctx, platformOf(i), func(status *v1alpha1.PlatformStatus) { end(status, i, s) })
+	if apierrors.IsNotFound(err) {
+		return nil // a Platform that is gone has no places
+	}
+	return err
+}
+
+// Tidy takes out of a Platform's slots what is over. p is as the cache has it; while that says that nothing is over, nothing is read past
+// the cache.
+func (c Claims) Tidy(ctx context.Context, p *v1alpha1.Platform, s signals.Signals) error {
+	if len(p.Status.Incidents) == 0 {
+		return nil
+	}
+	tidied := func(reader client.Reader, p *v1alpha1.Platform) (*v1alpha1.PlatformStatus, error) {
+		incidents, err := named(ctx, reader, p, p.Status.Incidents...)
+		if err != nil {
+			return nil, err
+		}
+		status := p.Status.DeepCopy()
+		tidy(status, incidents, s, c.Now(), repeat(p))
+		return status, nil
+	}
+	after, err := tidied(c.Client, p)
+	if err != nil || equality.Semantic.DeepEqual(p.Status.Incidents, after.Incidents) {
+		return err
+	}
+	before, err := c.Read(ctx, client.ObjectKeyFromObject(p))
+	if err != nil {
+		return err
+	}
+	if after, err = tidied(c.APIReader, before); err != nil {
+		return err
+	}
+	_, err = c.Decide(ctx, client.ObjectKeyFromObject(p), func(status *v1alpha1.PlatformStatus) bool {
+		if !equality.Semantic.DeepEqual(status.Incidents, before.Status.Incidents) {
+			return false
+		}
+		status.Incidents = after.Incidents
+		return true
+	})
+	return err
+}
+
+// named are the Incidents of a Platform that slots name, as far as they exist.
+func named(ctx context.Context, reader client.Reader, p *v1alpha1.Platform, slots ...v1alpha1.IncidentSlot) ([]v1alpha1.Incident, error) {
+	var found []v1alpha1.Incident
+	for _, slot := range slots {
+		i := v1alpha1.Incident{}
+		err := reader.Get(ctx, client.ObjectKey{Namespace: p.Namespace, Name: slot.Incident}, &i)
+		if client.IgnoreNotFound(err) != nil {
+			return nil, fmt.Errorf("reading Incident %s: %w", slot.Incident, err)
+		}
+		if err == nil {
+			found = append(found, i)
+		}
+	}
+	return slices.DeleteFunc(found, func(i v1alpha1.Incident) bool { return i.Spec.PlatformRef.Name != p.Name }), nil
+}
+
+func platformOf(i *v1alpha1.Incident) client.ObjectKey {
+	return client.ObjectKey{Namespace: i.Namespace, Name: i.Spec.PlatformRef.Name}
+}

@@ -1,0 +1,295 @@
+package claims
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
+	"github.com/1pass-dev/playbook-operator/controllers/signals"
+)
+
+const (
+	// Platformwide is the application of what is not about a single one.
+	Platformwide = "0"
+	// settle is how long a name may stand in a slot before its Incident exists: longer than a Create can take.
+	settle = 30 * time.Second
+)
+
+// Place is what one Incident at a time responds to.
+type Place struct {
+	Category      v1alpha1.IncidentCategory
+	ApplicationID string
+}
+
+// PlaceOf is the place of an Incident.
+func PlaceOf(i *v1alpha1.Incident) Place {
+	place := Place{Category: i.Spec.Category, ApplicationID: Platformwide}
+	if a := i.Spec.Affected; a != nil && len(a.ApplicationIDs) == 1 {
+		place.ApplicationID = a.ApplicationIDs[0]
+	}
+	return place
+}
+
+// Slot of a place, in the status; nil where nobody has it.
+func Slot(status *v1alpha1.PlatformStatus, place Place) *v1alpha1.IncidentSlot {
+	i := slices.IndexFunc(status.Incidents, func(slot v1alpha1.IncidentSlot) bool { return placeOf(slot) == place })
+	if i < 0 {
+		return nil
+	}
+	return &status.Incidents[i]
+}
+
+func placeOf(slot v1alpha1.IncidentSlot) Place { return Place{slot.Category, slot.ApplicationID} }
+
+// Ended says that an Incident is resolved.
+func Ended(i *v1alpha1.Incident) bool {
+	resolved := meta.FindStatusCondition(i.Status.Conditions, v1alpha1.StepResolved)
+	return i.Status.ResolvedAt != nil || resolved != nil && (resolved.Status == metav1.ConditionTrue ||
+		resolved.Status == metav1.ConditionFalse && resolved.Reason == v1alpha1.ReasonNotNeeded)
+}
+
+// endedAt is when an Incident ended that did.
+func endedAt(i *v1alpha1.Incident) metav1.Time {
+	if i.Status.ResolvedAt != nil {
+		return *i.Status.ResolvedAt
+	}
+	return meta.FindStatusCondition(i.Status.Conditions, v1alpha1.StepResolved).LastTransitionTime
+}
+
+// Alarms are the signals that an Incident of the category is opened for, the worst first. For Unclassified these are the signals that
+// people are asked about: what is bad has a category of its own.
+func Alarms(s signals.Signals, category v1alpha1.IncidentCategory) []signals.Signal {
+	var alarms []signals.Signal
+	for _, signal := range s.Of(category).Each {
+		switch {
+		case category == v1alpha1.CategoryUnclassified && signal.Ask:
+			signal.Severity = v1alpha1.Sev2
+			alarms = append(alarms, signal)
+		case category != v1alpha1.CategoryUnclassified && signal.State == metav1.ConditionFalse:
+			alarms = append(alarms, signal)
+		}
+	}
+	slices.SortStableFunc(alarms, func(a, b signals.Signal) int { return cmp.Compare(a.Severity, b.Severity) })
+	return alarms
+}
+
+// isOf says whether a slot is an Incident's: by its UID, or by its name where the UID was not written yet.
+func isOf(slot *v1alpha1.IncidentSlot, i *v1alpha1.Incident) bool {
+	return slot != nil && placeOf(*slot) == PlaceOf(i) && slot.Incident == i.Name &&
+		(slot.IncidentUID == "" || slot.IncidentUID == string(i.UID))
+}
+
+// holderOf is the Incident, among some of the Platform, whose slot it is; nil where it does not exist.
+func holderOf(slot *v1alpha1.IncidentSlot, incidents []v1alpha1.Incident) *v1alpha1.Incident {
+	i := slices.IndexFunc(incidents, func(i v1alpha1.Incident) bool { return isOf(slot, &i) })
+	if i < 0 {
+		return nil
+	}
+	return &incidents[i]
+}
+
+// free takes the slot of a place away.
+func free(status *v1alpha1.PlatformStatus, place Place) {
+	status.Incidents = slices.DeleteFunc(status.Incidents, func(slot v1alpha1.IncidentSlot) bool { return placeOf(slot) == place })
+}
+
+// put gives the place of a slot to it.
+func put(status *v1alpha1.PlatformStatus, slot v1alpha1.IncidentSlot) {
+	if was := Slot(status, placeOf(slot)); was != nil {
+		*was = slot
+		return
+	}
+	status.Incidents = append(status.Incidents, slot)
+}
+
+// fresh are the alarms about which nobody decided. What a person knew is void when the quiet that it stands for is over.
+func fresh(slot v1alpha1.IncidentSlot, alarms []signals.Signal, at time.Time, repeat time.Duration) []signals.Signal {
+	if slot.QuietSince != nil && !isQuiet(slot, at, repeat) {
+		return alarms
+	}
+	return slices.DeleteFunc(slices.Clone(alarms), func(signal signals.Signal) bool {
+		return slices.ContainsFunc(slot.Known, func(known v1alpha1.KnownSignal) bool {
+			return known.Condition == signal.Condition && known.Severity <= signal.Severity
+		})
+	})
+}
+
+func isQuiet(slot v1alpha1.IncidentSlot, at time.Time, repeat time.Duration) bool {
+	return slot.QuietSince != nil && len(slot.Known) > 0 && at.Before(slot.QuietSince.Add(repeat))
+}
+
+// keeps says whether a slot keeps an Incident from being opened for the alarms. open says whether the slot's own Incident is.
+func keeps(slot v1alpha1.IncidentSlot, open bool, alarms []signals.Signal, at time.Time, repeat time.Duration) bool {
+	unheard := fresh(slot, alarms, at, repeat)
+	if !open {
+		return isQuiet(slot, at, repeat) && !slices.ContainsFunc(unheard, func(s signals.Signal) bool { return s.Severity < slot.Severity })
+	}
+	// Without a person's severity the Incident rises with the signals. With one it stays what it is, and a sev1 needs its own.
+	return slot.Severity == "" || slot.Severity == v1alpha1.Sev1 ||
+		!slices.ContainsFunc(unheard, func(s signals.Signal) bool { return s.Severity == v1alpha1.Sev1 })
+}
+
+// notGood are the alarms, and the signals that the Incident saw bad and that are unknown now: they were not good since. After a restart
+// all are unknown at first.
+func notGood(i *v1alpha1.Incident, s signals.Signals) []signals.Signal {
+	found := Alarms(s, i.Spec.Category)
+	for _, signal := range s.Of(i.Spec.Category).Each {
+		if signal.State == metav1.ConditionUnknown && slices.ContainsFunc(i.Status.Signals, func(seen v1alpha1.IncidentSignal) bool {
+			return seen.Condition == signal.Condition && seen.Seen == v1alpha1.SignalSeenBad
+		}) && !slices.ContainsFunc(found, func(f signals.Signal) bool { return f.Condition == signal.Condition }) {
+			found = append(found, signal)
+		}
+	}
+	return found
+}
+
+func known(bad []signals.Signal) []v1alpha1.KnownSignal {
+	var all []v1alpha1.KnownSignal
+	for _, signal := range bad {
+		all = append(all, v1alpha1.KnownSignal{Condition: signal.Condition, Severity: signal.Severity})
+	}
+	return all
+}
+
+// slotFor is the slot that an Incident has where nobody had it before. A person who gave a severity knew what was bad by then.
+func slotFor(i *v1alpha1.Incident, s signals.Signals, at time.Time) v1alpha1.IncidentSlot {
+	place := PlaceOf(i)
+	slot := v1alpha1.IncidentSlot{
+		Category: place.Category, ApplicationID: place.ApplicationID, Incident: i.Name, IncidentUID: string(i.UID),
+		At: new(metav1.NewTime(at.Truncate(time.Second))), Severity: i.Spec.Severity,
+	}
+	if slot.Severity != "" {
+		slot.Known = known(slices.DeleteFunc(Alarms(s, place.Category), func(signal signals.Signal) bool {
+			return signal.Since.After(i.CreationTimestamp.Time)
+		}))
+	}
+	return slot
+}
+
+// hold gives an Incident its place, or brings what is written of it there up to date.
+func hold(status *v1alpha1.PlatformStatus, i *v1alpha1.Incident, s signals.Signals, at time.Time) {
+	slot := Slot(status, PlaceOf(i))
+	if !isOf(slot, i) {
+		taken := slotFor(i, s, at)
+		if slot != nil && slot.QuietSince != nil {
+			// The quiet is about the signals, not about whose place it is.
+			taken.QuietSince, taken.Known = slot.QuietSince, slot.Known
+		}
+		put(status, taken)
+		return
+	}
+	slot.IncidentUID = string(i.UID)
+	if lowered := i.Spec.Severity != "" && (slot.Severity == "" || i.Spec.Severity > slot.Severity); lowered {
+		slot.Known, slot.QuietSince = known(notGood(i, s)), nil
+	}
+	slot.Severity = i.Spec.Severity
+}
+
+// end frees the slot of an Incident that ended. Where a person resolved it while something was bad, the slot stays for as long as it
+// is quiet.
+func end(status *v1alpha1.PlatformStatus, i *v1alpha1.Incident, s signals.Signals) {
+	slot, at := Slot(status, PlaceOf(i)), endedAt(i)
+	switch {
+	case !isOf(slot, i), slot.QuietSince != nil && !slot.QuietSince.Before(&at):
+		return
+	case i.Spec.Resolution == nil:
+		free(status, PlaceOf(i))
+		return
+	}
+	bad := known(notGood(i, s))
+	for _, k := range slot.Known {
+		if !slices.ContainsFunc(bad, func(b v1alpha1.KnownSignal) bool { return b.Condition == k.Condition }) {
+			bad = append(bad, k)
+		}
+	}
+	if len(bad) == 0 {
+		free(status, PlaceOf(i))
+		return
+	}
+	slot.IncidentUID, slot.QuietSince, slot.Known = string(i.UID), &at, bad
+	slot.Severity = cmp.Or(i.Status.Severity, i.Spec.Severity, v1alpha1.Sev3)
+}
+
+// tidy takes out of the slots what is over: what was good once is not known any more, and an Incident that ended, or is gone, has no
+// place. incidents are those that the slots name, as far as they exist.
+func tidy(status *v1alpha1.PlatformStatus, incidents []v1alpha1.Incident, s signals.Signals, at time.Time, repeat time.Duration) {
+	for _, was := range slices.Clone(status.Incidents) {
+		place := placeOf(was)
+		slot := Slot(status, place)
+		slot.Known = slices.DeleteFunc(slices.Clone(slot.Known), func(k v1alpha1.KnownSignal) bool {
+			return slices.ContainsFunc(s.Each, func(signal signals.Signal) bool {
+				return signal.Condition == k.Condition && signal.State == metav1.ConditionTrue
+			})
+		})
+		holder := holderOf(slot, incidents)
+		switch {
+		case holder != nil && Ended(holder):
+			end(status, holder, s)
+			slot = Slot(status, place)
+		case holder != nil:
+			slot.IncidentUID = string(holder.UID)
+		case slot.IncidentUID == "" && at.Before(slot.At.Add(settle)):
+			// Its Create may be on its way.
+			holder = &v1alpha1.Incident{}
+		}
+		if slot != nil && (holder == nil || Ended(holder)) && !isQuiet(*slot, at, repeat) {
+			free(status, place)
+		}
+	}
+}
+
+// choose settles who has a place while there are alarms for it. It returns the name of the Incident to create, or none. all are the
+// Incidents of the namespace.
+func choose(status *v1alpha1.PlatformStatus, want Want, all []v1alpha1.Incident, at time.Time, repeat time.Duration) (create string) {
+	incidents := slices.DeleteFunc(slices.Clone(all), func(i v1alpha1.Incident) bool { return i.Spec.PlatformRef.Name != want.Platform.Name })
+	slot := Slot(status, want.Place)
+	holder := holderOf(slot, incidents)
+	switch {
+	case slot == nil:
+	case holder == nil && slot.IncidentUID == "":
+		// Whoever wrote the name died before the Create, or is about to send it. The same name can't be created twice.
+		return slot.Incident
+	case holder == nil && slot.QuietSince == nil:
+		free(status, want.Place)
+	case holder != nil && Ended(holder):
+		slot.IncidentUID = string(holder.UID)
+		end(status, holder, want.Signals)
+	case holder != nil:
+		slot.IncidentUID = string(holder.UID)
+	}
+	alarms := Alarms(want.Signals, want.Place.Category)
+	if slot = Slot(status, want.Place); slot != nil && keeps(*slot, holder != nil && !Ended(holder), alarms, at, repeat) {
+		return ""
+	}
+	for _, other := range incidents {
+		// One that has no slot: the Platform was applied anew, or its first pass is yet to come.
+		if PlaceOf(&other) == want.Place && !Ended(&other) && !isOf(slot, &other) && keeps(slotFor(&other, want.Signals, at), true, alarms, at, repeat) {
+			hold(status, &other, want.Signals, at)
+			return ""
+		}
+	}
+	name := unused(want.Name, status.Incidents, all)
+	put(status, v1alpha1.IncidentSlot{
+		Category: want.Place.Category, ApplicationID: want.Place.ApplicationID, Incident: name, At: new(metav1.NewTime(at.Truncate(time.Second))),
+	})
+	return name
+}
+
+// unused is the name, or the first with a number after it, that no Incident has and that no slot names.
+func unused(name string, slots []v1alpha1.IncidentSlot, incidents []v1alpha1.Incident) string {
+	for n := 1; ; n++ {
+		try := name
+		if n > 1 {
+			try = fmt.Sprintf("%s-%d", name, n)
+		}
+		if !slices.ContainsFunc(slots, func(s v1alpha1.IncidentSlot) bool { return s.Incident == try }) &&
+			!slices.ContainsFunc(incidents, func(i v1alpha1.Incident) bool { return i.Name == try }) {
+			return try
+		}
+	}
+}
