@@ -79,7 +79,7 @@ func newRun(p *v1alpha1.Platform, condition, what string) *run {
 		state: metav1.ConditionUnknown, message: what + " was not asked often enough yet",
 	}
 	if c := meta.FindStatusCondition(p.Status.Conditions, condition); c != nil && c.Status == metav1.ConditionFalse {
-		// Nobody knows when the present episode began, but for that it was not before.
+		// The present episode began no earlier than that. Nobody knows when exactly.
 		r.onset, r.episode = c.LastTransitionTime.Time, c.LastTransitionTime.Time
 		r.partly = c.Reason == v1alpha1.ReasonSignalFlaky
 		r.flaps = r.partly
