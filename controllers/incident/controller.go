@@ -102,6 +102,7 @@ func (s *response) pass(ctx context.Context) (time.Duration, error) {
 	s.signals = s.r.Signals(client.ObjectKeyFromObject(p))
 	resolved := obj.Status.ResolvedAt != nil
 	s.assess()
+	s.place(ctx)
 	asked := playbook.Asked(obj, obj.Status.LastHandledRequestedAt)
 	if playbook.Stalled(obj) && (asked || s.ByHand() || s.over() != "") {
 		s.resume(asked)
