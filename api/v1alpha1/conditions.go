@@ -134,6 +134,8 @@ const (
 	ReasonAwaitingMitigation = "AwaitingMitigation"
 	// ReasonNotConfirmed says that no signal of the incident's category was bad, so that only a person can close it.
 	ReasonNotConfirmed = "NotConfirmed"
+	// ReasonSignalsUnknown says that a signal that was known is unknown now, so that nobody can tell whether it is over.
+	ReasonSignalsUnknown = "SignalsUnknown"
 	// ReasonAwaitingResolution says that a person closes it: set spec.resolution.
 	ReasonAwaitingResolution = "AwaitingResolution"
 	// ReasonNobodyReached says that no channel of any tier accepted a page yet.

@@ -341,7 +341,7 @@ func TestAServiceSuspendedByBillingIsNotRolledBack(t *testing.T) {
 	s.Server.Render().Suspend(logi.WebService, "billing")
 	name := s.regression("inc", "{category: Outage}")
 	s.pass(name)
-	s.expect(name, "Triaged True Succeeded", "RolledBack False NotNeeded")
+	s.expect(name, "Triaged True Succeeded", "RolledBack Unknown NoSuspect")
 	for _, step := range []string{"Triaged", "RolledBack"} {
 		if got := s.message(name, step); !strings.Contains(got, "billing") {
 			t.Errorf("%s says %q", step, got)
@@ -443,7 +443,7 @@ func TestDeadlinesThatPassWhileTheAPIServerIsAwayAreHonouredLateAndItIsSaid(t *t
 	s.expectPages("oncall 1 triggered")
 	s.pass(name)
 	s.expectPages("oncall 1 triggered", "owner 1 triggered")
-	if !s.told(name, "project-owner was paged by api-away-owner, 5m") || !s.told(name, "s late") {
+	if !s.told(name, "project-owner was paged by api-away-owner, 5 min") || !s.told(name, " late") {
 		t.Errorf("the timeline does not say how late: %+v", s.get(name).Status.Timeline)
 	}
 }
