@@ -30,7 +30,8 @@ func (r *Rollback) RestoreAutoDeploy(ctx context.Context) (playbook.Outcome, err
 	case ours.AutoDeploy == v1alpha1.AutoDeployRestored:
 		return playbook.Done("auto-deploy of %s is on again", ours.Service), nil
 	}
-	if other := claims.RollbackOf(&r.Platform.Status, ours.Service); other != nil && other.IncidentUID != string(r.Incident.UID) {
+	if other := claims.RollbackOf(&r.Platform.Status, ours.Service); other != nil &&
+		other.IncidentUID != string(r.Incident.UID) && !before(other, ours) {
 		return r.leaveTo(ctx, ours, other)
 	}
 	r.show(ours)
@@ -71,14 +72,22 @@ func (r *Rollback) leaveTo(_ context.Context, ours, other *v1alpha1.ServiceRollb
 
 // remind a Platform that was deleted and applied again of the rollback, so that it says that auto-deploy is off.
 func (r *Rollback) remind(ctx context.Context, ours *v1alpha1.ServiceRollback) error {
-	if claims.RollbackOf(&r.Platform.Status, ours.Service) != nil {
+	if known := claims.RollbackOf(&r.Platform.Status, ours.Service); known != nil && !before(known, ours) {
 		return nil
 	}
 	return r.insist(ctx, func(p *v1alpha1.PlatformStatus) {
-		if claims.RollbackOf(p, ours.Service) == nil {
+		switch known := claims.RollbackOf(p, ours.Service); {
+		case known == nil:
 			p.Rollbacks = append(p.Rollbacks, *ours.DeepCopy())
+		case before(known, ours):
+			*known = *ours.DeepCopy()
 		}
 	})
+}
+
+// before says that another Incident rolled back earlier than this one. The Platform forgot ours, and the other one reminded it first.
+func before(other, ours *v1alpha1.ServiceRollback) bool {
+	return other.IncidentUID != ours.IncidentUID && other.At.Before(ours.At)
 }
 
 // mayRestore says why auto-deploy may be put back now, or what is waited for.
