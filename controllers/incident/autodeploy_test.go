@@ -33,16 +33,16 @@ func TestOfTwoThatRolledBackTheLastOneRestores(t *testing.T) {
 			if again == "applied-again" {
 				s.deletePlatform()
 				s.applyPlatform("")
-				s.pass(second)
+				s.pass(first) // it reminds the new Platform before the second one does
 			}
+			s.good()
+			s.after(301*time.Second, second)
+			s.expect(second, "Resolved True Succeeded", "AutoDeployRestored Unknown AwaitingFix")
 			s.pass(first)
 			s.expect(first, "AutoDeployRestored False NotNeeded", "Ready True Succeeded")
 			if got := s.message(first, "AutoDeployRestored"); !strings.Contains(got, "Incident "+second+" rolled web back since") {
 				t.Errorf("it says %q", got)
 			}
-			s.good()
-			s.after(301*time.Second, second)
-			s.expect(second, "Resolved True Succeeded", "AutoDeployRestored Unknown AwaitingFix")
 			if r.AutoDeploy(logi.WebService) {
 				t.Error("auto-deploy is on, without a fix")
 			}

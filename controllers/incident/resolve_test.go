@@ -31,8 +31,8 @@ func TestAResolutionDuringARollbackFollowsItToItsEnd(t *testing.T) {
 			if got := s.live(); got != "good" || !r.AutoDeploy(logi.WebService) {
 				t.Errorf("%s is live; auto-deploy is on: %t", got, r.AutoDeploy(logi.WebService))
 			}
-			if obj := s.get(inc); obj.Status.RolledBackAt == nil || len(obj.Finalizers) != 0 {
-				t.Errorf("rolled back at %v; finalizers %v", obj.Status.RolledBackAt, obj.Finalizers)
+			if s.get(inc).Status.RolledBackAt == nil {
+				t.Error("status.rolledBackAt is not set")
 			}
 		})
 	}
