@@ -2,6 +2,7 @@ package v1alpha1
 
 import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 )
 
 // DeadLetterCause is why an entry died, as its last_error and attempts tell.
@@ -489,6 +490,16 @@ type DLQReplayList struct {
 
 // GetConditions returns the conditions for reading and setting.
 func (r *DLQReplay) GetConditions() *[]metav1.Condition { return &r.Status.Conditions }
+
+// Observed returns what the status says of the spec's generation and of the last request that was handled, for reading and setting.
+func (r *DLQReplay) Observed() (generation *int64, requestedAt *string) {
+	return &r.Status.ObservedGeneration, &r.Status.LastHandledRequestedAt
+}
+
+// SetStatusOf takes over the status of another object of this kind.
+func (r *DLQReplay) SetStatusOf(other runtime.Object) {
+	other.(*DLQReplay).Status.DeepCopyInto(&r.Status)
+}
 
 // PlatformName is the name of the Platform that it is about.
 func (r *DLQReplay) PlatformName() string { return r.Spec.PlatformRef.Name }

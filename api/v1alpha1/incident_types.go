@@ -2,6 +2,7 @@ package v1alpha1
 
 import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 )
 
 // Severity of an incident, by the playbook's table.
@@ -706,6 +707,16 @@ type IncidentList struct {
 
 // GetConditions returns the conditions for reading and setting.
 func (i *Incident) GetConditions() *[]metav1.Condition { return &i.Status.Conditions }
+
+// Observed returns what the status says of the spec's generation and of the last request that was handled, for reading and setting.
+func (i *Incident) Observed() (generation *int64, requestedAt *string) {
+	return &i.Status.ObservedGeneration, &i.Status.LastHandledRequestedAt
+}
+
+// SetStatusOf takes over the status of another object of this kind.
+func (i *Incident) SetStatusOf(other runtime.Object) {
+	other.(*Incident).Status.DeepCopyInto(&i.Status)
+}
 
 // PlatformName is the name of the Platform that it is about.
 func (i *Incident) PlatformName() string { return i.Spec.PlatformRef.Name }

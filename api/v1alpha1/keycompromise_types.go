@@ -2,6 +2,7 @@ package v1alpha1
 
 import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 )
 
 // CompromiseVia says what ends the key.
@@ -298,6 +299,16 @@ type KeyCompromiseList struct {
 
 // GetConditions returns the conditions for reading and setting.
 func (k *KeyCompromise) GetConditions() *[]metav1.Condition { return &k.Status.Conditions }
+
+// Observed returns what the status says of the spec's generation and of the last request that was handled, for reading and setting.
+func (k *KeyCompromise) Observed() (generation *int64, requestedAt *string) {
+	return &k.Status.ObservedGeneration, &k.Status.LastHandledRequestedAt
+}
+
+// SetStatusOf takes over the status of another object of this kind.
+func (k *KeyCompromise) SetStatusOf(other runtime.Object) {
+	other.(*KeyCompromise).Status.DeepCopyInto(&k.Status)
+}
 
 // PlatformName is the name of the Platform that it is about.
 func (k *KeyCompromise) PlatformName() string { return k.Spec.PlatformRef.Name }

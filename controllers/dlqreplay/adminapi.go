@@ -121,7 +121,7 @@ func (r *entryRetry) intend(ctx context.Context) (bool, error) {
 	s.obj.Status.AdminRetries = append(s.obj.Status.AdminRetries, v1alpha1.AdminRetry{
 		EntryID: strconv.FormatInt(r.id, 10), State: v1alpha1.AdminRetryIntended, At: metav1.NowMicro(), SawEnqueuedAt: metav1.NewMicroTime(r.saw.EnqueuedAt),
 	})
-	if err := s.writeStatus(ctx, s.written, s.obj); err != nil {
+	if err := s.visit.Save(ctx); err != nil {
 		s.obj.Status.AdminRetries = r.earlier
 		return false, fmt.Errorf("writing the intent to retry entry %d: %w", r.id, err)
 	}

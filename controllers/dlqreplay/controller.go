@@ -56,43 +56,16 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 
 // Reconcile is one pass over one replay: at most a second of work, then one status write.
 func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
-	obj := &v1alpha1.DLQReplay{}
-	if err := r.APIReader.Get(ctx, req.NamespacedName, obj); err != nil {
-		return ctrl.Result{}, client.IgnoreNotFound(err)
-	}
-	if !obj.DeletionTimestamp.IsZero() {
-		return playbook.Finalize(ctx, r.Client, r.Recorder, obj, func(ctx context.Context) error { return r.closeDeleted(ctx, obj) })
-	}
-	written := obj.DeepCopy()
-	after, err := r.pass(ctx, obj, written)
-	return playbook.Result(ctx, after, err, r.writeStatus(ctx, written, obj))
-}
-
-// pass brings the object's playbook as far as it goes now. A step that writes the status itself brings written up to date.
-func (r *Reconciler) pass(ctx context.Context, obj, written *v1alpha1.DLQReplay) (time.Duration, error) {
-	obj.Status.ObservedGeneration = obj.Generation
-	if playbook.Finished(obj) {
-		return 0, nil
-	}
-	playbook.Begin(obj, lanes)
-	resume := playbook.Asked(obj, obj.Status.LastHandledRequestedAt)
-	if playbook.Stalled(obj) && !resume {
-		return 0, nil
-	}
-	s, err := r.connect(ctx, obj, written)
-	if err == nil && resume {
-		err = s.resume(ctx)
-	}
-	if err != nil && resume {
-		playbook.FailToResume(obj, err)
-		return 0, err
-	}
-	if err != nil {
-		playbook.Fail(obj, err)
-		return 0, err
-	}
-	obj.Status.LastHandledRequestedAt = playbook.Request(obj, obj.Status.LastHandledRequestedAt)
-	return playbook.Run(ctx, obj, lanes, s, &r.memory), nil
+	return playbook.Kind[*v1alpha1.DLQReplay, *replay]{
+		Client: r.Client, APIReader: r.APIReader, Recorder: r.Recorder, Memory: &r.memory,
+		New:      func() *v1alpha1.DLQReplay { return &v1alpha1.DLQReplay{} },
+		Action:   "Replay",
+		Lanes:    func(*v1alpha1.DLQReplay) playbook.Lanes[*replay] { return lanes },
+		Connect:  r.connect,
+		Resume:   func(ctx context.Context, s *replay) error { return s.resume(ctx) },
+		DropLate: dropCounts,
+		Close:    r.closeDeleted,
+	}.Reconcile(ctx, req)
 }
 
 // closeDeleted closes the operation of a deleted object; that waits for the batch under way and stops the next.

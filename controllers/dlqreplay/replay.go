@@ -20,8 +20,8 @@ import (
 // replay is what a pass works with: the object, its Platform and its operation in the ledger.
 type replay struct {
 	*Reconciler
+	visit     *playbook.Visit[*v1alpha1.DLQReplay]
 	obj       *v1alpha1.DLQReplay
-	written   *v1alpha1.DLQReplay // as the API server has it
 	platform  *v1alpha1.Platform
 	db        *platformdb.DB
 	id        platformdb.Identity
@@ -29,7 +29,8 @@ type replay struct {
 	op        *platformdb.Operation // nil until it is opened
 }
 
-func (r *Reconciler) connect(ctx context.Context, obj, written *v1alpha1.DLQReplay) (*replay, error) {
+func (r *Reconciler) connect(ctx context.Context, v *playbook.Visit[*v1alpha1.DLQReplay]) (*replay, error) {
+	obj := v.Obj
 	id, err := identity(obj)
 	if err != nil {
 		return nil, err
@@ -38,7 +39,7 @@ func (r *Reconciler) connect(ctx context.Context, obj, written *v1alpha1.DLQRepl
 	if err != nil {
 		return nil, err
 	}
-	s := &replay{Reconciler: r, obj: obj, written: written, id: id, selection: selection}
+	s := &replay{Reconciler: r, visit: v, obj: obj, id: id, selection: selection}
 	if s.platform, err = access.Find(ctx, r.Client, obj.Namespace, obj.Spec.PlatformRef.Name); err != nil {
 		return nil, err
 	}
@@ -70,7 +71,7 @@ func (r *Reconciler) connect(ctx context.Context, obj, written *v1alpha1.DLQRepl
 	return s, nil
 }
 
-// resume lets a stalled replay go on where it stopped.
+// resume prepares a stalled replay that goes on where it stopped.
 func (s *replay) resume(ctx context.Context) error {
 	if s.op != nil && s.op.ClosedAt == nil {
 		// An attempt counts from when it was first seen. Those that failed while the replay was stalled must be seen before it goes
@@ -78,7 +79,7 @@ func (s *replay) resume(ctx context.Context) error {
 		if err := s.db.ObserveAll(ctx, s.id.UID); err != nil {
 			return access.DatabaseError(err)
 		}
-		if err := s.db.ResumeOperation(ctx, s.id.UID, playbook.Request(s.obj, s.obj.Status.LastHandledRequestedAt)); err != nil {
+		if err := s.db.ResumeOperation(ctx, s.id.UID, playbook.Request(s.obj)); err != nil {
 			return access.DatabaseError(err)
 		}
 		var err error
@@ -89,7 +90,6 @@ func (s *replay) resume(ctx context.Context) error {
 	s.obj.Status.AdminRetries = slices.DeleteFunc(s.obj.Status.AdminRetries, func(a v1alpha1.AdminRetry) bool {
 		return a.State == v1alpha1.AdminRetryRefused // refused for certain, so a new nonce may be tried
 	})
-	playbook.Resume(s.obj)
 	return nil
 }
 
@@ -121,16 +121,18 @@ func (s *replay) idle() time.Duration {
 	return 0
 }
 
-// mayAct says whether the next effect may happen now, by what the object and its Platform say at this moment; otherwise it
-// returns what the step waits for.
+// mayAct returns the zero Outcome where the next effect may happen now, by what the object and its Platform say at this moment.
+// Otherwise it returns what the step waits for. All approvals are asked before the first effect, and a canary is one.
 func (s *replay) mayAct() playbook.Outcome {
 	if s.obj.Spec.Suspend != nil && *s.obj.Spec.Suspend {
 		return playbook.Wait(s.idle(), v1alpha1.ReasonSuspended, "suspended by spec.suspend; set it to false to go on")
 	}
-	if s.platform.Spec.Automation == v1alpha1.AutomationObserveOnly {
-		return playbook.Wait(s.idle(), v1alpha1.ReasonAutomationOff, "Platform %q is ObserveOnly: nothing is changed until its spec.automation is Enabled", s.platform.Name)
-	}
-	return s.approved()
+	return playbook.Act{
+		Object: s.obj, Resource: "dlqreplay", Platform: s.platform,
+		Required: playbook.Required(s.platform, "DLQReplay", s.op.Total), Approvals: s.obj.Spec.Approvals,
+		Digest: *s.op.PlanDigest, What: fmt.Sprintf("%d entries, cutoff %s", s.op.Total, s.op.Cutoff.Format("2006-01-02T15:04:05.000000Z")),
+		Again: s.idle(),
+	}.MayAct()
 }
 
 // refresh takes over what a person changed meanwhile, so that it holds from the next batch on. It reports false where the object

@@ -41,7 +41,7 @@ func requeue(ctx context.Context, s *replay) (playbook.Outcome, error) {
 	var observed time.Time
 	for end := time.Now().Add(slice); time.Now().Before(end); {
 		if time.Since(observed) > observeInterval {
-			if outcome, ok, err := s.judge(ctx); err != nil || !ok {
+			if outcome, err := s.judge(ctx); err != nil || outcome.Stops() {
 				return outcome, err
 			}
 			observed = time.Now()
@@ -77,24 +77,24 @@ func requeue(ctx context.Context, s *replay) (playbook.Outcome, error) {
 	return playbook.Wait(time.Millisecond, v1alpha1.ReasonRequeuing, "%s", s.handled()), nil
 }
 
-// judge observes what became of requeued entries; it reports false where the breaker opened.
-func (s *replay) judge(ctx context.Context) (playbook.Outcome, bool, error) {
+// judge observes what became of requeued entries; it stalls where the breaker opened.
+func (s *replay) judge(ctx context.Context) (playbook.Outcome, error) {
 	op, err := s.db.Observe(ctx, s.id.UID)
 	if err != nil {
-		return playbook.Outcome{}, false, access.DatabaseError(err)
+		return playbook.Outcome{}, access.DatabaseError(err)
 	}
 	attempts, err := s.db.RecentAttempts(ctx, op, breakerWindow)
 	if err != nil {
-		return playbook.Outcome{}, false, access.DatabaseError(err)
+		return playbook.Outcome{}, access.DatabaseError(err)
 	}
 	s.op = op
 	s.project()
 	s.projectFailures(attempts)
 	if attempts.Attempted >= breakerMinimum && attempts.Failed*100 > attempts.Attempted*int64(*s.obj.Spec.Breaker.MaxFailurePercent) {
 		return playbook.Stall(v1alpha1.ReasonBreakerOpen, "the breaker opened: %d of the last %d attempts failed (%s), more than %d %%; %d entries remain dead, and those requeued stay with the dispatcher. When the relying party is well again: %s",
-			attempts.Failed, attempts.Attempted, answers(attempts), *s.obj.Spec.Breaker.MaxFailurePercent, op.Remaining, playbook.ResumeCommand(s.obj, "dlqreplay")), false, nil
+			attempts.Failed, attempts.Attempted, answers(attempts), *s.obj.Spec.Breaker.MaxFailurePercent, op.Remaining, playbook.ResumeCommand(s.obj, "dlqreplay")), nil
 	}
-	return playbook.Outcome{}, true, nil
+	return playbook.Outcome{}, nil
 }
 
 // batch runs one batch of the plan and takes its counts over. It is run by the everyday role, and where that finds entries that

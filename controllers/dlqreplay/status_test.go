@@ -92,7 +92,7 @@ func TestAFinishedReplayCostsNoWrites(t *testing.T) {
 	}
 	inParallel(func(i int) error {
 		r := &v1alpha1.DLQReplay{
-			ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: fmt.Sprint("r", i), Finalizers: []string{v1alpha1.Finalizer}},
+			ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: fmt.Sprint("r", i)},
 			Spec:       v1alpha1.DLQReplaySpec{PlatformRef: v1alpha1.PlatformReference{Name: "p"}, ApplicationID: "42"},
 		}
 		if err := shared.Kube.Create(ctx, r); err != nil {
@@ -183,5 +183,22 @@ func TestAFinishedReplayCostsNoWrites(t *testing.T) {
 	}
 	if r.Generation == 1 || !equality.Semantic.DeepEqual(r.Status, want.Status) {
 		t.Errorf("more than observedGeneration was written: %s, and it should be %s", stage.JSON(r.Status), stage.JSON(want.Status))
+	}
+
+	// The release before left the finalizer on what it had finished. It is taken off, once.
+	old := &v1alpha1.DLQReplay{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "r1"}}
+	if err := shared.Kube.Patch(ctx, old, client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"finalizers":["`+v1alpha1.Finalizer+`"]}}`))); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := resync(1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := shared.Kube.Get(ctx, client.ObjectKeyFromObject(old), old); err != nil {
+		t.Fatal(err)
+	}
+	if n := writes.Load(); n != 2 || len(old.Finalizers) != 0 {
+		t.Errorf("%d writes were made in all, and the finalizers of a finished replay are %v", n, old.Finalizers)
 	}
 }

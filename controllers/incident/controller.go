@@ -103,11 +103,11 @@ func (s *response) pass(ctx context.Context) (time.Duration, error) {
 	resolved := obj.Status.ResolvedAt != nil
 	s.assess()
 	s.place(ctx)
-	asked := playbook.Asked(obj, obj.Status.LastHandledRequestedAt)
+	asked := playbook.Asked(obj)
 	if playbook.Stalled(obj) && (asked || s.ByHand() || s.over() != "") {
 		s.resume(asked)
 	}
-	obj.Status.LastHandledRequestedAt = playbook.Request(obj, obj.Status.LastHandledRequestedAt)
+	obj.Status.LastHandledRequestedAt = playbook.Request(obj)
 	after := playbook.Run(ctx, obj, lanes, s, &s.r.memory)
 	if !resolved && obj.Status.ResolvedAt != nil {
 		after = time.Millisecond // the people's lanes have run, and end now

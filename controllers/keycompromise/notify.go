@@ -51,7 +51,7 @@ func notify(ctx context.Context, s *compromise) (playbook.Outcome, error) {
 	if event.DeadAt == nil {
 		return playbook.Wait(notifyInterval, v1alpha1.ReasonNotifying, "%s has not accepted webhook_key.compromised yet (%s)", name, answered(event)), nil
 	}
-	if outcome, ok := s.mayAct(); !ok {
+	if outcome := s.mayAct(); outcome.Stops() {
 		return outcome, nil
 	}
 	if wait := event.DeadAt.Add(requeueInterval(event.Requeued)).Sub(event.Now); wait > 0 {

@@ -39,7 +39,7 @@ func reSign(ctx context.Context, s *compromise) (playbook.Outcome, error) {
 		}
 		s.revoked = progress.Revocation
 		s.project()
-		_, may := s.mayAct()
+		may := !s.mayAct().Stops()
 		switch {
 		case progress.ReSignedAt != nil:
 			return playbook.Done("%d undelivered entries signed anew; none is under the old kid, and every transaction from before the revocation has ended", progress.Resigned), nil
@@ -61,7 +61,7 @@ func reSign(ctx context.Context, s *compromise) (playbook.Outcome, error) {
 func (s *compromise) reSignSome(ctx context.Context) (*platformdb.ReSigning, error) {
 	// The rake signed anew what there was; the operator can't where keys are encrypted, and waits for the rest. Nor does it where it
 	// only observes.
-	if _, may := s.mayAct(); !may || s.obj.Spec.Via == v1alpha1.CompromiseViaCommand {
+	if may := !s.mayAct().Stops(); !may || s.obj.Spec.Via == v1alpha1.CompromiseViaCommand {
 		progress, err := s.db.AwaitReSigned(ctx, s.id.UID)
 		return progress, access.DatabaseError(err)
 	}

@@ -30,6 +30,7 @@ type remembered struct {
 	lanes map[int]failures
 	// comesBack is when the last pass asked for the next.
 	comesBack time.Time
+	writtenAt time.Time
 }
 
 // failures are those of a lane since a step of it last ran without an error.
@@ -73,6 +74,19 @@ func (m *Memory) comesBack(key client.ObjectKey, after time.Duration) {
 	if after > 0 {
 		known.comesBack = time.Now().Add(after)
 	}
+}
+
+func (m *Memory) wrote(key client.ObjectKey) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.of(key).writtenAt = time.Now()
+}
+
+// sinceWrite is how long ago the object's status was written by this manager.
+func (m *Memory) sinceWrite(key client.ObjectKey) time.Duration {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return time.Since(m.of(key).writtenAt)
 }
 
 // attempts are those of a lane of an object.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
@@ -30,6 +31,10 @@ type Object interface {
 	GetConditions() *[]metav1.Condition
 	// PlatformName is the name of the Platform that it is about.
 	PlatformName() string
+	// Observed returns the generation and the last request that the status knows, for reading and setting.
+	Observed() (generation *int64, requestedAt *string)
+	// SetStatusOf takes over the status of another object of the same kind.
+	SetStatusOf(runtime.Object)
 }
 
 type verdict int
