@@ -38,6 +38,7 @@ type Reconciler struct {
 	Now func() time.Time
 
 	memory playbook.Memory
+	aside  playbook.Aside
 }
 
 // concurrency is how many run at once: a page must not queue behind the slow API of another platform.

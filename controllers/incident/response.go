@@ -55,7 +55,9 @@ func (s *response) notice() *notice.Notice {
 }
 
 func (s *response) rollback() *rollback.Rollback {
-	return &rollback.Rollback{Journal: s.Journal, Claims: s.claims(), Access: s.r.Connections, Evidence: s.grounds(), First: s.first}
+	return &rollback.Rollback{
+		Journal: s.Journal, Claims: s.claims(), Access: s.r.Connections, Aside: &s.r.aside, Evidence: s.grounds(), First: s.first,
+	}
 }
 
 func escalate(ctx context.Context, s *response) (playbook.Outcome, error) {

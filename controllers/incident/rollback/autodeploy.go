@@ -123,7 +123,7 @@ func (r *Rollback) clearFor() time.Duration {
 // fix finds a live deploy of a commit that was not live before the rollback: an older one that somebody deployed leaves the bad one at
 // the branch's head.
 func (r *Rollback) fix(ctx context.Context, api *render.Client, ours *v1alpha1.ServiceRollback) (*render.Deploy, error) {
-	deploys, err := api.History(ctx, r.Incident.Status.Rollback.ServiceID)
+	deploys, err := r.history(ctx, api)
 	if err != nil {
 		return nil, err
 	}

@@ -76,7 +76,7 @@ func (r *Rollback) show(ours *v1alpha1.ServiceRollback) {
 
 // find the deploy that the rollback made, where Render's answer was lost. It returns what is waited for, or nil once it is found.
 func (r *Rollback) find(ctx context.Context, api *render.Client, ours *v1alpha1.ServiceRollback) (*playbook.Outcome, error) {
-	deploys, err := api.History(ctx, r.Incident.Status.Rollback.ServiceID)
+	deploys, err := r.history(ctx, api)
 	if err != nil {
 		return nil, err
 	}
@@ -96,9 +96,20 @@ func (r *Rollback) find(ctx context.Context, api *render.Client, ours *v1alpha1.
 	return nil, nil
 }
 
+// history of the service that was rolled back.
+func (r *Rollback) history(ctx context.Context, api *render.Client) ([]render.Deploy, error) {
+	service := r.Incident.Status.Rollback.ServiceID
+	return playbook.Ask(ctx, r.Aside, r.key("history"), "Render's deploys", lookTimeout, func(ctx context.Context) ([]render.Deploy, error) {
+		return api.History(ctx, service)
+	})
+}
+
 // await the end of the deploy that the rollback made. It returns what is waited for, or nil once it ended.
 func (r *Rollback) await(ctx context.Context, api *render.Client, ours *v1alpha1.ServiceRollback) (*playbook.Outcome, error) {
-	deploy, err := api.Deploy(ctx, r.Incident.Status.Rollback.ServiceID, ours.DeployID)
+	service, id := r.Incident.Status.Rollback.ServiceID, ours.DeployID
+	deploy, err := playbook.Ask(ctx, r.Aside, r.key("deploy/"+id), "Render's deploy "+id, lookTimeout, func(ctx context.Context) (*render.Deploy, error) {
+		return api.Deploy(ctx, service, id)
+	})
 	if err != nil {
 		return nil, err
 	}
