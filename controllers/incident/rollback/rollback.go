@@ -63,7 +63,10 @@ func (r *Rollback) Run(ctx context.Context) (playbook.Outcome, error) {
 		return playbook.Outcome{}, err
 	}
 	if ours := r.ours(); ours != nil && asked(ours) {
-		return r.follow(ctx, ours)
+		if err := r.remind(ctx, ours); err != nil {
+			return playbook.Outcome{}, err
+		}
+		return r.follow(ctx, r.ours())
 	}
 	switch {
 	case r.ByHand():
