@@ -203,7 +203,7 @@ func (s *response) approved(plan *v1alpha1.IncidentRollback, choice render.Choic
 	var required []string
 	if s.obj.Spec.Rollback == v1alpha1.RollbackApproval || plan.Schema == v1alpha1.SchemaMigrated ||
 		len(choice.NeedsApproval) > 0 ||
-		slices.ContainsFunc(s.platform.Spec.RequireApproval, func(rule v1alpha1.ApprovalRule) bool { return rule.Kind == "Incident" }) {
+		slices.ContainsFunc(s.platform.Spec.RequireApproval, func(r v1alpha1.ApprovalRule) bool { return r.Kind == "Incident" }) {
 		required = []string{v1alpha1.StepRolledBack}
 	}
 	missing, other := playbook.Unapproved(s.obj.Spec.Approvals, required, plan.Digest)
