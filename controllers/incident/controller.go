@@ -38,6 +38,7 @@ type Reconciler struct {
 	Now func() time.Time
 
 	memory playbook.Memory
+	aside  playbook.Aside
 }
 
 // concurrency is how many run at once: a page must not queue behind the slow API of another platform.
@@ -102,6 +103,7 @@ func (s *response) pass(ctx context.Context) (time.Duration, error) {
 	s.signals = s.r.Signals(client.ObjectKeyFromObject(p))
 	resolved := obj.Status.ResolvedAt != nil
 	s.assess()
+	s.place(ctx)
 	asked := playbook.Asked(obj, obj.Status.LastHandledRequestedAt)
 	if playbook.Stalled(obj) && (asked || s.ByHand() || s.over() != "") {
 		s.resume(asked)

@@ -3,6 +3,7 @@ package incident
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
 	"github.com/1pass-dev/playbook-operator/controllers/claims"
@@ -23,10 +24,23 @@ type response struct {
 	signals, own signals.Signals
 	// first is the Incident of the same category that has the slot; empty where this one has it.
 	first string
+	// unplaced is why it is not known who has the slot. Until then this Incident only pages.
+	unplaced error
 }
 
 func (s *response) claims() claims.Claims {
-	return claims.Claims{Client: s.r.Client, APIReader: s.r.APIReader}
+	return claims.Claims{Client: s.r.Client, APIReader: s.r.APIReader, Now: s.r.Now}
+}
+
+// place takes the slot of the Incident's category, or finds out who has it. Of several Incidents of a category one acts.
+func (s *response) place(ctx context.Context) {
+	first, err := s.claims().Hold(ctx, s.Incident, s.signals)
+	switch {
+	case err != nil:
+		s.unplaced = fmt.Errorf("taking the place of the Platform's %s: %w", s.Incident.Spec.Category, err)
+	case first != nil:
+		s.first = first.Incident
+	}
 }
 
 func (s *response) escalation() *escalation.Escalation {
@@ -41,7 +55,9 @@ func (s *response) notice() *notice.Notice {
 }
 
 func (s *response) rollback() *rollback.Rollback {
-	return &rollback.Rollback{Journal: s.Journal, Claims: s.claims(), Access: s.r.Connections, Evidence: s.grounds(), First: s.first}
+	return &rollback.Rollback{
+		Journal: s.Journal, Claims: s.claims(), Access: s.r.Connections, Aside: &s.r.aside, Evidence: s.grounds(), First: s.first,
+	}
 }
 
 func escalate(ctx context.Context, s *response) (playbook.Outcome, error) {
