@@ -128,7 +128,6 @@ const (
 	ReasonNotAnnounced = "NotAnnounced"
 	// ReasonPublished says that the public notice is out.
 	ReasonPublished   = "Published"
-	ReasonTriaging    = "Triaging"
 	ReasonRollingBack = "RollingBack"
 	// ReasonWaitingForDeploy says that a deploy is under way at Render, and what to do depends on it.
 	ReasonWaitingForDeploy = "WaitingForDeploy"
