@@ -25,12 +25,18 @@ func (r *Render) Saved(service string) RenderSaved {
 	return saved
 }
 
-// Restore makes a service what was saved. A rollback that was under way goes on when SetDeployStatus says so.
+// Restore makes a service what was saved. A job that had not ended runs again; a rollback that was under way goes on when
+// SetDeployStatus says so.
 func (r *Render) Restore(service string, saved RenderSaved) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s := r.services[service]
 	s.autoDeploy, s.deploys, s.jobs = saved.AutoDeploy, saved.Deploys, saved.Jobs
+	for _, j := range s.jobs {
+		if j.FinishedAt.IsZero() {
+			r.run(j)
+		}
+	}
 }
 
 // Restore makes pages and notices what Pages and Notices returned.

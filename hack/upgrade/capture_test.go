@@ -189,8 +189,8 @@ func collect(v any, path string, words *[]string) {
 func (c *capture) rows() map[string][]map[string]any {
 	c.Helper()
 	rows := map[string][]map[string]any{}
-	if c.settings == "" {
-		return nil // the Platform has no database
+	if c.kind == "Incident" {
+		return nil // its Platform has no database
 	}
 	for _, table := range tables {
 		var text []byte

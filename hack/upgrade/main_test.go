@@ -31,7 +31,7 @@ var (
 func TestMain(m *testing.M) {
 	flag.Parse()
 	// The tests wait for servers more than they work.
-	if err := flag.Set("test.parallel", "6"); err != nil {
+	if err := flag.Set("test.parallel", "12"); err != nil {
 		panic(err)
 	}
 	code, err := run(m)

@@ -20,7 +20,7 @@ import (
 )
 
 // A state is an object as it was stored at one moment, and all that it takes to go on from there. In a journal, ${SITE}, ${URL}, ${HOST},
-// ${UID} and ${PLATFORM_UID} stand for what differs each time, and all times count from Created.
+// ${UID}, ${PLATFORM_UID} and ${DIR} stand for what differs each time, and all times count from Created.
 type state struct {
 	// Created is when the API server made the object, Taken what the manager's clock said at the moment.
 	Created time.Time `json:"created"`
@@ -48,12 +48,13 @@ type health struct {
 }
 
 // names are what differs each time.
-type names struct{ site, url, uid, platformUID string }
+type names struct{ site, url, uid, platformUID, dir string }
 
 // pairs of a placeholder and its value; a longer value comes before one that it contains.
 func (n names) pairs() [][2]string {
 	return [][2]string{
-		{"${URL}", n.url}, {"${HOST}", strings.TrimPrefix(n.url, "http://")}, {"${UID}", n.uid}, {"${PLATFORM_UID}", n.platformUID}, {"${SITE}", n.site},
+		{"${URL}", n.url}, {"${HOST}", strings.TrimPrefix(n.url, "http://")}, {"${UID}", n.uid}, {"${PLATFORM_UID}", n.platformUID}, {"${DIR}", n.dir},
+		{"${SITE}", n.site},
 	}
 }
 
@@ -148,6 +149,9 @@ func numbered(v any) any {
 		}
 		return out
 	case []any:
+		if len(v) == 0 {
+			return v
+		}
 		out := map[string]any{}
 		for i, item := range v {
 			out["#"+number(i)] = numbered(item)
@@ -244,6 +248,8 @@ func compact(v map[string]any, indent string) []byte {
 // timePattern finds times as Kubernetes, Go and Postgres write them in JSON.
 var timePattern = regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)?`)
 
+const toSeconds = "2006-01-02T15:04:05"
+
 // shift moves all times by d, also those within texts. A webhook's payload is signed, and stays as it is.
 func shift(v any, d time.Duration) any {
 	switch v := v.(type) {
@@ -258,13 +264,13 @@ func shift(v any, d time.Duration) any {
 			v[i] = shift(v[i], d)
 		}
 	case string:
+		// Whole seconds move, so that the fraction stays as its writer wrote it.
 		return timePattern.ReplaceAllStringFunc(v, func(text string) string {
-			bare := text[:len(text)-len(timePattern.FindStringSubmatch(text)[2])]
-			t, err := time.Parse("2006-01-02T15:04:05", bare)
+			t, err := time.Parse(toSeconds, text[:len(toSeconds)])
 			if err != nil {
 				return text
 			}
-			return t.Add(d).Format("2006-01-02T15:04:05.999999999") + text[len(bare):]
+			return t.Add(d).Format(toSeconds) + text[len(toSeconds):]
 		})
 	}
 	return v
