@@ -25,8 +25,8 @@ func (r *Render) Saved(service string) RenderSaved {
 	return saved
 }
 
-// Restore makes a service what was saved. A job that had not ended runs again; a rollback that was under way goes on when
-// SetDeployStatus says so.
+// Restore makes a service what was saved. A job that had not ended runs again; a rollback that was under way goes on
+// when SetDeployStatus says so.
 func (r *Render) Restore(service string, saved RenderSaved) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -71,14 +71,16 @@ func (lostRetry) RoundTrip(request *http.Request) (*http.Response, error) {
 	if !strings.HasSuffix(request.URL.Path, "/retry") {
 		return http.DefaultTransport.RoundTrip(request)
 	}
-	return &http.Response{StatusCode: http.StatusBadGateway, Body: http.NoBody, Header: http.Header{}, Request: request}, nil
+	return &http.Response{StatusCode: http.StatusBadGateway, Body: http.NoBody, Header: http.Header{}, Request: request},
+		nil
 }
 
 // replay is play, up to where only the dispatcher's backoff is waited for.
 func (c *capture) replay() {
 	c.Helper()
 	c.patient(func(ready string) bool {
-		return ready == "False "+v1alpha1.ReasonDelivering && c.count(`SELECT count(*) FROM webhook_outbox_entries WHERE next_retry_at > now()`) > 0
+		return ready == "False "+v1alpha1.ReasonDelivering &&
+			c.count(`SELECT count(*) FROM webhook_outbox_entries WHERE next_retry_at > now()`) > 0
 	})
 }
 
@@ -89,7 +91,8 @@ func TestCaptureDLQReplays(t *testing.T) {
 	seen := map[string]bool{}
 	for _, replay := range replays {
 		t.Run(replay.name, func(t *testing.T) {
-			c := record(newScene(t, "captured-dlqr-"+replay.name, "DLQReplay", replay.settings), replay.settings, replay.name, seen)
+			c := record(newScene(t, "captured-dlqr-"+replay.name, "DLQReplay", replay.settings), replay.settings, replay.name,
+				seen)
 			if err := c.CreateApplication(c.ctx, acme, "acme"); err != nil {
 				t.Fatal(err)
 			}

@@ -14,7 +14,7 @@ import (
 
 // regression makes a bad deploy.
 func (c *capture) regression() {
-	r := c.Server.Render()
+	r := c.Render()
 	r.AddDeploy(logi.WebService, "good", "live", "new_commit", time.Now().Add(-10*time.Hour))
 	r.SetRollbackDelay(time.Hour)
 	r.BreakCommit("bad", logi.Breakage{})
@@ -28,7 +28,7 @@ func (c *capture) close() {
 	c.become("")
 	c.after(time.Second)
 	c.after(301 * time.Second)
-	c.Server.Render().DeployCommit(logi.WebService, "fix")
+	c.Render().DeployCommit(logi.WebService, "fix")
 	c.after(time.Minute)
 }
 
@@ -55,19 +55,20 @@ var responses = []struct {
 		c.rest()
 	}},
 	{"lost", "{}", false, func(c *capture) {
-		c.Server.Render().SetFaults(logi.RenderFault{Method: "POST", Path: "rollback", AfterEffect: true, Refuse: true, Times: 1})
+		c.Render().SetFaults(logi.RenderFault{Method: "POST", Path: "rollback", AfterEffect: true, Refuse: true, Times: 1})
 		c.rest()
 		c.rest()
 		c.arrive("live")
 		c.rest()
 	}},
 	{"unknown", "{}", false, func(c *capture) {
-		c.Server.Render().SetFaults(logi.RenderFault{Method: "POST", Path: "rollback", Status: 500, Times: 1})
+		c.Render().SetFaults(logi.RenderFault{Method: "POST", Path: "rollback", Status: 500, Times: 1})
 		c.rest()
 		c.after(31 * time.Second)
 	}},
 	{"refused", "{}", false, func(c *capture) {
-		c.Server.Render().SetFaults(logi.RenderFault{Method: "POST", Path: "rollback", Status: 400, Body: `{"message":"this deploy can't be rolled back to"}`})
+		c.Render().SetFaults(logi.RenderFault{Method: "POST", Path: "rollback", Status: 400,
+			Body: `{"message":"this deploy can't be rolled back to"}`})
 		c.rest()
 	}},
 	{"failed", "{}", false, func(c *capture) {
@@ -76,7 +77,7 @@ var responses = []struct {
 		c.rest()
 	}},
 	{"preparing", "{}", false, func(c *capture) {
-		c.Server.Render().SetFaults(logi.RenderFault{Method: "PATCH", Status: 500})
+		c.Render().SetFaults(logi.RenderFault{Method: "PATCH", Status: 500})
 		c.rest()
 		c.patch(resolution)
 		c.rest()
@@ -140,8 +141,10 @@ var responses = []struct {
 
 // affected are the facts that a category is about.
 var affected = map[string]string{
-	"Outage": "", "Unclassified": "", "WebhookDelivery": `, affected: {applicationIDs: ["42"]}`, "MergeInconsistency": `, affected: {userIDs: ["12"]}`,
-	"KeyMismatch": `, affected: {applicationIDs: ["42"], kid: whk_2026_08}`, "KeyExposure": `, affected: {applicationIDs: ["42"], kid: whk_2026_08}`,
+	"Outage": "", "Unclassified": "", "WebhookDelivery": `, affected: {applicationIDs: ["42"]}`,
+	"MergeInconsistency": `, affected: {userIDs: ["12"]}`,
+	"KeyMismatch":        `, affected: {applicationIDs: ["42"], kid: whk_2026_08}`,
+	"KeyExposure":        `, affected: {applicationIDs: ["42"], kid: whk_2026_08}`,
 }
 
 func TestCaptureIncidents(t *testing.T) {
@@ -152,11 +155,13 @@ func TestCaptureIncidents(t *testing.T) {
 		seen := map[string]bool{}
 		for _, response := range responses {
 			// The categories share one playbook: what each of them has beside its rollback is captured once.
-			if response.outage && category != "Outage" || category != "Outage" && category != "MergeInconsistency" && response.name != "rollback" {
+			if response.outage && category != "Outage" || category != "Outage" && category != "MergeInconsistency" &&
+				response.name != "rollback" {
 				continue
 			}
 			t.Run(category+"-"+response.name, func(t *testing.T) {
-				c := record(newScene(t, "captured-"+strings.ToLower(category)+"-"+response.name, "Incident", ""), "", strings.ToLower(category)+"-"+response.name, seen)
+				c := record(newScene(t, "captured-"+strings.ToLower(category)+"-"+response.name, "Incident", ""), "",
+					strings.ToLower(category)+"-"+response.name, seen)
 				c.brief = category != "Outage" && category != "MergeInconsistency"
 				c.regression()
 				c.open(strings.Replace("{category: "+category+facts+", "+strings.TrimPrefix(response.spec, "{"), ", }", "}", 1))

@@ -35,9 +35,7 @@ func (c *capture) outbox() {
 	if _, err := c.Enqueue(c.ctx, acme, 2); err != nil {
 		c.Fatal(err)
 	}
-	if _, err := c.db.Exec(c.ctx, `UPDATE webhook_signing_keys SET kid = 'whk_leaked'; UPDATE webhook_outbox_entries SET kid = 'whk_leaked'`); err != nil {
-		c.Fatal(err)
-	}
+	c.exec(`UPDATE webhook_signing_keys SET kid = 'whk_leaked'; UPDATE webhook_outbox_entries SET kid = 'whk_leaked'`)
 }
 
 // leaks are what may come to pass in a KeyCompromise.
@@ -65,11 +63,13 @@ var leaks = []struct {
 		c.play()
 	}},
 	{"job-lost", withoutSigning + asJobs, "{via: Command}", func(c *capture) {
-		c.Server.Render().SetFaults(logi.RenderFault{Method: http.MethodPost, Path: "/jobs", AfterEffect: true, Refuse: true, Times: 1})
+		c.Render().SetFaults(logi.RenderFault{Method: http.MethodPost, Path: "/jobs", AfterEffect: true, Refuse: true,
+			Times: 1})
 		c.play()
 	}},
 	{"job-unknown", withoutSigning + asJobs, "{via: Command}", func(c *capture) {
-		c.Server.Render().SetFaults(logi.RenderFault{Method: http.MethodPost, Path: "/jobs", Status: http.StatusBadGateway, Times: 1})
+		c.Render().SetFaults(logi.RenderFault{Method: http.MethodPost, Path: "/jobs", Status: http.StatusBadGateway,
+			Times: 1})
 		c.play()
 	}},
 	{"job-failed", withoutSigning + asJobs, "{via: Command}", func(c *capture) {
@@ -77,7 +77,7 @@ var leaks = []struct {
 		c.play()
 	}},
 	{"job-refused", withoutSigning + asJobs, "{via: Command}", func(c *capture) {
-		c.Server.Render().SetFaults(logi.RenderFault{Method: http.MethodPost, Path: "/jobs", Status: http.StatusBadRequest})
+		c.Render().SetFaults(logi.RenderFault{Method: http.MethodPost, Path: "/jobs", Status: http.StatusBadRequest})
 		c.play()
 	}},
 	{"unrecorded", asJobs, "{via: Command}", func(c *capture) { c.play() }},

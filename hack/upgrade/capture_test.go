@@ -24,8 +24,8 @@ import (
 	"github.com/1pass-dev/playbook-operator/hack/world"
 )
 
-// A capture keeps each state that a scene's object goes through: before and after each write to the API server, which is where a
-// manager may die. Of states that differ in nothing but times and numbers, the first is kept.
+// A capture keeps each state that a scene's object goes through: before and after each write to the API server, which
+// is where a manager may die. Of states that differ in nothing but times and numbers, the first is kept.
 type capture struct {
 	*scene
 	settings string
@@ -39,13 +39,15 @@ type capture struct {
 func record(s *scene, settings, name string, seen map[string]bool) *capture {
 	c := &capture{scene: s, settings: settings, seen: seen, name: name}
 	s.kube = interceptor.NewClient(kube, interceptor.Funcs{
-		Patch: func(ctx context.Context, next client.WithWatch, obj client.Object, patch client.Patch, opts ...client.PatchOption) error {
+		Patch: func(ctx context.Context, next client.WithWatch, obj client.Object, patch client.Patch,
+			opts ...client.PatchOption) error {
 			c.take()
 			err := next.Patch(ctx, obj, patch, opts...)
 			c.take()
 			return err
 		},
-		SubResourcePatch: func(ctx context.Context, next client.Client, sub string, obj client.Object, patch client.Patch, opts ...client.SubResourcePatchOption) error {
+		SubResourcePatch: func(ctx context.Context, next client.Client, sub string, obj client.Object, patch client.Patch,
+			opts ...client.SubResourcePatchOption) error {
 			c.take()
 			err := next.SubResource(sub).Patch(ctx, obj, patch, opts...)
 			c.take()
@@ -69,8 +71,10 @@ func (c *capture) take() {
 		c.Fatal(err)
 	}
 	s := &state{
-		Created: obj.GetCreationTimestamp().UTC(), Taken: c.clock().UTC(), Asked: c.Server.Render().Counts().Rollbacks, Health: c.health, Settings: c.settings,
-		Object: stored(obj), Render: c.Server.Render().Saved(logi.WebService), Pages: c.Services.Pages(), Notices: c.Services.Notices(), Tables: c.rows(),
+		Created: obj.GetCreationTimestamp().UTC(), Taken: c.clock().UTC(), Asked: c.Render().Counts().Rollbacks,
+		Health: c.health, Settings: c.settings,
+		Object: stored(obj), Render: c.Render().Saved(logi.WebService), Pages: c.Services.Pages(),
+		Notices: c.Services.Notices(), Tables: c.rows(),
 	}
 	for i := range s.Pages {
 		s.Pages[i].Details, s.Pages[i].Links = nil, nil // nothing depends on them
@@ -114,7 +118,8 @@ func stored(obj *unstructured.Unstructured) map[string]any {
 		}
 	}
 	return map[string]any{
-		"apiVersion": obj.GetAPIVersion(), "kind": obj.GetKind(), "metadata": metadata, "spec": obj.Object["spec"], "status": obj.Object["status"],
+		"apiVersion": obj.GetAPIVersion(), "kind": obj.GetKind(), "metadata": metadata, "spec": obj.Object["spec"],
+		"status": obj.Object["status"],
 	}
 }
 
@@ -152,13 +157,15 @@ func nested(content map[string]any, path ...string) []any {
 
 // telling are the fields whose value says how far something is.
 var telling = []string{
-	"type", "status", "reason", "state", "State", "published", "autoDeploy", "category", "rollback", "action", "outcome", "swept_dead", "deferred",
+	"type", "status", "reason", "state", "State", "published", "autoDeploy", "category", "rollback", "action", "outcome",
+	"swept_dead", "deferred",
 	"automation", "mode", "via", "suspend", "schema",
 }
 
 // present are fields of which it matters whether they are there.
 var present = []string{
-	"acknowledgedAt", "resolvedAt", "mitigatedAt", "rolledBackAt", "pagedAt", "closed_at", "planned_at", "canary_at", "requeued_at", "resigned_at", "finalizers",
+	"acknowledgedAt", "resolvedAt", "mitigatedAt", "rolledBackAt", "pagedAt", "closed_at", "planned_at", "canary_at",
+	"requeued_at", "resigned_at", "finalizers",
 	"deployID", "command", "delivered_at", "successorKid", "approvals", "lastHandledRequestedAt",
 }
 
@@ -194,7 +201,8 @@ func (c *capture) rows() map[string][]map[string]any {
 	}
 	for _, table := range tables {
 		var text []byte
-		if err := c.db.QueryRow(c.ctx, fmt.Sprintf(`SELECT coalesce(json_agg(t), '[]') FROM (SELECT * FROM %s) t`, table)).Scan(&text); err != nil {
+		if err := c.db.QueryRow(c.ctx, fmt.Sprintf(`SELECT coalesce(json_agg(t), '[]') FROM (SELECT * FROM %s) t`,
+			table)).Scan(&text); err != nil {
 			c.Fatalf("reading %s: %v", table, err)
 		}
 		var found []map[string]any

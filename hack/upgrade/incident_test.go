@@ -1,6 +1,7 @@
 package upgrade_test
 
 import (
+	"cmp"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -51,9 +52,9 @@ func (s *scene) after(d time.Duration) {
 
 // arrive makes the rollback that Render began end in a status.
 func (s *scene) arrive(status string) {
-	for _, d := range s.Server.Render().Saved(logi.WebService).Deploys {
+	for _, d := range s.Render().Saved(logi.WebService).Deploys {
 		if d.Status == "update_in_progress" {
-			s.Server.Render().SetDeployStatus(logi.WebService, d.ID, status)
+			s.Render().SetDeployStatus(logi.WebService, d.ID, status)
 		}
 	}
 }
@@ -71,8 +72,8 @@ func (s *scene) told() (triggers, requests int) {
 
 func TestIncidentsOfThePreviousReleaseAreFinished(t *testing.T) { each(t, "incident", finishIncident) }
 
-// finishIncident lets this release go on with an Incident: first nothing changes, then time passes, then the platform is well again,
-// and in the end a person closes it. Nobody approves anything.
+// finishIncident lets this release go on with an Incident: first nothing changes, then time passes, then the platform
+// is well again, and in the end a person closes it. Nobody approves anything.
 func finishIncident(s *scene, stored *state) {
 	was := &v1alpha1.Incident{}
 	if err := s.get(s.ctx, was); err != nil {
@@ -109,8 +110,11 @@ func (s *scene) lostNoPage(was *v1alpha1.Incident) {
 	if was.Spec.Acknowledgement != nil || was.Spec.Resolution != nil || was.Status.ResolvedAt != nil {
 		return
 	}
-	sending := was.Spec.Severity == "" || was.Spec.Severity == v1alpha1.Sev1 || was.Spec.Severity == v1alpha1.Sev2
-	if len(s.Services.Pages())+len(s.Services.Chats()) == 0 && sending {
+	severity := was.Status.Severity
+	if severity == "" && was.Spec.Category == v1alpha1.CategoryOutage {
+		severity = cmp.Or(was.Spec.Severity, v1alpha1.Sev2) // it had not begun; an outage is no less
+	}
+	if (severity == v1alpha1.Sev1 || severity == v1alpha1.Sev2) && len(s.Services.Pages())+len(s.Services.Chats()) == 0 {
 		s.Error("nobody was paged")
 	}
 }
@@ -118,7 +122,7 @@ func (s *scene) lostNoPage(was *v1alpha1.Incident) {
 // rolledBackAtMost checks that nothing was rolled back twice, nor anything that must not be.
 func (s *scene) rolledBackAtMost(was *v1alpha1.Incident, stored *state) {
 	s.Helper()
-	asked := s.Server.Render().Counts().Rollbacks
+	asked := s.Render().Counts().Rollbacks
 	if stored.Asked+asked > 1 {
 		s.Errorf("Render was asked to roll back %d times", stored.Asked+asked)
 	}
@@ -136,14 +140,16 @@ func (s *scene) rolledBackAtMost(was *v1alpha1.Incident, stored *state) {
 	}
 }
 
-// isOver checks that nothing is left of an Incident: not a page, not a notice, not a claim, not auto-deploy that is off.
+// isOver checks that nothing is left of an Incident: not a page, not a notice, not a claim, not auto-deploy that is
+// off.
 func (s *scene) isOver(was *v1alpha1.Incident) {
 	s.Helper()
-	if !s.Server.Render().AutoDeploy(logi.WebService) {
+	if !s.Render().AutoDeploy(logi.WebService) {
 		s.Error("auto-deploy is off")
 	}
 	for _, p := range s.Services.Pages() {
-		// The previous release called a page failed for whose answers it had waited for a minute, and took none back that PagerDuty had.
+		// The previous release called a page failed for whose answers it had waited for a minute, and took none back that
+		// PagerDuty had.
 		if p.State != "resolved" && !failed(was, p) {
 			s.Errorf("the alert %s is %s", p.DedupKey, p.State)
 		}
@@ -176,9 +182,10 @@ func (s *scene) isOver(was *v1alpha1.Incident) {
 
 // failed says whether the previous release had given up the page of an alert.
 func failed(was *v1alpha1.Incident, alert logi.Page) bool {
-	return was.Status.Escalation != nil && slices.ContainsFunc(was.Status.Escalation.Pages, func(p v1alpha1.PageStatus) bool {
-		return p.State == v1alpha1.PageFailed && strings.HasSuffix(alert.DedupKey, "/"+p.Tier)
-	})
+	return was.Status.Escalation != nil && slices.ContainsFunc(was.Status.Escalation.Pages,
+		func(p v1alpha1.PageStatus) bool {
+			return p.State == v1alpha1.PageFailed && strings.HasSuffix(alert.DedupKey, "/"+p.Tier)
+		})
 }
 
 func isTrue(conditions []metav1.Condition, name string) bool {
@@ -198,7 +205,8 @@ func (s *scene) settled(began []metav1.Condition) {
 	}
 	for _, c := range began {
 		switch c.Type {
-		case v1alpha1.ConditionReady, v1alpha1.ConditionReconciling, v1alpha1.ConditionStalled, v1alpha1.ConditionResponseOverdue:
+		case v1alpha1.ConditionReady, v1alpha1.ConditionReconciling, v1alpha1.ConditionStalled,
+			v1alpha1.ConditionResponseOverdue:
 			continue
 		}
 		if got := s.condition(c.Type); !strings.HasPrefix(got, "True ") && got != "False "+v1alpha1.ReasonNotNeeded {

@@ -26,7 +26,8 @@ func (s *scene) patient(enough func(ready string) bool) {
 		after, err := s.pass()
 		ready := s.condition(v1alpha1.ConditionReady)
 		switch {
-		case s.waits(ready), err == nil && (strings.HasPrefix(ready, "True ") || strings.HasPrefix(s.condition(v1alpha1.ConditionStalled), "True ") || enough(ready)):
+		case s.waits(ready), err == nil && (strings.HasPrefix(ready, "True ") ||
+			strings.HasPrefix(s.condition(v1alpha1.ConditionStalled), "True ") || enough(ready)):
 			return
 		case time.Now().After(end):
 			s.Fatalf("after %s Ready is %s, and the last error is %v", patience, ready, err)
@@ -44,7 +45,8 @@ func (s *scene) patient(enough func(ready string) bool) {
 
 // waits says whether a reason is one to wait for a person.
 func (s *scene) waits(ready string) bool {
-	for _, reason := range []string{v1alpha1.ReasonWaitingForApproval, v1alpha1.ReasonSuspended, v1alpha1.ReasonAutomationOff, v1alpha1.ReasonSecretUnusable} {
+	for _, reason := range []string{v1alpha1.ReasonWaitingForApproval, v1alpha1.ReasonSuspended,
+		v1alpha1.ReasonAutomationOff, v1alpha1.ReasonSecretUnusable} {
 		if ready == "False "+reason {
 			return true
 		}
@@ -56,16 +58,20 @@ func (s *scene) waits(ready string) bool {
 func (s *scene) dispatch() {
 	s.Helper()
 	if s.hurry {
-		if _, err := s.db.Exec(s.ctx, `UPDATE webhook_outbox_entries SET next_retry_at = clock_timestamp() WHERE next_retry_at > clock_timestamp()`); err != nil {
-			s.Fatal(err)
-		}
+		s.exec(`UPDATE webhook_outbox_entries SET next_retry_at = clock_timestamp() WHERE next_retry_at > clock_timestamp()`)
 	}
 	if _, err := s.DispatchOnce(s.ctx); err != nil {
 		s.Fatal(err)
 	}
-	if _, err := s.db.Exec(s.ctx, `UPDATE webhook_outbox_entries SET dlq_at = dlq_at - interval '1 hour'
-		WHERE event_type = 'webhook_key.compromised' AND dlq_at > clock_timestamp()::timestamp - interval '1 minute'`); err != nil {
-		s.Fatal(err)
+	s.exec(`UPDATE webhook_outbox_entries SET dlq_at = dlq_at - interval '1 hour'
+		WHERE event_type = 'webhook_key.compromised' AND dlq_at > clock_timestamp()::timestamp - interval '1 minute'`)
+}
+
+// exec runs SQL as the database's owner.
+func (s *scene) exec(sql string) {
+	s.Helper()
+	if _, err := s.db.Exec(s.ctx, sql); err != nil {
+		s.Fatalf("%s: %v", sql, err)
 	}
 }
 
@@ -88,8 +94,8 @@ func TestKeyCompromisesOfThePreviousReleaseAreFinished(t *testing.T) {
 	each(t, "keycompromise", finishKeyCompromise)
 }
 
-// finishKeyCompromise lets this release go on with a KeyCompromise. Where it stalled, a person has mended what kept it, and asks it to go
-// on.
+// finishKeyCompromise lets this release go on with a KeyCompromise. Where it stalled, a person has mended what kept
+// it, and asks it to go on.
 func finishKeyCompromise(s *scene, stored *state) {
 	was := &v1alpha1.KeyCompromise{}
 	if err := s.get(s.ctx, was); err != nil {
@@ -105,7 +111,7 @@ func finishKeyCompromise(s *scene, stored *state) {
 		s.play()
 	}
 	ready := s.condition(v1alpha1.ConditionReady)
-	jobs := len(s.Server.Render().Saved(logi.WebService).Jobs)
+	jobs := len(s.Render().Saved(logi.WebService).Jobs)
 	switch {
 	case jobs > 2 || jobs > 1 && stalled != "True "+v1alpha1.ReasonCommandFailed:
 		s.Errorf("the platform's own rake was started as %d jobs", jobs)

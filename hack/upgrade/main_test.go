@@ -50,7 +50,8 @@ func run(m *testing.M) (code int, err error) {
 		return 0, fmt.Errorf("making a folder for the servers: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	if shared, err = world.Start(ctx, dir, servers.PostgresOptions{Fast: true, Settings: map[string]string{"max_connections": "400"}}); err != nil {
+	if shared, err = world.Start(ctx, dir, servers.PostgresOptions{Fast: true,
+		Settings: map[string]string{"max_connections": "400"}}); err != nil {
 		return 0, err
 	}
 	defer func() { err = errors.Join(err, shared.Stop(ctx)) }()

@@ -10,13 +10,15 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
+	"github.com/1pass-dev/playbook-operator/controllers/access"
 	"github.com/1pass-dev/playbook-operator/controllers/dlqreplay"
 	"github.com/1pass-dev/playbook-operator/controllers/incident"
 	"github.com/1pass-dev/playbook-operator/controllers/keycompromise"
-	"github.com/1pass-dev/playbook-operator/controllers/platform"
+	"github.com/1pass-dev/playbook-operator/controllers/signals"
 )
 
-// This file alone knows how this release's reconcilers are put together. The rest knows objects, and what the far sides saw.
+// This file alone knows how this release's reconcilers are put together. The rest knows objects, and what the far
+// sides saw.
 
 // wiring is what a manager gets from its surroundings.
 type wiring struct {
@@ -28,28 +30,28 @@ type wiring struct {
 
 // newManager is one that has just started: a reconciler by kind. Close closes its connections.
 func newManager(w wiring) (byKind map[string]reconcile.Reconciler, closeConnections func()) {
-	connections := &platform.Connections{Secrets: w.kube, Transport: w.transport}
+	connections := &access.Connections{Secrets: w.kube, Transport: w.transport}
 	recorder := func() *events.FakeRecorder { return events.NewFakeRecorder(1000) }
 	return map[string]reconcile.Reconciler{
 		"Incident": &incident.Reconciler{
 			Client: w.kube, APIReader: w.kube, Recorder: recorder(), Connections: connections, Now: w.now,
-			Signals: func(client.ObjectKey) platform.Signals { return signalsOf(w.health()) },
+			Signals: func(client.ObjectKey) signals.Signals { return signalsOf(w.health()) },
 		},
-		"DLQReplay":     &dlqreplay.Reconciler{Client: w.kube, APIReader: w.kube, Recorder: recorder(), Connections: connections},
-		"KeyCompromise": &keycompromise.Reconciler{Client: w.kube, APIReader: w.kube, Recorder: recorder(), Connections: connections},
+		"DLQReplay": &dlqreplay.Reconciler{Client: w.kube, APIReader: w.kube, Recorder: recorder(),
+			Connections: connections},
+		"KeyCompromise": &keycompromise.Reconciler{Client: w.kube, APIReader: w.kube, Recorder: recorder(),
+			Connections: connections},
 	}, connections.Close
 }
 
 // signalsOf is what the prober says of a platform that is in such health.
-func signalsOf(h health) platform.Signals {
-	up := platform.Signal{Condition: v1alpha1.ConditionUpAnswers, State: metav1.ConditionTrue}
-	if h.Severity == "" {
-		return platform.Signals{Each: []platform.Signal{up}, ClearSince: h.Since}
+func signalsOf(h health) signals.Signals {
+	up := signals.Signal{Condition: v1alpha1.ConditionUpAnswers, State: metav1.ConditionTrue, Since: h.Since}
+	if h.Severity != "" {
+		up.State, up.Severity, up.Message, up.Ground = metav1.ConditionFalse, h.Severity, badUp, h.Severity == v1alpha1.Sev1
+		up.BadFrom, up.EnoughFrom = h.Since, h.Since
 	}
-	up.State, up.Severity, up.Message = metav1.ConditionFalse, h.Severity, badUp
-	return platform.Signals{
-		Each: []platform.Signal{up}, Severity: h.Severity, Because: badUp, BadSince: h.Since, Down: h.Severity == v1alpha1.Sev1,
-	}
+	return signals.Signals{Each: []signals.Signal{up}}
 }
 
 // badUp is what a look at /up finds that is bad.

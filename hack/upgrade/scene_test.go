@@ -35,10 +35,13 @@ const (
 	ownerRoutingKey = "R0utingKeyOfTheProjectOwner00000"
 )
 
-// A scene is a platform of a test's own, with its Platform applied, and one object. The test sets the manager's clock and the signals.
+// A scene is a platform of a test's own, with its Platform applied, and one object. The test sets the manager's clock
+// and the signals.
 type scene struct {
 	*testing.T
-	*world.Site
+	*logi.Server
+	Name   string      // of the Platform
+	site   *world.Site // nil for an Incident, whose Platform has no database
 	ctx    context.Context
 	db     *pgx.Conn // as the database's owner
 	kube   client.WithWatch
@@ -56,45 +59,66 @@ type scene struct {
 // newScene makes a scene that ends with the test. settings are more YAML for the Platform's spec.
 func newScene(t *testing.T, name, kind, settings string) *scene {
 	t.Helper()
-	s := &scene{T: t, ctx: t.Context(), kube: kube, kind: kind, object: types.NamespacedName{Namespace: world.Namespace, Name: name + "-object"}}
-	var err error
-	// No answer of JWKS is kept for longer than a moment, or each state would wait for caches.
-	config := logi.Config{ManualDispatch: true, Workers: 1, Backoff: []time.Duration{time.Minute}, JWKSMaxAge: time.Second}
-	if s.Site, err = shared.NewSite(s.ctx, name, config); err != nil {
-		t.Fatal(err)
-	}
+	s := &scene{T: t, Name: name, ctx: t.Context(), kube: kube, kind: kind,
+		object: types.NamespacedName{Namespace: world.Namespace, Name: name + "-object"}}
 	t.Cleanup(s.end)
-	database, err := pgx.ParseConfig(s.URLAs(""))
-	if err != nil {
-		t.Fatal(err)
-	}
-	database.RuntimeParams["TimeZone"] = "UTC" // the platform's timestamps have no zone
-	if s.db, err = pgx.ConnectConfig(s.ctx, database); err != nil {
+	if err := s.start(); err != nil {
 		t.Fatal(err)
 	}
 	s.dir = t.TempDir()
 	if _, err := s.InstallBundle(s.dir); err != nil {
 		t.Fatal(err)
 	}
-	s.Server.Render().HandleJobs(func(_, command string) error { return exec.Command("/bin/sh", "-c", command).Run() })
+	s.Render().HandleJobs(func(_, command string) error { return exec.Command("/bin/sh", "-c", command).Run() })
 	s.apply(settings)
 	return s
+}
+
+// start starts the platform.
+func (s *scene) start() (err error) {
+	// No answer of JWKS is kept for longer than a moment, or each state would wait for caches.
+	config := logi.Config{ManualDispatch: true, Workers: 1, Backoff: []time.Duration{time.Minute}, JWKSMaxAge: time.Second}
+	if s.kind == "Incident" {
+		config.DatabaseURL = shared.Postgres.URL("nowhere")
+		s.Server, err = logi.Start(s.ctx, config)
+		return err
+	}
+	if s.site, err = shared.NewSite(s.ctx, s.Name, config); err != nil {
+		return err
+	}
+	s.Server = s.site.Server
+	database, err := pgx.ParseConfig(s.site.URLAs(""))
+	if err != nil {
+		return fmt.Errorf("reading the database's URL: %w", err)
+	}
+	database.RuntimeParams["TimeZone"] = "UTC" // the platform's timestamps have no zone
+	if s.db, err = pgx.ConnectConfig(s.ctx, database); err != nil {
+		return fmt.Errorf("connecting as the database's owner: %w", err)
+	}
+	return nil
 }
 
 // apply applies the Platform and its Secrets.
 func (s *scene) apply(settings string) {
 	s.Helper()
 	for suffix, data := range map[string]map[string]string{
-		"pagerduty": {"routingKey": routingKey, "url": s.URL() + "/pagerduty/v2/enqueue"}, "slack": {"url": s.URL() + "/slack/services/T/B/secret"},
-		"owner":  {"routingKey": ownerRoutingKey, "url": s.URL() + "/pagerduty/v2/enqueue"},
-		"render": {"apiKey": s.Render().Key()}, "statuspage": {"apiKey": s.Services.StatuspageKey(), "url": s.URL() + "/statuspage/v1"},
-		"database": {"url": s.URLAs("playbook_operator")}, "monitor": {"url": s.URLAs("playbook_monitor")}, "signing": {"url": s.URLAs("playbook_signer")},
+		"pagerduty": {"routingKey": routingKey, "url": s.URL() + "/pagerduty/v2/enqueue"},
+		"slack":     {"url": s.URL() + "/slack/services/T/B/secret"},
+		"owner":     {"routingKey": ownerRoutingKey, "url": s.URL() + "/pagerduty/v2/enqueue"},
+		"render":    {"apiKey": s.Render().Key()}, "statuspage": {"apiKey": s.Services.StatuspageKey(),
+			"url": s.URL() + "/statuspage/v1"},
 		"admin": {"token": s.AdminToken()},
 	} {
 		s.secret(suffix, data)
 	}
+	if s.site != nil {
+		s.secret("database", map[string]string{"url": s.site.URLAs("playbook_operator")})
+		s.secret("monitor", map[string]string{"url": s.site.URLAs("playbook_monitor")})
+		s.secret("signing", map[string]string{"url": s.site.URLAs("playbook_signer")})
+	}
 	obj := &unstructured.Unstructured{}
-	if err := yaml.Unmarshal([]byte(strings.NewReplacer("${SITE}", s.Name, "${URL}", s.URL(), "${DIR}", s.dir).Replace(platformManifest+settings)), obj); err != nil {
+	if err := yaml.Unmarshal([]byte(strings.NewReplacer("${SITE}", s.Name, "${URL}", s.URL(), "${DIR}",
+		s.dir).Replace(platformManifest+settings)), obj); err != nil {
 		s.Fatal(err)
 	}
 	if err := admin.Create(s.ctx, obj); err != nil {
@@ -106,7 +130,8 @@ func (s *scene) apply(settings string) {
 func (s *scene) secret(suffix string, data map[string]string) {
 	s.Helper()
 	if err := admin.Create(s.ctx, &corev1.Secret{
-		ObjectMeta: metav1.ObjectMeta{Name: s.Name + "-" + suffix, Namespace: world.Namespace, Labels: map[string]string{v1alpha1.LabelPlatform: s.Name}},
+		ObjectMeta: metav1.ObjectMeta{Name: s.Name + "-" + suffix, Namespace: world.Namespace,
+			Labels: map[string]string{v1alpha1.LabelPlatform: s.Name}},
 		StringData: data,
 	}); err != nil {
 		s.Fatal(err)
@@ -128,7 +153,10 @@ spec:
   probes: {}
   oncall:
     tiers:
-    - {name: oncall-engineer, notify: [{type: PagerDuty, secretRef: {name: "${SITE}-pagerduty"}}, {type: Slack, secretRef: {name: "${SITE}-slack"}}]}
+    - name: oncall-engineer
+      notify:
+      - {type: PagerDuty, secretRef: {name: "${SITE}-pagerduty"}}
+      - {type: Slack, secretRef: {name: "${SITE}-slack"}}
     - {name: project-owner, notify: [{type: PagerDuty, secretRef: {name: "${SITE}-owner"}}]}
   statusPage: {pageID: page, secretRef: {name: "${SITE}-statuspage"}}
 `
@@ -154,12 +182,20 @@ func (s *scene) end() {
 		_ = admin.Patch(ctx, obj, client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`)))
 	}
 	err = errors.Join(client.IgnoreNotFound(err),
-		client.IgnoreNotFound(admin.Delete(ctx, &v1alpha1.Platform{ObjectMeta: metav1.ObjectMeta{Namespace: world.Namespace, Name: s.Name}})),
-		admin.DeleteAllOf(ctx, &corev1.Secret{}, client.InNamespace(world.Namespace), client.MatchingLabels{v1alpha1.LabelPlatform: s.Name}))
+		client.IgnoreNotFound(admin.Delete(ctx, &v1alpha1.Platform{ObjectMeta: metav1.ObjectMeta{Namespace: world.Namespace,
+			Name: s.Name}})),
+		admin.DeleteAllOf(ctx, &corev1.Secret{}, client.InNamespace(world.Namespace),
+			client.MatchingLabels{v1alpha1.LabelPlatform: s.Name}))
 	if s.db != nil {
 		err = errors.Join(err, s.db.Close(ctx))
 	}
-	if err := errors.Join(err, s.Close(ctx)); err != nil {
+	switch {
+	case s.site != nil:
+		err = errors.Join(err, s.site.Close(ctx))
+	case s.Server != nil:
+		err = errors.Join(err, s.Server.Close())
+	}
+	if err != nil {
 		s.Errorf("cleaning up: %v", err)
 	}
 }
@@ -219,7 +255,8 @@ func (s *scene) names() names {
 // pass is one pass of a manager that has just started. A panic is a failure of the test.
 func (s *scene) pass() (after time.Duration, err error) {
 	s.Helper()
-	byKind, closeConnections := newManager(wiring{kube: s.kube, transport: s.transport, now: s.clock, health: func() health { return s.health }})
+	byKind, closeConnections := newManager(wiring{kube: s.kube, transport: s.transport, now: s.clock,
+		health: func() health { return s.health }})
 	defer closeConnections()
 	defer func() {
 		if p := recover(); p != nil {
@@ -284,7 +321,7 @@ func load(t *testing.T, name string, plain map[string]any) (*scene, *state) {
 			job.Status, job.FinishedAt = "succeeded", time.Now()
 		}
 	}
-	s.Server.Render().Restore(logi.WebService, stored.Render)
+	s.Render().Restore(logi.WebService, stored.Render)
 	if stored.Platform != nil {
 		p := &v1alpha1.Platform{ObjectMeta: metav1.ObjectMeta{Namespace: world.Namespace, Name: s.Name}}
 		s.status(p, stored.Platform)
@@ -306,7 +343,8 @@ func (s *scene) status(obj client.Object, status any) {
 
 // tables that states have rows of, those first that others refer to.
 var tables = []string{
-	"oauth_applications", "webhook_signing_keys", "webhook_outbox_entries", "playbook.operations", "playbook.replay_pages", "playbook.replay_entries",
+	"oauth_applications", "webhook_signing_keys", "webhook_outbox_entries", "playbook.operations",
+	"playbook.replay_pages", "playbook.replay_entries",
 	"playbook.key_revocations", "playbook.event_requeues", "playbook.command_runs", "logi_test.requeues",
 }
 
@@ -324,12 +362,18 @@ func (s *scene) fill(rows map[string][]map[string]any) {
 				columns = append(columns, column)
 			}
 			list := strings.Join(columns, ", ")
-			if _, err := s.db.Exec(s.ctx, fmt.Sprintf(`INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %[2]s FROM json_populate_record(NULL::%[1]s, $1)`, table, list), text); err != nil {
+			if _, err := s.db.Exec(s.ctx,
+				fmt.Sprintf(`INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %[2]s FROM json_populate_record(NULL::%[1]s, $1)`,
+					table, list), text); err != nil {
 				s.Fatalf("filling %s: %v", table, err)
 			}
 		}
-		if _, err := s.db.Exec(s.ctx, fmt.Sprintf(`SELECT setval(q, (SELECT max(id) FROM %[1]s)) FROM pg_get_serial_sequence('%[1]s', 'id') q
-			WHERE EXISTS (SELECT FROM %[1]s)`, table)); err != nil && !strings.Contains(err.Error(), `column "id"`) {
+		if len(rows[table]) == 0 {
+			continue
+		}
+		if _, err := s.db.Exec(s.ctx,
+			fmt.Sprintf(`SELECT setval(q, (SELECT max(id) FROM %[1]s)) FROM pg_get_serial_sequence('%[1]s', 'id') q`,
+				table)); err != nil && !strings.Contains(err.Error(), `column "id"`) {
 			s.Fatalf("setting the sequence of %s: %v", table, err)
 		}
 	}

@@ -19,8 +19,9 @@ import (
 	"github.com/1pass-dev/playbook-operator/hack/logi"
 )
 
-// A state is an object as it was stored at one moment, and all that it takes to go on from there. In a journal, ${SITE}, ${URL}, ${HOST},
-// ${UID}, ${PLATFORM_UID} and ${DIR} stand for what differs each time, and all times count from Created.
+// A state is an object as it was stored at one moment, and all that it takes to go on from there. In a journal,
+// ${SITE}, ${URL}, ${HOST}, ${UID}, ${PLATFORM_UID} and ${DIR} stand for what differs each time, and all times count
+// from Created.
 type state struct {
 	// Created is when the API server made the object, Taken what the manager's clock said at the moment.
 	Created time.Time `json:"created"`
@@ -53,13 +54,15 @@ type names struct{ site, url, uid, platformUID, dir string }
 // pairs of a placeholder and its value; a longer value comes before one that it contains.
 func (n names) pairs() [][2]string {
 	return [][2]string{
-		{"${URL}", n.url}, {"${HOST}", strings.TrimPrefix(n.url, "http://")}, {"${UID}", n.uid}, {"${PLATFORM_UID}", n.platformUID}, {"${DIR}", n.dir},
+		{"${URL}", n.url}, {"${HOST}", strings.TrimPrefix(n.url, "http://")}, {"${UID}", n.uid}, {"${PLATFORM_UID}",
+			n.platformUID}, {"${DIR}", n.dir},
 		{"${SITE}", n.site},
 	}
 }
 
-// A journal is the states of one object in their order. Its file has the first of them, and then what changed from one to the next, as
-// JSON merge patches (RFC 7386) in YAML. So that a patch can change an item of a list, lists are maps by "#" and a number there.
+// A journal is the states of one object in their order. Its file has the first of them, and then what changed from one
+// to the next, as JSON merge patches (RFC 7386) in YAML. So that a patch can change an item of a list, lists are maps
+// by "#" and a number there.
 type journal []map[string]any
 
 // plain is a state as a journal has it, with placeholders for names.
@@ -123,7 +126,8 @@ func read(plain map[string]any, n names, created time.Time) (*state, error) {
 	}
 	head := state{}
 	var content any
-	if err := errors.Join(json.Unmarshal(text, &head), json.Unmarshal([]byte(strings.NewReplacer(pairs...).Replace(string(text))), &content)); err != nil {
+	if err := errors.Join(json.Unmarshal(text, &head),
+		json.Unmarshal([]byte(strings.NewReplacer(pairs...).Replace(string(text))), &content)); err != nil {
 		return nil, fmt.Errorf("decoding a state: %w", err)
 	}
 	// Whole seconds, as statuses keep them.
