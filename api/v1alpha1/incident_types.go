@@ -402,6 +402,12 @@ const (
 // EscalationStatus is who was paged.
 // +kubebuilder:validation:MinProperties=1
 type EscalationStatus struct {
+	// severity that people are paged at now.
+	// +optional
+	Severity Severity `json:"severity,omitempty"`
+	// since is when the incident was opened, or when its severity rose last. Tiers and respondBy count from here.
+	// +optional
+	Since *metav1.Time `json:"since,omitempty"`
 	// pages in their order; at most 64, the newest.
 	// +optional
 	// +listType=map
@@ -572,6 +578,14 @@ type IncidentRollback struct {
 	// when the Platform is deleted and applied again.
 	// +optional
 	Claim *ServiceRollback `json:"claim,omitempty"`
+	// refused lists the deploys that Render refused to go back to, since their artifacts are gone.
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=32
+	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:MaxLength=128
+	Refused []string `json:"refused,omitempty"`
 	// serviceID is Render's ID of the service, where auto-deploy was switched off.
 	// +optional
 	// +kubebuilder:validation:MinLength=1

@@ -45,6 +45,8 @@ GRANT SELECT (id, oauth_application_id, event_type, kid, attempts, enqueued_at, 
 GRANT SELECT, INSERT, UPDATE ON playbook.key_revocations, playbook.event_requeues, playbook.command_runs TO playbook_operator;
 
 GRANT SELECT (id, oauth_application_id, attempts, enqueued_at, delivered_at, dlq_at, updated_at) ON webhook_outbox_entries TO playbook_monitor;
+-- Which keys are active, for a comparison with JWKS. Not the keys themselves.
+GRANT SELECT (id, oauth_application_id, kid, status, activated_at) ON webhook_signing_keys TO playbook_monitor;
 
 -- Which migrations the platform has run, where it keeps them as Rails does. A table that comes later is granted by migrating again.
 DO $$

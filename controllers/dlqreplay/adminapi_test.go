@@ -2,7 +2,12 @@ package dlqreplay_test
 
 import (
 	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -86,7 +91,7 @@ func TestARefusedNonceIsNotTriedAgainAndAFreshOneIs(t *testing.T) {
 	s.nonces(map[int64]string{ids[0]: s.IssueNonce(ids[1])}) // of another entry
 	name := s.apply("r", s.viaAdminAPI(ids[0]))
 	r := s.AwaitStalled(name, v1alpha1.ReasonRefused)
-	for _, part := range []string{"HTTP 403 (nonce_invalid)", "Nothing was changed"} {
+	for _, part := range []string{"HTTP 403: nonce_invalid", "Nothing was changed"} {
 		if !strings.Contains(message(r), part) {
 			t.Errorf("the message lacks %q: %s", part, message(r))
 		}
@@ -101,8 +106,41 @@ func TestARefusedNonceIsNotTriedAgainAndAFreshOneIs(t *testing.T) {
 	// A nonce is good once.
 	s.Exec(`UPDATE webhook_outbox_entries SET delivered_at = NULL, dlq_at = clock_timestamp() WHERE id = $1`, ids[0])
 	r = s.AwaitStalled(s.apply("used", s.viaAdminAPI(ids[0])), v1alpha1.ReasonRefused)
-	if !strings.Contains(message(r), "HTTP 403 (nonce_used)") {
+	if !strings.Contains(message(r), "HTTP 403: nonce_used") {
 		t.Errorf("the message is %q", message(r))
+	}
+	s.eachOnce(1)
+}
+
+// An admin API that limits did nothing, so the entry is retried later, and no person is asked for a fresh nonce.
+func TestAnAdminAPIThatLimitsIsAskedAgainLater(t *testing.T) {
+	s := newScene(t, "limited", quick)
+	id := s.seed(1, "HTTP 503: down", 7)[0]
+	s.nonces(map[int64]string{id: s.IssueNonce(id)})
+	far, err := url.Parse(s.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var calls atomic.Int64
+	through := httputil.NewSingleHostReverseProxy(far)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if calls.Add(1) <= 2 {
+			w.Header().Set("Retry-After", "1")
+			w.WriteHeader(http.StatusTooManyRequests)
+			return
+		}
+		through.ServeHTTP(w, r)
+	}))
+	t.Cleanup(server.Close)
+	s.Patch(&v1alpha1.Platform{}, s.Name, fmt.Sprintf(`{"spec":{"url":%q}}`, server.URL))
+	s.seenByManager(false)
+	name := s.apply("r", s.viaAdminAPI(id))
+	s.Await(name, "it waits as long as it was told", func(r *v1alpha1.DLQReplay) bool {
+		return strings.Contains(message(r), "the admin API wants fewer requests")
+	})
+	s.progress(s.AwaitReady(name), map[string]int64{"requeued": 1, "delivered": 1})
+	if n := calls.Load(); n != 3 {
+		t.Errorf("the admin API was asked %d times, want 3", n)
 	}
 	s.eachOnce(1)
 }

@@ -10,7 +10,7 @@ import (
 
 // approved asks the Platform's approval rules. All of them are asked before the first effect, and a canary is one: what a person
 // has not approved must not be tried on ten entries either.
-func (s *replay) approved() (playbook.Outcome, bool) {
+func (s *replay) approved() playbook.Outcome {
 	var required []string
 	for _, rule := range s.platform.Spec.RequireApproval {
 		if rule.Kind == "DLQReplay" && (rule.AboveEntries == nil || s.op.Total > *rule.AboveEntries) {
@@ -20,7 +20,7 @@ func (s *replay) approved() (playbook.Outcome, bool) {
 	digest := *s.op.PlanDigest
 	missing, other := playbook.Unapproved(s.obj.Spec.Approvals, required, digest)
 	if len(missing) == 0 {
-		return playbook.Outcome{}, true
+		return playbook.Outcome{}
 	}
 	note := ""
 	if len(other) > 0 {
@@ -28,5 +28,5 @@ func (s *replay) approved() (playbook.Outcome, bool) {
 	}
 	return playbook.Wait(s.idle(), v1alpha1.ReasonWaitingForApproval, "%s waits for approval of %d entries, cutoff %s, %s%s. To approve: %s",
 		strings.Join(missing, " and "), s.op.Total, s.op.Cutoff.Format("2006-01-02T15:04:05.000000Z"), digest, note,
-		playbook.ApproveCommand(s.obj, "dlqreplay", s.obj.Spec.Approvals, missing, digest)), false
+		playbook.ApproveCommand(s.obj, "dlqreplay", s.obj.Spec.Approvals, missing, digest))
 }

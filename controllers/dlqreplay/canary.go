@@ -33,7 +33,7 @@ func tryCanary(ctx context.Context, s *replay) (playbook.Outcome, error) {
 		return playbook.Done("the ledger has the replay as complete"), nil
 	}
 	if s.op.CanaryAt == nil {
-		if outcome, ok := s.mayAct(); !ok {
+		if outcome := s.mayAct(); outcome.Stops() {
 			return outcome, nil
 		}
 		if err := s.sendCanary(ctx, min(*canary.Entries, s.obj.Spec.MaxInFlight)); errors.Is(err, platformdb.ErrNothingToTry) {

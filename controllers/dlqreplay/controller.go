@@ -16,12 +16,12 @@ import (
 )
 
 // The playbook: a responder reads it top to bottom.
-var steps = []playbook.Step[*replay]{
+var lanes = playbook.Lanes[*replay]{{
 	{Condition: v1alpha1.StepPlanned, Run: plan},
 	{Condition: v1alpha1.StepCanaryDelivered, Run: tryCanary},
 	{Condition: v1alpha1.StepRequeued, Run: requeue},
 	{Condition: v1alpha1.StepDelivered, Run: awaitDelivery},
-}
+}}
 
 // Reconciler runs DLQReplays.
 type Reconciler struct {
@@ -32,6 +32,8 @@ type Reconciler struct {
 	APIReader   client.Reader
 	Connections *access.Connections
 	Recorder    events.EventRecorder
+
+	memory playbook.Memory
 }
 
 // concurrency is how many replays run at once. They are more than a platform's pool has connections, so that a platform whose
@@ -63,7 +65,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	}
 	written := obj.DeepCopy()
 	after, err := r.pass(ctx, obj, written)
-	return playbook.Result(after, err, r.writeStatus(ctx, written, obj))
+	return playbook.Result(ctx, after, err, r.writeStatus(ctx, written, obj))
 }
 
 // pass brings the object's playbook as far as it goes now. A step that writes the status itself brings written up to date.
@@ -72,7 +74,7 @@ func (r *Reconciler) pass(ctx context.Context, obj, written *v1alpha1.DLQReplay)
 	if playbook.Finished(obj) {
 		return 0, nil
 	}
-	playbook.Begin(obj, steps)
+	playbook.Begin(obj, lanes)
 	resume := playbook.Asked(obj, obj.Status.LastHandledRequestedAt)
 	if playbook.Stalled(obj) && !resume {
 		return 0, nil
@@ -90,7 +92,7 @@ func (r *Reconciler) pass(ctx context.Context, obj, written *v1alpha1.DLQReplay)
 		return 0, err
 	}
 	obj.Status.LastHandledRequestedAt = playbook.Request(obj, obj.Status.LastHandledRequestedAt)
-	return playbook.Run(ctx, obj, steps, s)
+	return playbook.Run(ctx, obj, lanes, s, &r.memory), nil
 }
 
 // closeDeleted closes the operation of a deleted object; that waits for the batch under way and stops the next.

@@ -123,12 +123,12 @@ func (s *replay) idle() time.Duration {
 
 // mayAct says whether the next effect may happen now, by what the object and its Platform say at this moment; otherwise it
 // returns what the step waits for.
-func (s *replay) mayAct() (playbook.Outcome, bool) {
+func (s *replay) mayAct() playbook.Outcome {
 	if s.obj.Spec.Suspend != nil && *s.obj.Spec.Suspend {
-		return playbook.Wait(s.idle(), v1alpha1.ReasonSuspended, "suspended by spec.suspend; set it to false to go on"), false
+		return playbook.Wait(s.idle(), v1alpha1.ReasonSuspended, "suspended by spec.suspend; set it to false to go on")
 	}
 	if s.platform.Spec.Automation == v1alpha1.AutomationObserveOnly {
-		return playbook.Wait(s.idle(), v1alpha1.ReasonAutomationOff, "Platform %q is ObserveOnly: nothing is changed until its spec.automation is Enabled", s.platform.Name), false
+		return playbook.Wait(s.idle(), v1alpha1.ReasonAutomationOff, "Platform %q is ObserveOnly: nothing is changed until its spec.automation is Enabled", s.platform.Name)
 	}
 	return s.approved()
 }

@@ -54,7 +54,7 @@ func requeue(ctx context.Context, s *replay) (playbook.Outcome, error) {
 		} else if !exists {
 			return playbook.Wait(0, v1alpha1.ReasonRequeuing, "stopped: the replay is being deleted"), nil
 		}
-		if outcome, ok := s.mayAct(); !ok {
+		if outcome := s.mayAct(); outcome.Stops() {
 			return outcome, nil
 		}
 		pace := platformdb.Pace{MaxInFlight: s.obj.Spec.MaxInFlight}

@@ -79,11 +79,11 @@ func troubles() []trouble {
 		}
 	}
 	return []trouble{
-		{name: "refused", service: logi.ServiceFault{Refuse: true}, render: logi.RenderFault{Refuse: true}, says: "the connection was closed without an answer", saysRender: "the answer broke off"},
+		{name: "refused", service: logi.ServiceFault{Refuse: true}, render: logi.RenderFault{Refuse: true}, says: "the connection was closed without an answer", saysRender: "the connection was closed without an answer"},
 		{name: "timeout", service: logi.ServiceFault{DelayMilliseconds: 6000}, render: logi.RenderFault{DelayMilliseconds: 6000}, says: "no answer in time", saysRender: "no answer in time"},
-		{name: "slow-body", service: logi.ServiceFault{Status: 200, Stall: true}, render: logi.RenderFault{Status: 200, SlowBody: true, DelayMilliseconds: 9000}, says: "broke off or is too long", saysRender: "no answer in time"},
-		{name: "10-mb", service: logi.ServiceFault{Status: 200, BodyBytes: 10 << 20}, render: logi.RenderFault{Status: 200, Megabytes: 10}, says: "broke off or is too long", saysRender: "larger than 1 MiB"},
-		{name: "html", service: logi.ServiceFault{Status: 200, Body: html, Echo: true}, render: logi.RenderFault{Status: 200, Body: html}, says: "is not this API's", saysRender: "not the JSON that was expected"},
+		{name: "slow-body", service: logi.ServiceFault{Status: 200, Stall: true}, render: logi.RenderFault{Status: 200, SlowBody: true, DelayMilliseconds: 9000}, says: "broke off or is too long", saysRender: "broke off or is too long"},
+		{name: "10-mb", service: logi.ServiceFault{Status: 200, BodyBytes: 10 << 20}, render: logi.RenderFault{Status: 200, Megabytes: 10}, says: "broke off or is too long", saysRender: "broke off or is too long"},
+		{name: "html", service: logi.ServiceFault{Status: 200, Body: html, Echo: true}, render: logi.RenderFault{Status: 200, Body: html}, says: "is not this API's", saysRender: "is not this API's"},
 		status(401, "401"), status(404, "404"), status(409, "409"),
 		{name: "429-seconds", service: logi.ServiceFault{Status: 429, RetryAfter: "30"}, render: logi.RenderFault{Status: 429, Header: map[string]string{"Retry-After": "30"}},
 			wait: 30 * time.Second, saysRender: "fewer requests"},
@@ -336,12 +336,35 @@ func TestAFarSideAtALinkLocalAddressIsRefused(t *testing.T) {
 	s.clear(name, "could not be paged by link-local-pagerduty: the address 169.254.169.254 is refused")
 }
 
+// Render hangs for longer than this test looks: what is due to people happens all the same.
+func TestRenderThatHangsHoldsUpNoPage(t *testing.T) {
+	s := hurried(t, "render-hangs")
+	s.Server.Render().SetFaults(logi.RenderFault{DelayMilliseconds: 60_000})
+	s.bad(v1alpha1.Sev2, "/api answers HTTP 500")
+	name := s.open("inc", "{category: Outage}")
+	manager := s.manager()
+	look := func() {
+		t.Helper()
+		if _, err := manager.Reconcile(s.ctx, ctrl.Request{NamespacedName: types.NamespacedName{Namespace: world.Namespace, Name: name}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	look()
+	s.expectPages("oncall 1 triggered")
+	s.expect(name, "Triaged Unknown Looking")
+	// It gets worse while Render is still being read.
+	s.bad(v1alpha1.Sev1, "/up answers HTTP 502")
+	look()
+	s.expectPages("oncall 1 triggered", "oncall 1 triggered")
+	s.expect(name, "Triaged Unknown Looking")
+}
+
 func TestAServiceSuspendedByBillingIsNotRolledBack(t *testing.T) {
 	s := newScene(t, "billing")
 	s.Server.Render().Suspend(logi.WebService, "billing")
 	name := s.regression("inc", "{category: Outage}")
 	s.pass(name)
-	s.expect(name, "Triaged True Succeeded", "RolledBack False NotNeeded")
+	s.expect(name, "Triaged True Succeeded", "RolledBack Unknown NoSuspect")
 	for _, step := range []string{"Triaged", "RolledBack"} {
 		if got := s.message(name, step); !strings.Contains(got, "billing") {
 			t.Errorf("%s says %q", step, got)
@@ -443,7 +466,7 @@ func TestDeadlinesThatPassWhileTheAPIServerIsAwayAreHonouredLateAndItIsSaid(t *t
 	s.expectPages("oncall 1 triggered")
 	s.pass(name)
 	s.expectPages("oncall 1 triggered", "owner 1 triggered")
-	if !s.told(name, "project-owner was paged by api-away-owner, 5m") || !s.told(name, "s late") {
+	if !s.told(name, "project-owner was paged by api-away-owner, 5 min") || !s.told(name, " late") {
 		t.Errorf("the timeline does not say how late: %+v", s.get(name).Status.Timeline)
 	}
 }

@@ -16,14 +16,14 @@ import (
 )
 
 // The playbook: a responder reads it top to bottom.
-var steps = []playbook.Step[*compromise]{
+var lanes = playbook.Lanes[*compromise]{{
 	{Condition: v1alpha1.StepRevoked, Run: revoke},
 	{Condition: v1alpha1.StepReSigned, Run: reSign},
 	{Condition: v1alpha1.StepPublished, Run: awaitPublication},
 	{Condition: v1alpha1.StepRelyingPartyNotified, Run: notify},
 	{Condition: v1alpha1.StepVerified, Run: verify},
 	{Condition: v1alpha1.StepCachesExpired, Run: awaitCaches},
-}
+}}
 
 // Reconciler runs KeyCompromises.
 type Reconciler struct {
@@ -34,6 +34,8 @@ type Reconciler struct {
 	APIReader   client.Reader
 	Connections *access.Connections
 	Recorder    events.EventRecorder
+
+	memory playbook.Memory
 }
 
 // concurrency is how many run at once. An emergency must not queue behind the slow database of another platform.
@@ -65,7 +67,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	}
 	written := obj.DeepCopy()
 	after, err := r.pass(ctx, written, obj)
-	return playbook.Result(after, err, r.writeStatus(ctx, written, obj))
+	return playbook.Result(ctx, after, err, r.writeStatus(ctx, written, obj))
 }
 
 // pass brings the object's playbook as far as it goes now. written is the object as the API server has it.
@@ -74,7 +76,7 @@ func (r *Reconciler) pass(ctx context.Context, written, obj *v1alpha1.KeyComprom
 	if playbook.Finished(obj) {
 		return 0, nil
 	}
-	playbook.Begin(obj, steps)
+	playbook.Begin(obj, lanes)
 	resume := playbook.Asked(obj, obj.Status.LastHandledRequestedAt)
 	if playbook.Stalled(obj) && !resume {
 		return 0, nil
@@ -98,7 +100,7 @@ func (r *Reconciler) pass(ctx context.Context, written, obj *v1alpha1.KeyComprom
 			"the old key may be active again. Delete this object and apply one with a new name, which revokes the key again")
 		return 0, nil
 	}
-	return playbook.Run(ctx, obj, steps, s)
+	return playbook.Run(ctx, obj, lanes, s, &r.memory), nil
 }
 
 // closeDeleted closes the operation of a deleted object. What was revoked stays so; another object of that kid takes over.

@@ -10,6 +10,7 @@ import (
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
 	"github.com/1pass-dev/playbook-operator/controllers/access"
 	"github.com/1pass-dev/playbook-operator/controllers/playbook"
+	"github.com/1pass-dev/playbook-operator/controllers/systems/outbound"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/platformdb"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/render"
 )
@@ -48,7 +49,7 @@ func (s *compromise) runJob(ctx context.Context, command platformdb.Command) (pl
 		return outcome, false, err
 	}
 	job, err := account.StartJob(ctx, id, command.Text)
-	if render.NoEffect(err) {
+	if outbound.NoEffect(err) {
 		if s.record(ctx, platformdb.CommandEnd{Outcome: platformdb.CommandNotSent}, "") == nil {
 			s.obj.Status.Command = nil
 		}
@@ -63,14 +64,14 @@ func (s *compromise) runJob(ctx context.Context, command platformdb.Command) (pl
 
 // notStarted says what an error of a job that certainly was not started means.
 func (s *compromise) notStarted(err error) (playbook.Outcome, bool, error) {
-	var refused *render.Refused
-	var limited *render.Limited
+	var refused *outbound.Refused
+	var limited *outbound.Limited
 	switch {
 	case errors.As(err, &refused):
 		return playbook.Stall(v1alpha1.ReasonRefused, "%v. Nothing was started. Mend spec.render of Platform %q, or the Secret that it names. Then: %s",
 			err, s.platform.Name, s.resumeCommand()), false, nil
 	case errors.As(err, &limited):
-		return playbook.Wait(limited.RetryAfter, v1alpha1.ReasonRetrying, "%v; nothing was started", err), false, nil
+		return playbook.Wait(limited.After, v1alpha1.ReasonRetrying, "%v; nothing was started", err), false, nil
 	}
 	return playbook.Outcome{}, false, err
 }

@@ -281,7 +281,7 @@ func TestADatabaseThatIsDownLeavesWebhooksUnknownAndNothingElse(t *testing.T) {
 	down := forward(t, u.Host, backend)
 	create(t, secret(world.Namespace, p.Name, u.String()), p)
 	got := awaitSummary(t, p, "ok")
-	if message := condition(got, v1alpha1.ConditionTokensIssued).Message; !strings.Contains(message, "not proved without a client") {
+	if message := condition(got, v1alpha1.ConditionTokensIssued).Message; !strings.Contains(message, "not proved without probes.tokenSecretRef") {
 		t.Errorf("without a client it says %q", message)
 	}
 	down()

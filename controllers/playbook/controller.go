@@ -20,9 +20,6 @@ import (
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
 )
 
-// fastestRetry is how soon a pass that failed is repeated first.
-const fastestRetry = 200 * time.Millisecond
-
 // Controller begins to build the controller of a kind: it runs so many objects at once, wakes them when they or their Platform are
 // changed by somebody, and retries what failed ever later, up to slowestRetry.
 func Controller(mgr ctrl.Manager, kind Object, list client.ObjectList, concurrency int, slowestRetry time.Duration) *builder.Builder {
@@ -59,14 +56,25 @@ func Unfinished(c client.Reader, list client.ObjectList) handler.EventHandler {
 }
 
 // Result is what a reconciler returns after a pass that wants to come back after a while or failed, and a write of its status.
-func Result(after time.Duration, err, writeErr error) (ctrl.Result, error) {
+//
+// Where both failed, the pass's own error is kept as text only. Joined as an error, a terminal one would make the whole terminal,
+// and the write that was lost would never be tried again.
+func Result(ctx context.Context, after time.Duration, err, writeErr error) (ctrl.Result, error) {
 	// An object that is gone meanwhile has no status.
-	if writeErr = client.IgnoreNotFound(writeErr); writeErr != nil {
-		after, err = 0, fmt.Errorf("writing the status: %w", writeErr)
-	}
-	if apierrors.IsConflict(err) {
+	writeErr = client.IgnoreNotFound(writeErr)
+	switch {
+	case apierrors.IsConflict(writeErr):
 		// Somebody changed the object meanwhile, and the next pass reads it. What was done is in the ledger, or was written before.
-		return ctrl.Result{RequeueAfter: time.Millisecond}, nil
+		if err != nil && !apierrors.IsConflict(err) {
+			ctrl.LoggerFrom(ctx).Error(err, "a pass whose status could not be written, since somebody else changed the object")
+		}
+		return ctrl.Result{RequeueAfter: conflictRetry}, nil
+	case writeErr != nil && err != nil:
+		return ctrl.Result{}, fmt.Errorf("writing the status: %w; and the pass before that: %v", writeErr, err)
+	case writeErr != nil:
+		return ctrl.Result{}, fmt.Errorf("writing the status: %w", writeErr)
+	case apierrors.IsConflict(err):
+		return ctrl.Result{RequeueAfter: conflictRetry}, nil
 	}
 	return ctrl.Result{RequeueAfter: after}, err
 }

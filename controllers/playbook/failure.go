@@ -5,30 +5,11 @@ import (
 	"regexp"
 	"strings"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
 )
 
 // maxMessage keeps one message readable in kubectl describe; the API server takes up to 32 KiB.
 const maxMessage = 1024
-
-// Fail reports an error that is retried, where no step had begun.
-func Fail(obj Object, err error) {
-	proceed(obj, reasonOf(err), Normalise(err.Error()))
-}
-
-// FailToResume reports an error that is retried, where a stalled object was asked to go on. It stays stalled until it does, or the
-// next pass would not know that it was asked.
-func FailToResume(obj Object, err error) {
-	Stop(obj, reasonOf(err), "asked to go on, which can't be done yet: "+Normalise(err.Error()))
-}
-
-func fail(obj Object, step, at string, err error) {
-	message := Normalise(err.Error())
-	set(obj, step, metav1.ConditionUnknown, reasonOf(err), message)
-	proceed(obj, reasonOf(err), at+message)
-}
 
 // troubles are the reasons of what is retried.
 var troubles = []string{
@@ -57,8 +38,7 @@ var volatile = []struct {
 	{regexp.MustCompile(`\s+`), " "},
 }
 
-// Normalise takes out of an error text what differs from one retry to the next: each write of a status wakes the controller,
-// so a text that always differs would make it retry at once and for ever.
+// Normalise takes out of an error text what differs from one retry to the next, so that a failure that repeats costs no write.
 func Normalise(text string) string {
 	for _, v := range volatile {
 		text = v.pattern.ReplaceAllString(text, v.with)

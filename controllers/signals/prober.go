@@ -23,14 +23,14 @@ import (
 )
 
 const (
-	// deliveriesInterval is how often at most the database is asked about webhooks.
+	// deliveriesInterval is how often at most the database is asked.
 	deliveriesInterval = 30 * time.Second
 	// deliveriesTimeout bounds that, connecting included.
 	deliveriesTimeout = 10 * time.Second
 )
 
-// Prober looks at Platforms from outside, each by goroutines of its own, for as long as this manager leads. What it saw is in memory
-// only: after a restart nothing is known until it was seen again.
+// Prober looks at Platforms from outside, each by goroutines of its own, for as long as this manager leads. What it saw
+// is in memory only: after a restart nothing is known until it was seen again.
 type Prober struct {
 	// Cache has the Platforms.
 	Cache       cache.Cache
@@ -55,13 +55,16 @@ func (p *Prober) Signals(key types.NamespacedName) Signals {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.last
+	// Not what the last look left: where looks stand still, what they said gets old.
+	return w.judge.signals(time.Now())
 }
 
-// Changes has an event about a Platform each time that what a signal says changed, or that it begins to be probed. It is for one
-// reader, such as a source.Channel, and is called before Start. A reader that is slow finds each Platform once.
+// Changes has an event about a Platform each time that what a signal says changed, or that it begins to be probed. It
+// is for one reader, such as a source.Channel, and is called before Start. A reader that is slow finds each Platform
+// once.
 func (p *Prober) Changes() <-chan event.GenericEvent {
-	f := &feed{events: make(chan event.GenericEvent), wake: make(chan struct{}, 1), pending: map[types.NamespacedName]bool{}}
+	f := &feed{events: make(chan event.GenericEvent), wake: make(chan struct{}, 1),
+		pending: map[types.NamespacedName]bool{}}
 	p.feeds = append(p.feeds, f)
 	return f.events
 }
@@ -122,8 +125,12 @@ func (p *Prober) follow(ctx context.Context, platform *v1alpha1.Platform) {
 		known.stop()
 	}
 	ctx, stop := context.WithCancel(ctx)
-	w := &watch{platform: platform.DeepCopy(), connections: p.Connections, stop: stop, judge: newJudge(platform)}
-	w.last = w.judge.signals()
+	platform = platform.DeepCopy()
+	if known != nil && known.platform.UID == platform.UID {
+		platform.Status.Endpoints = known.endpoints()
+	}
+	w := &watch{platform: platform, connections: p.Connections, stop: stop, judge: newJudge(platform)}
+	w.last = w.judge.signals(time.Now())
 	w.changed = func() { p.tell(key) }
 	if p.watches == nil {
 		p.watches = map[types.NamespacedName]*watch{}
@@ -133,9 +140,11 @@ func (p *Prober) follow(ctx context.Context, platform *v1alpha1.Platform) {
 	p.tell(key)
 }
 
-// samePlace says whether two specs are probed in the same way: another approval rule must not make the Prober forget what it saw.
+// samePlace says whether two specs are probed in the same way: another approval rule must not make the Prober forget
+// what it saw.
 func samePlace(a, b *v1alpha1.PlatformSpec) bool {
-	return a.URL == b.URL && equality.Semantic.DeepEqual(a.Database, b.Database) && equality.Semantic.DeepEqual(a.Probes, b.Probes)
+	return a.URL == b.URL && equality.Semantic.DeepEqual(a.Database, b.Database) && equality.Semantic.DeepEqual(a.Probes,
+		b.Probes)
 }
 
 func (p *Prober) leave(key types.NamespacedName) {
@@ -184,10 +193,11 @@ func (f *feed) run(ctx context.Context) {
 		f.pending = map[types.NamespacedName]bool{}
 		f.mu.Unlock()
 		for key := range pending {
+			about := &v1alpha1.Platform{ObjectMeta: metav1.ObjectMeta{Namespace: key.Namespace, Name: key.Name}}
 			select {
 			case <-ctx.Done():
 				return
-			case f.events <- event.GenericEvent{Object: &v1alpha1.Platform{ObjectMeta: metav1.ObjectMeta{Namespace: key.Namespace, Name: key.Name}}}:
+			case f.events <- event.GenericEvent{Object: about}:
 			}
 		}
 	}
@@ -202,17 +212,20 @@ type watch struct {
 
 	client       *platformapi.TokenClient
 	clientReadAt time.Time
+	active       *activeKids
 
 	mu    sync.Mutex
 	judge *judge
 	last  Signals
 }
 
-// run looks until the context ends. Each thing is looked at by a goroutine of its own, so that one that hangs delays no other.
+// run looks until the context ends. Each thing is looked at by a goroutine of its own, so that one that hangs delays no
+// other.
 func (w *watch) run(ctx context.Context) {
 	spec := w.platform.Spec.Probes
 	interval := time.Duration(spec.IntervalSeconds) * time.Second
-	probe := &platformapi.Probe{URL: w.platform.Spec.URL, Timeout: time.Duration(spec.TimeoutSeconds) * time.Second, Transport: w.connections.Transport}
+	probe := &platformapi.Probe{URL: w.platform.Spec.URL, Timeout: time.Duration(spec.TimeoutSeconds) * time.Second,
+		Transport: w.connections.Transport}
 	var group sync.WaitGroup
 	look := func(r *run, look func(context.Context) platformapi.Look) {
 		group.Go(func() {
@@ -223,7 +236,13 @@ func (w *watch) run(ctx context.Context) {
 		})
 	}
 	look(w.judge.up, probe.Up)
-	look(w.judge.jwks, probe.JWKS)
+	group.Go(func() {
+		every(ctx, interval, func() {
+			seen := probe.JWKS(ctx)
+			active := w.activeKids(ctx, seen.Keys)
+			w.take(ctx, func() { w.judge.lookAtJWKS(seen, active, time.Now()) })
+		})
+	})
 	look(w.judge.tokens, func(ctx context.Context) platformapi.Look {
 		client, err := w.tokenClient(ctx)
 		if err != nil {
@@ -237,13 +256,18 @@ func (w *watch) run(ctx context.Context) {
 	if w.judge.webhooks != nil {
 		group.Go(func() {
 			window := time.Duration(spec.WindowSeconds) * time.Second
-			every(ctx, min(deliveriesInterval, 3*interval), func() {
+			every(ctx, w.databaseInterval(), func() {
 				seen, err := w.deliveries(ctx, window)
 				w.take(ctx, func() { w.judge.deliveries(seen, window, err, time.Now()) })
 			})
 		})
 	}
 	group.Wait()
+}
+
+// databaseInterval is how often the database is asked.
+func (w *watch) databaseInterval() time.Duration {
+	return min(deliveriesInterval, 3*time.Duration(w.platform.Spec.Probes.IntervalSeconds)*time.Second)
 }
 
 // every calls do at once, and then at each interval until the context ends. What takes longer skips its turn.
@@ -267,7 +291,7 @@ func (w *watch) take(ctx context.Context, record func()) {
 	w.mu.Lock()
 	record()
 	before := w.last
-	w.last = w.judge.signals()
+	w.last = w.judge.signals(time.Now())
 	changed := !reflect.DeepEqual(before, w.last)
 	w.mu.Unlock()
 	if changed {
@@ -285,8 +309,37 @@ func (w *watch) deliveries(ctx context.Context, window time.Duration) (*platform
 	return db.Deliveries(ctx, window)
 }
 
-// tokenClient is the client by which a token is asked for; nil where the Platform names none. Its Secret is read as often as those of
-// databases. Only one goroutine asks.
+// activeKids are the keys that the platform signs with, for a comparison with JWKS; nil where there is none to make.
+// They are read again where JWKS lacks one: it may have been revoked since. Only one goroutine asks.
+func (w *watch) activeKids(ctx context.Context, jwks *platformapi.JWKS) *activeKids {
+	if w.platform.Spec.Database == nil || jwks == nil {
+		return nil
+	}
+	now := time.Now()
+	if a := w.active; a != nil && now.Sub(a.readAt) < w.databaseInterval() && len(a.lacking(jwks, now)) == 0 {
+		return a
+	}
+	ctx, cancel := context.WithTimeout(ctx, deliveriesTimeout)
+	defer cancel()
+	a := &activeKids{readAt: now}
+	db, err := w.connections.Monitor(ctx, w.platform)
+	if err == nil {
+		a.kids, err = db.ActiveKids(ctx)
+	}
+	a.err = err
+	w.active = a
+	return a
+}
+
+// endpoints that were good once. They may not be in the Platform's status yet.
+func (w *watch) endpoints() []v1alpha1.ProbedEndpoint {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.judge.goodEndpoints()
+}
+
+// tokenClient is the client by which a token is asked for; nil where the Platform names none. Its Secret is read as
+// often as those of databases. Only one goroutine asks.
 func (w *watch) tokenClient(ctx context.Context) (*platformapi.TokenClient, error) {
 	ref := w.platform.Spec.Probes.TokenSecretRef
 	if ref == nil || w.client != nil && time.Since(w.clientReadAt) < access.SecretInterval {

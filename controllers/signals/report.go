@@ -9,10 +9,11 @@ import (
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
 )
 
-// Report brings the Platform's conditions and the summary up to date.
+// Report brings the Platform's conditions, its summary and the endpoints that were good once up to date.
 func Report(p *v1alpha1.Platform, s Signals) {
 	reasons := map[metav1.ConditionStatus]string{
-		metav1.ConditionTrue: v1alpha1.ReasonSignalGood, metav1.ConditionFalse: v1alpha1.ReasonSignalBad, metav1.ConditionUnknown: v1alpha1.ReasonSignalUnknown,
+		metav1.ConditionTrue: v1alpha1.ReasonSignalGood, metav1.ConditionFalse: v1alpha1.ReasonSignalBad,
+		metav1.ConditionUnknown: v1alpha1.ReasonSignalUnknown,
 	}
 	asked := map[string]bool{}
 	for _, signal := range s.Each {
@@ -22,7 +23,8 @@ func Report(p *v1alpha1.Platform, s Signals) {
 			reason = v1alpha1.ReasonSignalFlaky
 		}
 		meta.SetStatusCondition(&p.Status.Conditions, metav1.Condition{
-			Type: signal.Condition, Status: signal.State, Reason: reason, Message: signal.Message, ObservedGeneration: p.Generation,
+			Type: signal.Condition, Status: signal.State, Reason: reason, Message: signal.Message,
+			ObservedGeneration: p.Generation,
 			// What a Prober that starts in the middle of an outage reads.
 			LastTransitionTime: metav1.NewTime(signal.Since.Truncate(time.Second)),
 		})
@@ -32,6 +34,7 @@ func Report(p *v1alpha1.Platform, s Signals) {
 			meta.RemoveStatusCondition(&p.Status.Conditions, condition)
 		}
 	}
+	p.Status.Endpoints = s.endpoints
 	summary := &v1alpha1.PlatformSignals{Summary: s.Summary(), Severity: s.Severity()}
 	switch {
 	case s.Severity() != "":
@@ -42,10 +45,10 @@ func Report(p *v1alpha1.Platform, s Signals) {
 	p.Status.Signals = summary
 }
 
-// Forget takes out of the Platform's status what signals said, since nothing is probed any more.
+// Forget takes what signals said out of the Platform's status, when nothing is probed any more.
 func Forget(p *v1alpha1.Platform) {
 	for condition := range class {
 		meta.RemoveStatusCondition(&p.Status.Conditions, condition)
 	}
-	p.Status.Signals = nil
+	p.Status.Signals, p.Status.Endpoints = nil, nil
 }

@@ -209,25 +209,7 @@ func (s *Services) faulty(service string, do func(r *http.Request, body []byte) 
 			}
 			return
 		case fault.Status != 0:
-			w.Header().Set("Content-Type", orElse(fault.ContentType, "text/html"))
-			for name, value := range map[string]string{"Retry-After": fault.RetryAfter, "Location": fault.Location} {
-				if value != "" {
-					w.Header().Set(name, value)
-				}
-			}
-			if fault.RetryInSeconds != 0 {
-				w.Header().Set("Retry-After", time.Now().Add(time.Duration(fault.RetryInSeconds)*time.Second).UTC().Format(http.TimeFormat))
-			}
-			w.WriteHeader(fault.Status)
-			if fault.Stall {
-				stall(w, r)
-				return
-			}
-			_, _ = io.WriteString(w, fault.Body)
-			if fault.Echo {
-				_, _ = io.WriteString(w, request)
-			}
-			_, _ = io.Copy(w, io.LimitReader(xs{}, int64(fault.BodyBytes)))
+			fault.answer(w, r, request)
 			return
 		}
 		status, answer := do(r, body)
@@ -247,6 +229,30 @@ func (s *Services) faulty(service string, do func(r *http.Request, body []byte) 
 		}
 		respond(w, status, answer)
 	}
+}
+
+// answer in place of the service. request is what an echo repeats.
+func (fault ServiceFault) answer(w http.ResponseWriter, r *http.Request, request string) {
+	w.Header().Set("Content-Type", orElse(fault.ContentType, "text/html"))
+	for name, value := range map[string]string{"Retry-After": fault.RetryAfter, "Location": fault.Location} {
+		if value != "" {
+			w.Header().Set(name, value)
+		}
+	}
+	if fault.RetryInSeconds != 0 {
+		until := time.Now().Add(time.Duration(fault.RetryInSeconds) * time.Second)
+		w.Header().Set("Retry-After", until.UTC().Format(http.TimeFormat))
+	}
+	w.WriteHeader(fault.Status)
+	if fault.Stall {
+		stall(w, r)
+		return
+	}
+	_, _ = io.WriteString(w, fault.Body)
+	if fault.Echo {
+		_, _ = io.WriteString(w, request)
+	}
+	_, _ = io.Copy(w, io.LimitReader(xs{}, int64(fault.BodyBytes)))
 }
 
 func stall(w http.ResponseWriter, r *http.Request) {
@@ -292,55 +298,65 @@ func (s *Services) hit(service string) ServiceFault {
 
 var routingKeyPattern = regexp.MustCompile(`^[A-Za-z0-9]{32}$`)
 
+// event of PagerDuty's Events API v2.
+type event struct {
+	RoutingKey  string `json:"routing_key"`
+	EventAction string `json:"event_action"`
+	DedupKey    string `json:"dedup_key"`
+	Payload     *struct {
+		Summary       string            `json:"summary"`
+		Source        string            `json:"source"`
+		Severity      string            `json:"severity"`
+		Timestamp     string            `json:"timestamp"`
+		CustomDetails map[string]string `json:"custom_details"`
+	} `json:"payload"`
+	Links []struct {
+		Href string `json:"href"`
+	} `json:"links"`
+}
+
+// problem is what PagerDuty says of an event that it does not take; empty where it takes it.
+func (in *event) problem() string {
+	switch p := in.Payload; {
+	case !routingKeyPattern.MatchString(in.RoutingKey):
+		return "'routing_key' must be 32 characters long"
+	case len(in.DedupKey) > 255:
+		return "'dedup_key' is too long (maximum is 255 characters)"
+	case in.EventAction == "acknowledge", in.EventAction == "resolve":
+		if in.DedupKey == "" {
+			return "'dedup_key' is missing or blank"
+		}
+		return ""
+	case in.EventAction != "trigger":
+		return "'event_action' must be one of: trigger, acknowledge, resolve"
+	case p == nil:
+		return "'payload' is missing or blank"
+	case p.Summary == "":
+		return "'payload.summary' is missing or blank"
+	case len([]rune(p.Summary)) > 1024:
+		return "'payload.summary' is too long (maximum is 1024 characters)"
+	case p.Source == "":
+		return "'payload.source' is missing or blank"
+	case !slices.Contains([]string{"critical", "error", "warning", "info"}, p.Severity):
+		return "'payload.severity' is invalid (must be one of the following: 'critical', 'warning', 'error' or 'info')"
+	}
+	if _, err := time.Parse(time.RFC3339, in.Payload.Timestamp); in.Payload.Timestamp != "" && err != nil {
+		return "'payload.timestamp' is no ISO 8601 time"
+	}
+	return ""
+}
+
 // enqueue answers POST /v2/enqueue of PagerDuty's Events API v2.
 func (s *Services) enqueue(_ *http.Request, body []byte) (int, any) {
-	var in struct {
-		RoutingKey  string `json:"routing_key"`
-		EventAction string `json:"event_action"`
-		DedupKey    string `json:"dedup_key"`
-		Payload     *struct {
-			Summary       string            `json:"summary"`
-			Source        string            `json:"source"`
-			Severity      string            `json:"severity"`
-			Timestamp     string            `json:"timestamp"`
-			CustomDetails map[string]string `json:"custom_details"`
-		} `json:"payload"`
-		Links []struct {
-			Href string `json:"href"`
-		} `json:"links"`
-	}
+	var in event
 	if err := json.Unmarshal(body, &in); err != nil {
 		return invalidEvent("the body is no JSON")
 	}
 	if len(body) > 512<<10 {
 		return invalidEvent("the event is larger than 512 KB")
 	}
-	if !routingKeyPattern.MatchString(in.RoutingKey) {
-		return invalidEvent("'routing_key' must be 32 characters long")
-	}
-	if len(in.DedupKey) > 255 {
-		return invalidEvent("'dedup_key' is too long (maximum is 255 characters)")
-	}
-	if in.EventAction == "trigger" {
-		switch p := in.Payload; {
-		case p == nil:
-			return invalidEvent("'payload' is missing or blank")
-		case p.Summary == "":
-			return invalidEvent("'payload.summary' is missing or blank")
-		case len([]rune(p.Summary)) > 1024:
-			return invalidEvent("'payload.summary' is too long (maximum is 1024 characters)")
-		case p.Source == "":
-			return invalidEvent("'payload.source' is missing or blank")
-		case !slices.Contains([]string{"critical", "error", "warning", "info"}, p.Severity):
-			return invalidEvent("'payload.severity' is invalid (must be one of the following: 'critical', 'warning', 'error' or 'info')")
-		}
-		if _, err := time.Parse(time.RFC3339, in.Payload.Timestamp); in.Payload.Timestamp != "" && err != nil {
-			return invalidEvent("'payload.timestamp' is no ISO 8601 time")
-		}
-	} else if in.EventAction != "acknowledge" && in.EventAction != "resolve" {
-		return invalidEvent("'event_action' must be one of: trigger, acknowledge, resolve")
-	} else if in.DedupKey == "" {
-		return invalidEvent("'dedup_key' is missing or blank")
+	if problem := in.problem(); problem != "" {
+		return invalidEvent(problem)
 	}
 	if in.DedupKey == "" {
 		in.DedupKey = strings.ToLower(rand.Text())

@@ -124,6 +124,7 @@ func useDatabase(t *testing.T, site *world.Site, owner *pgx.Conn, application in
 		{"Check", func() error { _, err := operator.Check(ctx); return err }},
 		{"DeadLetters", func() error { _, _, err := monitor.DeadLetters(ctx, 50); return err }},
 		{"Deliveries", func() error { _, err := monitor.Deliveries(ctx, time.Minute); return err }},
+		{"ActiveKids", func() error { _, err := monitor.ActiveKids(ctx); return err }},
 		{"MigrationsSince", func() error { _, _, err := monitor.MigrationsSince(ctx, time.Now()); return err }},
 		{"MigrationsSince by the everyday role", func() error { _, _, err := operator.MigrationsSince(ctx, time.Now()); return err }},
 		{"Deliveries by the everyday role", func() error { _, err := operator.Deliveries(ctx, time.Minute); return err }},

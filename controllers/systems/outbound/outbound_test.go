@@ -11,7 +11,7 @@ import (
 	"github.com/1pass-dev/playbook-operator/controllers/systems/outbound"
 )
 
-// kinds of address by a word of the error that refuses it; empty is allowed.
+// kinds of address, by a word of the error that refuses it. Empty is allowed.
 var kinds = map[string]string{
 	"169.254.169.254":  "link-local",
 	"169.254.0.1":      "link-local",
@@ -46,7 +46,7 @@ var kinds = map[string]string{
 	"255.255.255.255":  "",
 	"::ffff:10.0.0.1":  "",
 	"::ffff:127.0.0.1": "",
-	// The same addresses, as a mapped, translated or tunnelled one.
+	// The same addresses, mapped, translated or tunnelled.
 	"::ffff:169.254.169.254":        "link-local",
 	"::ffff:0.0.0.0":                "unspecified",
 	"::ffff:224.0.0.1":              "multicast",
@@ -81,13 +81,14 @@ func TestWhichAddressesAreRefused(t *testing.T) {
 		switch {
 		case kind == "" && err != nil:
 			t.Errorf("%s: %v", text, err)
-		case kind != "" && (!errors.As(err, &refused) || refused.Addr != addr || !strings.Contains(err.Error(), addr.String()) || !strings.Contains(err.Error(), kind)):
+		case kind != "" && (!errors.As(err, &refused) || refused.Addr != addr ||
+			!strings.Contains(err.Error(), addr.String()) || !strings.Contains(err.Error(), kind)):
 			t.Errorf("%s: got %v, want one that says it is %s", text, err, kind)
 		}
 	}
 }
 
-// However an IPv4 address is wrapped, what holds of it holds of the wrapping; and no address makes the check panic.
+// An IPv4 address that is refused is refused in every form of it, and no address makes the check panic.
 func FuzzNoFormGetsAroundTheCheck(f *testing.F) {
 	for text := range kinds {
 		if addr, err := netip.ParseAddr(text); err == nil {
@@ -100,7 +101,8 @@ func FuzzNoFormGetsAroundTheCheck(f *testing.F) {
 			return
 		}
 		refused := outbound.Check(addr) != nil
-		if bad := addr.Unmap().IsLinkLocalUnicast() || addr.Unmap().IsMulticast() || addr.Unmap().IsUnspecified(); bad && !refused {
+		plain := addr.Unmap()
+		if !refused && (plain.IsLinkLocalUnicast() || plain.IsMulticast() || plain.IsUnspecified()) {
 			t.Fatalf("%s is allowed", addr)
 		}
 		if !addr.Is4() {
@@ -123,11 +125,12 @@ func FuzzNoFormGetsAroundTheCheck(f *testing.F) {
 	})
 }
 
-// The check is of what is dialled, so a name that resolves to a refused address is refused too.
+// The dialled address is checked, so a name that resolves to a refused address is refused too.
 func TestATransportDialsNoRefusedAddress(t *testing.T) {
 	t.Parallel()
 	for _, url := range []string{
-		"http://169.254.169.254/latest/meta-data/", "http://[::ffff:a9fe:a9fe]/", "http://[fe80::1%25lo]/", "http://0.0.0.0:9/", "http://[::]:9/", "http://[fd00:ec2::254]/",
+		"http://169.254.169.254/latest/meta-data/", "http://[::ffff:a9fe:a9fe]/", "http://[fe80::1%25lo]/",
+		"http://0.0.0.0:9/", "http://[::]:9/", "http://[fd00:ec2::254]/",
 	} {
 		_, err := outbound.Do(t.Context(), nil, outbound.Call{Method: http.MethodGet, URL: url, MaxAnswer: 1})
 		var refused *outbound.RefusedAddress
@@ -135,7 +138,7 @@ func TestATransportDialsNoRefusedAddress(t *testing.T) {
 			t.Errorf("%s: %v", url, err)
 		}
 	}
-	// Without the transport's look at literal addresses, as after a DNS answer.
+	// This goes around the transport's check of literal addresses, as a DNS answer does.
 	conn, err := outbound.NewTransport().DialContext(t.Context(), "tcp", "169.254.169.254:80")
 	var refused *outbound.RefusedAddress
 	if !errors.As(err, &refused) {
@@ -157,7 +160,9 @@ func TestARedirectDoesNotGetAroundTheCheck(t *testing.T) {
 
 func TestLoopbackIsReached(t *testing.T) {
 	t.Parallel()
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) }))
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusTeapot)
+	}))
 	defer server.Close()
 	answer, err := outbound.Do(t.Context(), nil, outbound.Call{Method: http.MethodGet, URL: server.URL})
 	if err != nil || answer.Status != http.StatusTeapot {

@@ -16,11 +16,11 @@ const pagerDutyURL = "https://events.pagerduty.com/v2/enqueue"
 
 var routingKey = regexp.MustCompile(`^[A-Za-z0-9]{32}$`)
 
-// PagerDuty is one integration of PagerDuty's Events API v2 (PagerDuty/developer-docs, docs/events-API-v2). A trigger for a Key
-// that has an open alert adds to that alert, so that a repetition wakes nobody twice; after a resolve it opens a new one.
-// An acknowledge or resolve reaches only an alert that the same routing key opened.
+// PagerDuty is one integration of PagerDuty's Events API v2 (PagerDuty/developer-docs, docs/events-API-v2). A trigger
+// is added to the open alert of its Key, so a repetition wakes nobody twice. After a resolve it opens a new alert. An
+// acknowledge or a resolve reaches only an alert that the same routing key opened.
 type PagerDuty struct {
-	// URL of enqueue; empty is the world-wide service. EU accounts have https://events.eu.pagerduty.com/v2/enqueue.
+	// URL of enqueue. Empty is the world-wide service; EU accounts have https://events.eu.pagerduty.com/v2/enqueue.
 	URL string
 	// RoutingKey is the integration key, 32 letters and digits.
 	RoutingKey string
@@ -52,10 +52,11 @@ type pagerDutyLink struct {
 func (p PagerDuty) Send(ctx context.Context, transport http.RoundTripper, m Message) error {
 	event := pagerDutyEvent{RoutingKey: p.RoutingKey, EventAction: m.Event, DedupKey: m.dedupKey()}
 	if m.Event == Trigger {
-		// What isn't known to be milder wakes people.
+		// A severity that isn't known to be milder wakes people.
 		severity := map[string]string{"sev2": "error", "sev3": "warning"}[m.Severity]
 		event.Payload = &pagerDutyPayload{
-			Summary: m.summary(), Source: m.Source, Severity: cmp.Or(severity, "critical"), Timestamp: m.At.UTC().Format(time.RFC3339), CustomDetails: m.Details,
+			Summary: m.summary(), Source: m.Source, Severity: cmp.Or(severity, "critical"),
+			Timestamp: m.At.UTC().Format(time.RFC3339), CustomDetails: m.Details,
 		}
 		event.Client = "playbook-operator"
 		if m.URL != "" {
@@ -63,12 +64,13 @@ func (p PagerDuty) Send(ctx context.Context, transport http.RoundTripper, m Mess
 		}
 	}
 	answer, err := outbound.Do(ctx, transport, outbound.Call{
-		Method: http.MethodPost, URL: cmp.Or(p.URL, pagerDutyURL), Body: event, Secrets: []string{p.RoutingKey}, MaxAnswer: maxAnswer,
+		Method: http.MethodPost, URL: cmp.Or(p.URL, pagerDutyURL), Body: event, Secrets: []string{p.RoutingKey},
+		MaxAnswer: maxAnswer,
 	})
 	if err != nil {
 		return err
 	}
-	// The status says it, whatever became of the body.
+	// The status says that it was accepted, whatever became of the body.
 	if answer.Status == http.StatusAccepted {
 		return nil
 	}

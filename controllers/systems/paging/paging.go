@@ -1,5 +1,6 @@
-// Package paging is how people are told: PagerDuty, Slack, and a webhook that anyone can receive. Sending is at least once, on
-// purpose: where it is not known whether a message arrived, it is sent again. A double page is a nuisance, a lost one is the outage.
+// Package paging tells people: through PagerDuty, Slack, or a webhook that anyone can receive. It sends at least once,
+// on purpose: where nobody knows whether a message arrived, it is sent again. A double page is a nuisance; a lost one
+// is the outage.
 package paging
 
 import (
@@ -25,27 +26,28 @@ const (
 
 // Message is told to people.
 type Message struct {
-	// Key of what it is about, of any length: the same in its trigger, acknowledge and resolve. PagerDuty makes one alert of it.
+	// Key of what the message is about, of any length. It is the same in the trigger, the acknowledge and the resolve:
+	// PagerDuty makes one alert of them.
 	Key   string
 	Event Event
-	// Summary on one line; channels cut it at 1024 bytes.
+	// Summary is put on one line, and cut at 1024 bytes.
 	Summary string
 	// Severity is sev1, sev2 or sev3.
 	Severity string
 	// Source is what is affected, such as the platform's host. PagerDuty requires it.
 	Source string
-	// URL where to read on; may be empty.
+	// URL at which to read on. It may be empty.
 	URL string
-	// At is when it happened, to the second: the same in each attempt, so that a receiver knows a repetition, and another where
-	// people are told again on purpose.
+	// At is when it happened, to the second. It is the same in each attempt, so that a receiver recognises a repetition,
+	// and a new one where people are told again on purpose.
 	At time.Time
-	// Details in names and values, few and short.
+	// Details are names with values, few and short.
 	Details map[string]string
 }
 
-// Channel tells people. Its error is *outbound.Refused where another attempt is no use, *outbound.Limited where it should wait,
-// and any other where the message may or may not have arrived and is to be sent again. A nil transport is outbound's. No error
-// holds a routing key, URL or secret.
+// Channel tells people. Its error is *outbound.Refused where another attempt is no use, and *outbound.Limited where the
+// next attempt should wait. After any other error, the message may have arrived or not, and is sent again. A nil
+// transport is outbound's. No error holds a routing key, a URL or a secret.
 type Channel interface {
 	Send(ctx context.Context, transport http.RoundTripper, m Message) error
 }
@@ -57,10 +59,10 @@ const (
 	TypeWebhook   = "Webhook"
 )
 
-// Open makes a channel of what its Secret holds: PagerDuty "routingKey", and "url" where it isn't the world-wide service; Slack
-// "url"; Webhook "url" and "secret". The error says which key is wrong and how it should look.
+// Open makes a channel from its Secret. PagerDuty has "routingKey", and "url" where it isn't the world-wide service.
+// Slack has "url". Webhook has "url" and "secret". The error says which key is wrong, and how it should look.
 func Open(kind string, secret map[string][]byte) (Channel, error) {
-	// A file that an editor wrote ends with a newline, and so does a Secret made from it.
+	// An editor ends a file with a newline, so a Secret made from that file ends with one too.
 	value := func(key string) string { return strings.TrimSpace(string(secret[key])) }
 	switch kind {
 	case TypePagerDuty:
@@ -86,15 +88,15 @@ func Open(kind string, secret map[string][]byte) (Channel, error) {
 }
 
 const (
-	// maxAnswer bounds what is read of an answer: each of these is a line or a small object.
+	// maxAnswer bounds what is read of an answer. Each of these is a line or a small object.
 	maxAnswer = 64 << 10
-	// maxSummary is PagerDuty's; it suits the others.
+	// maxSummary is PagerDuty's limit. It suits the others.
 	maxSummary = 1024
-	// maxKey is PagerDuty's.
+	// maxKey is PagerDuty's limit.
 	maxKey = 255
 )
 
-// dedupKey is the message's Key, or a digest of it where it is too long: a page must not be refused for that.
+// dedupKey is the message's Key, or its digest where it is too long. A page must not be refused because of that.
 func (m Message) dedupKey() string {
 	if len(m.Key) <= maxKey {
 		return m.Key
@@ -103,7 +105,7 @@ func (m Message) dedupKey() string {
 	return "sha256:" + hex.EncodeToString(sum[:])
 }
 
-// summary on one line, of a length that all channels take.
+// summary is one line, and short enough for all channels.
 func (m Message) summary() string {
 	text := strings.Join(strings.Fields(m.Summary), " ")
 	if len(text) > maxSummary {

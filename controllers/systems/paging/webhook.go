@@ -17,20 +17,22 @@ import (
 	"github.com/1pass-dev/playbook-operator/controllers/systems/outbound"
 )
 
-// Webhook posts JSON that its receiver can verify with any library of Standard Webhooks 1.0.0 (standard-webhooks/standard-webhooks,
-// spec/standard-webhooks.md). webhook-id stays the same when a message is sent again; any 2xx accepts it.
+// Webhook posts JSON. The receiver can verify it with any library of Standard Webhooks 1.0.0
+// (standard-webhooks/standard-webhooks, spec/standard-webhooks.md). A message that is sent again has the same
+// webhook-id. Any 2xx accepts it.
 type Webhook struct {
 	URL string
 	// Secret is "whsec_" and the base64 of 24 to 64 random bytes.
 	Secret string
 }
 
-// signingKey decodes a secret. Its error repeats nothing of it.
+// signingKey decodes a secret. The error repeats nothing of the secret.
 func signingKey(secret string) ([]byte, error) {
 	text, prefixed := strings.CutPrefix(secret, "whsec_")
 	key, err := base64.StdEncoding.DecodeString(text)
 	if !prefixed || err != nil || len(key) < 24 || len(key) > 64 {
-		return nil, errors.New(`must be "whsec_" and the base64 of 24 to 64 random bytes: echo whsec_$(openssl rand -base64 32)`)
+		return nil, errors.New(`must be "whsec_" and the base64 of 24 to 64 random bytes: ` +
+			`echo whsec_$(openssl rand -base64 32)`)
 	}
 	return key, nil
 }
@@ -44,6 +46,10 @@ func Sign(secret, id, timestamp string, body []byte) (string, error) {
 	mac := hmac.New(sha256.New, key)
 	fmt.Fprintf(mac, "%s.%s.%s", id, timestamp, body)
 	return "v1," + base64.StdEncoding.EncodeToString(mac.Sum(nil)), nil
+}
+
+var webhookTypes = map[Event]string{
+	Trigger: "page.triggered", Acknowledge: "page.acknowledged", Resolve: "page.resolved",
 }
 
 type webhookBody struct {
@@ -61,19 +67,21 @@ type webhookData struct {
 	Details  map[string]string `json:"details,omitempty"`
 }
 
-// Send posts the message: {type: page.triggered | page.acknowledged | page.resolved, timestamp, data: {key, severity, summary, source,
-// url, details}}.
+// Send posts the message: {type: page.triggered | page.acknowledged | page.resolved, timestamp, data: {key, severity,
+// summary, source, url, details}}.
 func (w Webhook) Send(ctx context.Context, transport http.RoundTripper, m Message) error {
 	at := m.At.UTC().Truncate(time.Second)
 	body, err := json.Marshal(webhookBody{
-		Type:      map[Event]string{Trigger: "page.triggered", Acknowledge: "page.acknowledged", Resolve: "page.resolved"}[m.Event],
+		Type:      webhookTypes[m.Event],
 		Timestamp: at,
-		Data:      webhookData{Key: m.Key, Severity: m.Severity, Summary: m.summary(), Source: m.Source, URL: m.URL, Details: m.Details},
+		Data: webhookData{
+			Key: m.Key, Severity: m.Severity, Summary: m.summary(), Source: m.Source, URL: m.URL, Details: m.Details,
+		},
 	})
 	if err != nil {
 		return &outbound.Refused{Message: "the message can't be encoded as JSON"}
 	}
-	// A digest, since the signature is over id.timestamp.body and a Key may contain dots.
+	// The id is a digest, since the signature is over id.timestamp.body, and a Key may contain dots.
 	digest := sha256.Sum256(fmt.Appendf(nil, "%s\x00%s\x00%d", m.Event, m.Key, at.Unix()))
 	id := "msg_" + hex.EncodeToString(digest[:16])
 	now := strconv.FormatInt(time.Now().Unix(), 10)
@@ -91,6 +99,6 @@ func (w Webhook) Send(ctx context.Context, transport http.RoundTripper, m Messag
 	if answer.Status/100 == 2 {
 		return nil
 	}
-	// What a receiver writes may be anything, so none of it is repeated.
+	// A receiver may write anything, so nothing of it is repeated.
 	return answer.Err("")
 }

@@ -2,97 +2,48 @@
 package platformapi
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
-	"fmt"
-	"io"
 	"net/http"
-	"net/http/httptrace"
 	"regexp"
 	"strconv"
-	"strings"
-	"time"
-)
 
-// RetryTimeout bounds a retry: connecting, asking and reading the answer.
-const RetryTimeout = 10 * time.Second
+	"github.com/1pass-dev/playbook-operator/controllers/systems/outbound"
+)
 
 // maxAnswer bounds what is read of an answer.
 const maxAnswer = 64 << 10
 
 // Admin is the admin API, under /api/v1/admin.
 type Admin struct {
-	url    string
-	token  string
-	client *http.Client
+	url       string
+	token     string
+	transport http.RoundTripper
 }
 
-// NewAdmin opens the admin API of the platform at url with an admin token. A nil transport is net/http's.
+// NewAdmin opens the admin API of the platform at url with an admin token. A nil transport is outbound's.
 func NewAdmin(url, token string, transport http.RoundTripper) *Admin {
-	return &Admin{url: strings.TrimSuffix(url, "/"), token: token, client: &http.Client{
-		Transport: transport,
-		Timeout:   RetryTimeout,
-		// A redirected POST would reach another address with the token, or become a GET.
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}}
+	return &Admin{url: url, token: token, transport: transport}
 }
-
-// Refused says that the admin API answered, and did nothing.
-type Refused struct {
-	Status int
-	// Code is the platform's, where it gave one.
-	Code string
-}
-
-func (e *Refused) Error() string {
-	if e.Code == "" {
-		return fmt.Sprintf("HTTP %d", e.Status)
-	}
-	return fmt.Sprintf("HTTP %d (%s)", e.Status, e.Code)
-}
-
-// Unsent says that the request never left, so that it can be made again.
-type Unsent struct{ Err error }
-
-func (e *Unsent) Error() string { return "the request was not sent: " + e.Err.Error() }
-func (e *Unsent) Unwrap() error { return e.Err }
 
 // Retry asks for one entry to be requeued: POST /api/v1/admin/webhook_outbox/:id/retry, with the nonce of a step-up
-// authentication, which is good once. An error that is neither Refused nor Unsent leaves open whether it happened.
+// authentication, which is good once. Errors are outbound's; a *outbound.Refused has the platform's error code as its
+// message. After an error for which outbound.NoEffect is false, nobody knows whether it happened.
 func (a *Admin) Retry(ctx context.Context, id int64, nonce string) error {
-	body, err := json.Marshal(map[string]string{"action_request_nonce": nonce})
+	answer, err := outbound.Do(ctx, a.transport, outbound.Call{
+		Method: http.MethodPost, URL: a.url, Path: "/api/v1/admin/webhook_outbox/" + strconv.FormatInt(id, 10) + "/retry",
+		Header:  map[string]string{"Authorization": "Bearer " + a.token},
+		Body:    map[string]string{"action_request_nonce": nonce},
+		Secrets: []string{a.token, nonce}, MaxAnswer: maxAnswer,
+	})
 	if err != nil {
-		return &Unsent{Err: err}
+		return err
 	}
-	connected := false
-	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { connected = true }})
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, a.url+"/api/v1/admin/webhook_outbox/"+strconv.FormatInt(id, 10)+"/retry", bytes.NewReader(body))
-	if err != nil {
-		return &Unsent{Err: err}
-	}
-	// net/http would send the body again over a new connection where an idle one was closed under it.
-	request.GetBody = nil
-	request.Header.Set("Authorization", "Bearer "+a.token)
-	request.Header.Set("Content-Type", "application/json")
-	response, err := a.client.Do(request)
-	if err != nil && !connected {
-		return &Unsent{Err: err}
-	}
-	if err != nil {
-		return fmt.Errorf("waiting for the answer: %w", err)
-	}
-	defer response.Body.Close()
-	// What could be read of it; a code that is cut off is none.
-	answer, _ := io.ReadAll(io.LimitReader(response.Body, maxAnswer))
-	switch response.StatusCode / 100 {
-	case 2:
-		// The status says that it happened, whatever became of the body.
+	// The status says that it happened, whatever became of the body.
+	if answer.Status/100 == 2 {
 		return nil
-	case 3, 4:
-		return &Refused{Status: response.StatusCode, Code: code(answer)}
 	}
-	return fmt.Errorf("the answer was HTTP %d", response.StatusCode)
+	return answer.Err(code(answer.Body))
 }
 
 var codePattern = regexp.MustCompile(`^[a-z][a-z0-9_]{0,63}$`)

@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/1pass-dev/playbook-operator/controllers/systems/outbound"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/platformapi"
 )
 
@@ -64,7 +65,8 @@ func raw(t *testing.T, text string) http.HandlerFunc {
 	return hijack(t, func(conn net.Conn) { _, _ = io.WriteString(conn, text) })
 }
 
-// retry asks for entry 42 and checks what holds of every answer: no error repeats a secret, and none is of two classes.
+// retry asks for entry 42 and checks what holds of every answer: no error repeats a secret, and NoEffect says what the
+// class says.
 func retry(t *testing.T, ctx context.Context, admin *platformapi.Admin) error {
 	t.Helper()
 	err := admin.Retry(ctx, 42, nonce)
@@ -75,23 +77,22 @@ func retry(t *testing.T, ctx context.Context, admin *platformapi.Admin) error {
 			}
 		}
 	}
-	if class(err) == "refused and unsent" {
-		t.Errorf("two classes: %v", err)
+	if got := class(err); outbound.NoEffect(err) != (got != "done" && got != "unknown") {
+		t.Errorf("NoEffect is %v of %s: %v", outbound.NoEffect(err), got, err)
 	}
 	return err
 }
 
 func class(err error) string {
-	refused, unsent := (*platformapi.Refused)(nil), (*platformapi.Unsent)(nil)
-	isRefused, isUnsent := errors.As(err, &refused), errors.As(err, &unsent)
+	refused, limited, unsent := (*outbound.Refused)(nil), (*outbound.Limited)(nil), (*outbound.NotSent)(nil)
 	switch {
 	case err == nil:
 		return "done"
-	case isRefused && isUnsent:
-		return "refused and unsent"
-	case isRefused:
-		return fmt.Sprintf("refused %d %s", refused.Status, refused.Code)
-	case isUnsent:
+	case errors.As(err, &refused):
+		return fmt.Sprintf("refused %d %s", refused.Status, refused.Message)
+	case errors.As(err, &limited):
+		return "limited"
+	case errors.As(err, &unsent):
 		return "unsent"
 	}
 	return "unknown"
@@ -101,10 +102,12 @@ func TestTheRequestIsWhatTheAdminAPITakes(t *testing.T) {
 	t.Parallel()
 	f := answer(t, func(w http.ResponseWriter, r *http.Request) {
 		var body map[string]string
-		if err := json.NewDecoder(r.Body).Decode(&body); err != nil || len(body) != 1 || body["action_request_nonce"] != nonce {
+		if err := json.NewDecoder(r.Body).Decode(&body); err != nil || len(body) != 1 ||
+			body["action_request_nonce"] != nonce {
 			t.Errorf("the body is %v, %v", body, err)
 		}
-		if r.Method != http.MethodPost || r.URL.Path != "/api/v1/admin/webhook_outbox/42/retry" || r.Header.Get("Authorization") != "Bearer "+token ||
+		if r.Method != http.MethodPost || r.URL.Path != "/api/v1/admin/webhook_outbox/42/retry" ||
+			r.Header.Get("Authorization") != "Bearer "+token ||
 			r.Header.Get("Content-Type") != "application/json" {
 			t.Errorf("%s %s %v", r.Method, r.URL, r.Header)
 		}
@@ -126,30 +129,34 @@ func TestEveryAnswerIsOfOneClassAndIsAskedForOnce(t *testing.T) {
 		answer http.HandlerFunc
 		want   string
 	}{
-		"200":                       {with(200, `{"id":42,"status":"pending"}`), "done"},
-		"202":                       {with(202, ""), "done"},
-		"204":                       {with(204, ""), "done"},
-		"200 with HTML":             {with(200, html), "done"},
-		"200 with 10 MB":            {with(200, big), "done"},
-		"200 with half a body":      {raw(t, "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{\"id\""), "done"},
-		"200 with a broken chunk":   {raw(t, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nnonsense"), "done"},
-		"301":                       {redirect(301), "refused 301 "},
-		"302":                       {redirect(302), "refused 302 "},
-		"303":                       {redirect(303), "refused 303 "},
-		"307":                       {redirect(307), "refused 307 "},
-		"308":                       {redirect(308), "refused 308 "},
-		"304":                       {with(304, ""), "refused 304 "},
-		"400":                       {with(400, refusal), "refused 400 nonce_used"},
-		"401":                       {with(401, refusal), "refused 401 nonce_used"},
-		"403":                       {with(403, refusal), "refused 403 nonce_used"},
-		"404":                       {with(404, refusal), "refused 404 nonce_used"},
-		"409":                       {with(409, refusal), "refused 409 nonce_used"},
-		"422":                       {with(422, refusal), "refused 422 nonce_used"},
-		"429":                       {with(429, refusal), "refused 429 nonce_used"},
-		"403 with HTML":             {with(403, html), "refused 403 "},
-		"403 with 10 MB":            {with(403, big), "refused 403 "},
-		"403 without a body":        {with(403, ""), "refused 403 "},
-		"403 with half a body":      {raw(t, "HTTP/1.1 403 Forbidden\r\nContent-Length: 100\r\n\r\n{\"error\""), "refused 403 "},
+		"200":                     {with(200, `{"id":42,"status":"pending"}`), "done"},
+		"202":                     {with(202, ""), "done"},
+		"204":                     {with(204, ""), "done"},
+		"200 with HTML":           {with(200, html), "done"},
+		"200 with 10 MB":          {with(200, big), "done"},
+		"200 with half a body":    {raw(t, "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{\"id\""), "done"},
+		"200 with a broken chunk": {raw(t, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nnonsense"), "done"},
+		"301":                     {redirect(301), "unknown"},
+		"302":                     {redirect(302), "unknown"},
+		"303":                     {redirect(303), "unknown"},
+		"307":                     {redirect(307), "unknown"},
+		"308":                     {redirect(308), "unknown"},
+		"304":                     {with(304, ""), "unknown"},
+		"400":                     {with(400, refusal), "refused 400 nonce_used"},
+		"401":                     {with(401, refusal), "refused 401 nonce_used"},
+		"403":                     {with(403, refusal), "refused 403 nonce_used"},
+		"404":                     {with(404, refusal), "refused 404 nonce_used"},
+		"406":                     {with(406, refusal), "refused 406 nonce_used"},
+		"408":                     {with(408, refusal), "unknown"},
+		"409":                     {with(409, refusal), "refused 409 nonce_used"},
+		"410":                     {with(410, refusal), "refused 410 nonce_used"},
+		"422":                     {with(422, refusal), "refused 422 nonce_used"},
+		"429":                     {with(429, refusal), "limited"},
+		"403 with HTML":           {with(403, html), "refused 403 "},
+		"403 with 10 MB":          {with(403, big), "refused 403 "},
+		"403 without a body":      {with(403, ""), "refused 403 "},
+		"403 with half a body": {raw(t, "HTTP/1.1 403 Forbidden\r\nContent-Length: 100\r\n\r\n{\"error\""),
+			"refused 403 "},
 		"403 with another shape":    {with(403, `{"error":"invalid_token"}`), "refused 403 "},
 		"403 with a secret as code": {with(403, `{"error":{"code":"`+nonce+`"}}`), "refused 403 "},
 		"403 with a sentence":       {with(403, `{"error":{"code":"Not today"}}`), "refused 403 "},
@@ -158,11 +165,12 @@ func TestEveryAnswerIsOfOneClassAndIsAskedForOnce(t *testing.T) {
 		"503":                       {with(503, ""), "unknown"},
 		"504 with 10 MB":            {with(504, big), "unknown"},
 		"500 with half a body":      {raw(t, "HTTP/1.1 500 Oops\r\nContent-Length: 100\r\n\r\n{"), "unknown"},
-		"101":                       {raw(t, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n"), "unknown"},
-		"no HTTP":                   {raw(t, "220 smtp.example.com ESMTP\r\n"), "unknown"},
-		"a header that never ends":  {raw(t, "HTTP/1.1 200 OK\r\nX-Long: "+big), "unknown"},
-		"a cut connection":          {raw(t, ""), "unknown"},
-		"half a header":             {raw(t, "HTTP/1.1 200 OK\r\nContent-"), "unknown"},
+		"101": {raw(t, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n"),
+			"unknown"},
+		"no HTTP":                  {raw(t, "220 smtp.example.com ESMTP\r\n"), "unknown"},
+		"a header that never ends": {raw(t, "HTTP/1.1 200 OK\r\nX-Long: "+big), "unknown"},
+		"a cut connection":         {raw(t, ""), "unknown"},
+		"half a header":            {raw(t, "HTTP/1.1 200 OK\r\nContent-"), "unknown"},
 		"a reset connection": {hijack(t, func(conn net.Conn) {
 			_ = conn.(*net.TCPConn).SetLinger(0) // close sends RST
 		}), "unknown"},
@@ -215,7 +223,7 @@ func TestATimeoutLeavesOpenWhetherItHappened(t *testing.T) {
 	}
 }
 
-func TestAServerThatNeverAnswersIsGivenUpAfterTheRetryTimeout(t *testing.T) {
+func TestAServerThatNeverAnswersIsGivenUpAfterAWhile(t *testing.T) {
 	t.Parallel()
 	f := answer(t, hijack(t, func(conn net.Conn) { _, _ = conn.Read(make([]byte, 1)) }))
 	err := retry(t, t.Context(), platformapi.NewAdmin(f.URL, token, nil))
@@ -238,17 +246,18 @@ func TestWhatNeverReachedTheFarSideCanBeAskedAgain(t *testing.T) {
 			t.Errorf("the far side saw %d calls", n)
 		}
 	})
-	for name, url := range map[string]string{
-		"connection refused":    closed.URL,
-		"no such host":          "http://nowhere.invalid",
-		"unknown authority":     untrusted.URL,
-		"TLS to a plain server": strings.Replace(plain.URL, "http:", "https:", 1),
-		"a malformed URL":       "http://127.0.0.1:nonsense",
+	for name, c := range map[string]struct{ url, want string }{
+		"connection refused":    {closed.URL, "unsent"},
+		"no such host":          {"http://nowhere.invalid", "unsent"},
+		"unknown authority":     {untrusted.URL, "unsent"},
+		"TLS to a plain server": {strings.Replace(plain.URL, "http:", "https:", 1), "unsent"},
+		"an address of a cloud": {"http://169.254.169.254", "unsent"},
+		"a malformed URL":       {"http://127.0.0.1:nonsense", "refused 0 the URL does not have the form https://host/path"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			if got := class(retry(t, t.Context(), platformapi.NewAdmin(url, token, nil))); got != "unsent" {
-				t.Error(got)
+			if got := class(retry(t, t.Context(), platformapi.NewAdmin(c.url, token, nil))); got != c.want {
+				t.Errorf("%s, want %s", got, c.want)
 			}
 		})
 	}
@@ -262,13 +271,15 @@ func TestWhatNeverReachedTheFarSideCanBeAskedAgain(t *testing.T) {
 	})
 	t.Run("a token that is no header", func(t *testing.T) {
 		t.Parallel()
-		if got := class(retry(t, t.Context(), platformapi.NewAdmin(plain.URL, token+"\n", nil))); got != "unsent" {
+		want := "refused 0 the header Authorization has a control character in it"
+		if got := class(retry(t, t.Context(), platformapi.NewAdmin(plain.URL, token+"\n", nil))); got != want {
 			t.Error(got)
 		}
 	})
 }
 
-// A connection from an earlier call is closed by the server just when the next call uses it. Its request may have been read.
+// A connection from an earlier call is closed by the server just when the next call uses it. Its request may have been
+// read.
 func TestACallOverAConnectionThatIsClosedUnderItIsNotRepeated(t *testing.T) {
 	t.Parallel()
 	var f *farSide
@@ -295,8 +306,8 @@ func TestACallOverAConnectionThatIsClosedUnderItIsNotRepeated(t *testing.T) {
 	}
 }
 
-// The server closes idle connections at any time: whether a call finds that out before or after it has written, it is never made
-// twice, and one that was not made never counts as done.
+// The server closes idle connections at any time: whether a call finds that out before or after it has written, it is
+// never made twice, and one that was not made never counts as done.
 func TestIdleConnectionsThatCloseMakeNoCallTwice(t *testing.T) {
 	t.Parallel()
 	f := answer(t, with(200, ""))

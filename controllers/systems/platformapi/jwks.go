@@ -5,19 +5,18 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"math"
 	"mime"
-	"net"
 	"net/http"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/1pass-dev/playbook-operator/controllers/systems/outbound"
 )
 
 const (
-	// jwksTimeout bounds one look at JWKS.
-	jwksTimeout = 10 * time.Second
+	jwksPath = "/.well-known/jwks.json"
 	// maxJWKS bounds what is read of an answer.
 	maxJWKS = 4 << 20
 	// DefaultJWKSMaxAge is for how long an answer without a max-age is taken to be kept: what JWKS clients do by default.
@@ -34,56 +33,37 @@ type JWKS struct {
 	MaxAge time.Duration
 	// FreshFor is for how long it may still be used: MaxAge less the answer's Age, at least 0.
 	FreshFor time.Duration
-	// StaleFor is for how long it may be used after that (RFC 5861): the larger of stale-while-revalidate and stale-if-error.
+	// StaleFor is for how long it may be used after that (RFC 5861): the larger of stale-while-revalidate and
+	// stale-if-error.
 	StaleFor time.Duration
 }
 
-// FetchJWKS asks the platform at url for its keys, over a connection of its own, so that each answer may come from another
-// replica. A nil transport is net/http's.
+// FetchJWKS asks the platform at url for its keys, over a connection that is closed after it, so that each answer may
+// come from another replica. A nil transport is outbound's.
 func FetchJWKS(ctx context.Context, url string, transport http.RoundTripper) (*JWKS, error) {
-	if transport == nil {
-		own := http.DefaultTransport.(*http.Transport).Clone()
-		own.DisableKeepAlives = true
-		transport = own
-	}
-	client := &http.Client{
-		Transport: transport, Timeout: jwksTimeout,
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(url, "/")+"/.well-known/jwks.json", nil)
-	if err != nil {
+	answer, err := outbound.Do(ctx, transport, outbound.Call{
+		Method: http.MethodGet, URL: url, Path: jwksPath, MaxAnswer: maxJWKS,
+		Header: map[string]string{"Connection": "close"},
+	})
+	switch {
+	case err != nil:
 		return nil, fmt.Errorf("asking for JWKS: %w", err)
-	}
-	// A transport that is shared must not keep the connection either.
-	request.Close = true
-	response, err := client.Do(request)
-	if err != nil {
-		var network net.Error
-		if errors.As(err, &network) && network.Timeout() {
-			return nil, errors.New("no answer in time")
-		}
-		return nil, fmt.Errorf("asking for JWKS: %w", err)
-	}
-	defer response.Body.Close()
-	if response.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("the answer was HTTP %d", response.StatusCode)
-	}
-	body, err := io.ReadAll(io.LimitReader(response.Body, maxJWKS+1))
-	if err != nil {
+	case answer.Status != http.StatusOK:
+		return nil, fmt.Errorf("the answer was HTTP %d", answer.Status)
+	case answer.BrokeOff:
 		return nil, errors.New("the answer broke off")
-	}
-	if len(body) > maxJWKS {
+	case answer.Body == nil:
 		return nil, fmt.Errorf("the answer is longer than %d bytes", maxJWKS)
 	}
-	kids, err := parseKeys(response.Header, body)
+	kids, err := parseKeys(answer.Header, answer.Body)
 	if err != nil {
 		return nil, err
 	}
-	answer := &JWKS{Kids: kids, At: time.Now()}
-	answer.MaxAge, answer.StaleFor = lifetime(response.Header)
-	age, _ := seconds(response.Header.Get("Age"))
-	answer.FreshFor = max(0, answer.MaxAge-age)
-	return answer, nil
+	jwks := &JWKS{Kids: kids, At: time.Now()}
+	jwks.MaxAge, jwks.StaleFor = lifetime(answer.Header)
+	age, _ := seconds(answer.Header.Get("Age"))
+	jwks.FreshFor = max(0, jwks.MaxAge-age)
+	return jwks, nil
 }
 
 // parseKeys returns the kids of a key set that has any.
@@ -106,8 +86,8 @@ func parseKeys(header http.Header, body []byte) (kids []string, err error) {
 	return kids, nil
 }
 
-// lifetime is for how long a private cache may use an answer, and for how long after that. Where a directive is repeated, the
-// longest counts: the question is until when somebody may believe the answer.
+// lifetime is for how long a private cache may use an answer, and for how long after that. Where a directive is
+// repeated, the longest counts: the question is until when somebody may believe the answer.
 func lifetime(header http.Header) (maxAge, stale time.Duration) {
 	found, kept := false, true
 	for _, directive := range strings.Split(strings.Join(header.Values("Cache-Control"), ","), ",") {

@@ -37,12 +37,13 @@ func TestHowLongAnAnswerMayBeBelieved(t *testing.T) {
 		age                string
 		max, fresh, staleS int64
 	}{
-		"max-age":                       {[]string{"public, max-age=300"}, "", 300, 300, 0},
-		"an age":                        {[]string{"max-age=300"}, "100", 300, 200, 0},
-		"older than its max-age":        {[]string{"max-age=300"}, "400", 300, 0, 0},
-		"no header":                     {nil, "", 3600, 3600, 0},
-		"nothing said":                  {[]string{"public"}, "", 3600, 3600, 0},
-		"stale while revalidating":      {[]string{"max-age=10, stale-while-revalidate=60, stale-if-error=30"}, "", 10, 10, 60},
+		"max-age":                {[]string{"public, max-age=300"}, "", 300, 300, 0},
+		"an age":                 {[]string{"max-age=300"}, "100", 300, 200, 0},
+		"older than its max-age": {[]string{"max-age=300"}, "400", 300, 0, 0},
+		"no header":              {nil, "", 3600, 3600, 0},
+		"nothing said":           {[]string{"public"}, "", 3600, 3600, 0},
+		"stale while revalidating": {[]string{"max-age=10, stale-while-revalidate=60, stale-if-error=30"}, "", 10, 10,
+			60},
 		"stale if error":                {[]string{"max-age=10", "stale-if-error=90"}, "", 10, 10, 90},
 		"capitals, quotes and a repeat": {[]string{`Max-Age="20"`, "max-age=5"}, "", 20, 20, 0},
 		"not to be kept":                {[]string{"no-store, max-age=300"}, "", 0, 0, 0},
@@ -58,8 +59,10 @@ func TestHowLongAnAnswerMayBeBelieved(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 			continue
 		}
-		got := []int64{int64(answer.MaxAge / time.Second), int64(answer.FreshFor / time.Second), int64(answer.StaleFor / time.Second)}
-		if want := []int64{c.max, c.fresh, c.staleS}; !reflect.DeepEqual(got, want) || !reflect.DeepEqual(answer.Kids, []string{"a", "b"}) {
+		got := []int64{int64(answer.MaxAge / time.Second), int64(answer.FreshFor / time.Second),
+			int64(answer.StaleFor / time.Second)}
+		if want := []int64{c.max, c.fresh, c.staleS}; !reflect.DeepEqual(got, want) ||
+			!reflect.DeepEqual(answer.Kids, []string{"a", "b"}) {
 			t.Errorf("%s: %v, want %v; kids %v", name, got, want, answer.Kids)
 		}
 	}
@@ -68,7 +71,8 @@ func TestHowLongAnAnswerMayBeBelieved(t *testing.T) {
 func TestAnAnswerThatIsNoKeySetIsSaidToBeNone(t *testing.T) {
 	t.Parallel()
 	for body, want := range map[string]string{
-		"<html>secret words</html>": "no JSON", `{"keys": []}`: "no keys", `{}`: "no keys", `[]`: "no JSON", "": "no JSON", `{"keys": 7}`: "no JSON",
+		"<html>secret words</html>": "no JSON", `{"keys": []}`: "no keys", `{}`: "no keys", `[]`: "no JSON", "": "no JSON",
+		`{"keys": 7}`: "no JSON",
 		`{"keys": [{"kid": "a"}]}` + strings.Repeat(" ", 4<<20): "longer than 4194304 bytes",
 	} {
 		_, err := platformapi.FetchJWKS(t.Context(), serveJWKS(t, nil, body).URL, nil)
@@ -76,9 +80,12 @@ func TestAnAnswerThatIsNoKeySetIsSaidToBeNone(t *testing.T) {
 			t.Errorf("%.50q: %v", body, err)
 		}
 	}
-	status := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "secret words", http.StatusBadGateway) }))
+	status := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		http.Error(w, "secret words", http.StatusBadGateway)
+	}))
 	t.Cleanup(status.Close)
-	if _, err := platformapi.FetchJWKS(t.Context(), status.URL, nil); err == nil || err.Error() != "the answer was HTTP 502" {
+	if _, err := platformapi.FetchJWKS(t.Context(), status.URL, nil); err == nil ||
+		err.Error() != "the answer was HTTP 502" {
 		t.Error(err)
 	}
 }

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// What becomes of a job.
+// The statuses of a job.
 const (
 	JobPending   = "pending"
 	JobRunning   = "running"
@@ -23,10 +23,10 @@ const (
 type Job struct {
 	ID           string
 	StartCommand string
-	// Status is Render's word: one of the above, or one that this code does not know.
+	// Status is Render's word. This code may not know it.
 	Status    string
 	CreatedAt time.Time
-	// FinishedAt is zero until it has ended.
+	// FinishedAt is zero until the job has ended.
 	FinishedAt time.Time
 }
 
@@ -49,11 +49,12 @@ func (j *Job) UnmarshalJSON(text []byte) error {
 	return nil
 }
 
-// StartJob runs a command in the service's image and environment: POST /services/{id}/jobs. Each call runs it once more: after an
-// error for which NoEffect is false, look for it among Jobs instead.
+// StartJob runs a command in the service's image and environment: POST /services/{id}/jobs. Each call runs it once
+// more: after an error for which outbound.NoEffect is false, look for the job among Jobs instead.
 func (c *Client) StartJob(ctx context.Context, serviceID, startCommand string) (*Job, error) {
 	var j Job
-	if err := c.write(ctx, http.MethodPost, "/services/"+url.PathEscape(serviceID)+"/jobs", map[string]string{"startCommand": startCommand}, &j); err != nil {
+	if err := c.write(ctx, http.MethodPost, "/services/"+url.PathEscape(serviceID)+"/jobs",
+		map[string]string{"startCommand": startCommand}, &j); err != nil {
 		return nil, fmt.Errorf("starting a job of the service %s: %w", serviceID, err)
 	}
 	return &j, nil
@@ -68,7 +69,7 @@ func (c *Client) Job(ctx context.Context, serviceID, id string) (*Job, error) {
 	return &j, nil
 }
 
-// Jobs reads those of a service that were created after an instant of Render's clock, in no promised order, up to 500.
+// Jobs reads a service's jobs that were created after a time of Render's clock: up to 500, in no promised order.
 func (c *Client) Jobs(ctx context.Context, serviceID string, createdAfter time.Time) ([]Job, error) {
 	var all []Job
 	cursor := ""
@@ -84,5 +85,6 @@ func (c *Client) Jobs(ctx context.Context, serviceID string, createdAfter time.T
 		}
 		cursor = next
 	}
-	return nil, fmt.Errorf("listing jobs of the service %s: more than %d were created in that time", serviceID, maxPages*pageSize)
+	return nil, fmt.Errorf("listing jobs of the service %s: more than %d were created in that time", serviceID,
+		maxPages*pageSize)
 }

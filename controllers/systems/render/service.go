@@ -9,18 +9,19 @@ import (
 	"net/url"
 )
 
-// Service is a web service, a worker or the like.
+// Service is a web service, a worker, or another thing that Render runs.
 type Service struct {
 	ID   string
 	Name string
 	// AutoDeploy says whether a push is deployed.
 	AutoDeploy bool
-	// Suspended says that it does not run, and Suspenders by whom: user, billing, stuck_crashlooping and others.
+	// Suspended says that the service does not run. Suspenders say why: user, billing, stuck_crashlooping and others.
 	Suspended  bool
 	Suspenders []string
 }
 
-// UnmarshalJSON reads Render's service. One that does not say whether it is suspended is an error: unknown is not healthy.
+// UnmarshalJSON reads Render's service. It is an error if Render does not say whether the service is suspended: unknown
+// is not healthy.
 func (s *Service) UnmarshalJSON(text []byte) error {
 	var in struct {
 		ID         string   `json:"id"`
@@ -35,7 +36,10 @@ func (s *Service) UnmarshalJSON(text []byte) error {
 	if in.ID == "" || in.Suspended != "suspended" && in.Suspended != "not_suspended" {
 		return errors.New("no service")
 	}
-	*s = Service{ID: in.ID, Name: in.Name, AutoDeploy: in.AutoDeploy == "yes", Suspended: in.Suspended == "suspended", Suspenders: in.Suspenders}
+	*s = Service{
+		ID: in.ID, Name: in.Name, AutoDeploy: in.AutoDeploy == "yes",
+		Suspended: in.Suspended == "suspended", Suspenders: in.Suspenders,
+	}
 	return nil
 }
 
@@ -48,7 +52,7 @@ func (c *Client) Service(ctx context.Context, id string) (*Service, error) {
 	return &s, nil
 }
 
-// SetAutoDeploy switches deploys by a push on or off: PATCH /services/{id}. It is idempotent.
+// SetAutoDeploy says whether a push is deployed: PATCH /services/{id}. It is idempotent.
 func (c *Client) SetAutoDeploy(ctx context.Context, id string, on bool) error {
 	value := "no"
 	if on {

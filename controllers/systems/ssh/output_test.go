@@ -13,7 +13,7 @@ func TestSecretsAreTakenOutOfAnOutput(t *testing.T) {
 	key := "-----BEGIN PRIVATE KEY-----\n" + pemBody + "\n-----END PRIVATE KEY-----"
 	for text, secret := range map[string]string{
 		"key:\n" + key + "\nafter": pemBody,
-		// Cut by something that prints only a part.
+		// Something printed only a part of the key.
 		"-----BEGIN OPENSSH PRIVATE KEY-----\n" + pemBody:       pemBody,
 		pemBody + "\n-----END EC PRIVATE KEY-----\nafter":       pemBody,
 		"one line: " + strings.ReplaceAll(key, "\n", `\n`):      pemBody,
@@ -33,7 +33,8 @@ func TestSecretsAreTakenOutOfAnOutput(t *testing.T) {
 			t.Errorf("%s\nbecame\n%s", text, got)
 		}
 	}
-	harmless := "rails aborted!\nActiveRecord::ConnectionNotEstablished: no connection to 10.0.0.7\n/opt/render/project/src/server/lib/tasks/webhooks_compromise.rake:12:in `block'\n" +
+	harmless := "rails aborted!\nActiveRecord::ConnectionNotEstablished: no connection to 10.0.0.7\n" +
+		"/opt/render/project/src/server/lib/tasks/webhooks_compromise.rake:12:in `block'\n" +
 		"revoked whk_2026_08 at 2026-11-24 13:52:39 UTC, issued whk_42_kjcvqsh7pn, re-signed 812 entries"
 	if got := scrub(harmless); got != harmless {
 		t.Errorf("%s\nbecame\n%s", harmless, got)
@@ -46,14 +47,16 @@ func TestSecretsAreTakenOutOfAnOutput(t *testing.T) {
 func TestAnOutputIsBoundedAndKeepsItsEnds(t *testing.T) {
 	var o output
 	fmt.Fprintln(&o, "the beginning")
-	// Cut within the key, so that only one of its ends is kept on either side.
+	// The output is cut within a key, so each half has only one end of it.
 	for range 10 {
-		fmt.Fprint(&o, "-----BEGIN PRIVATE KEY-----\n", strings.Repeat(pemBody[:60]+"\n", 2000), "-----END PRIVATE KEY-----\n")
+		fmt.Fprint(&o, "-----BEGIN PRIVATE KEY-----\n", strings.Repeat(pemBody[:60]+"\n", 2000),
+			"-----END PRIVATE KEY-----\n")
 	}
 	_, _ = o.Write(bytes.Repeat([]byte("x"), 1000))
 	fmt.Fprintln(&o, "\nthe end")
 	got := o.String()
-	if len(got) > 2*outputHalf+200 || !strings.HasPrefix(got, "the beginning\n") || !strings.HasSuffix(got, "\nthe end\n") || !strings.Contains(got, "bytes left out") {
+	if len(got) > 2*outputHalf+200 || !strings.HasPrefix(got, "the beginning\n") ||
+		!strings.HasSuffix(got, "\nthe end\n") || !strings.Contains(got, "bytes left out") {
 		t.Errorf("%d bytes: %.100s … %s", len(got), got, got[max(0, len(got)-100):])
 	}
 	if strings.Contains(got, pemBody[:60]) {

@@ -16,12 +16,13 @@ type Rails struct {
 	Environment string
 }
 
-// Compromise is the command that ends a signing key by the platform's own rake, for a POSIX shell. It fails for a kid that a rake
-// argument can't carry unchanged.
+// Compromise is the command, for a POSIX shell, that ends a signing key by the platform's own rake. The error says that
+// rake would read the kid as another one.
 func (r Rails) Compromise(application int64, kid string) (string, error) {
-	// Rake splits arguments at commas, ends them at the bracket and the line, takes backslashes away, and blanks at both ends
-	// (Rake::Application#parse_task_string).
-	if i := strings.IndexFunc(kid, func(c rune) bool { return strings.ContainsRune(`,]\`, c) || unicode.IsControl(c) }); i >= 0 {
+	// Rake splits arguments at commas, and ends them at the bracket and at the end of the line. It removes backslashes,
+	// and blanks at both ends (Rake::Application#parse_task_string).
+	special := func(c rune) bool { return strings.ContainsRune(`,]\`, c) || unicode.IsControl(c) }
+	if i := strings.IndexFunc(kid, special); i >= 0 {
 		return "", fmt.Errorf("rake can't be given the kid %q, which has %s", kid, strconv.QuoteRune([]rune(kid[i:])[0]))
 	}
 	if kid == "" || strings.TrimSpace(kid) != kid {
@@ -34,7 +35,7 @@ func (r Rails) Compromise(application int64, kid string) (string, error) {
 // plain words need no quotes.
 var plain = regexp.MustCompile(`^[A-Za-z0-9_@%+:,./-]+$`)
 
-// quote makes one word of a POSIX shell of any text without NUL.
+// quote makes one word of a POSIX shell from any text without NUL.
 func quote(text string) string {
 	if plain.MatchString(text) {
 		return text

@@ -7,21 +7,25 @@ import (
 )
 
 func TestTheCommandIsThePlaybooks(t *testing.T) {
-	rails := Rails{Directory: "/opt/render/project/src/server", Bundle: "/opt/render/project/.gems/bin/bundle", Environment: "production"}
+	rails := Rails{Directory: "/opt/render/project/src/server", Bundle: "/opt/render/project/.gems/bin/bundle",
+		Environment: "production"}
 	got, err := rails.Compromise(42, "whk_2026_08")
-	want := `cd /opt/render/project/src/server && /opt/render/project/.gems/bin/bundle exec rails 'webhooks:compromise[42,whk_2026_08]' RAILS_ENV=production`
+	want := `cd /opt/render/project/src/server && /opt/render/project/.gems/bin/bundle ` +
+		`exec rails 'webhooks:compromise[42,whk_2026_08]' RAILS_ENV=production`
 	if err != nil || got != want {
 		t.Errorf("%v\n%s\n%s", err, got, want)
 	}
 }
 
 func TestAKidThatRakeWouldReadOtherwiseIsRefused(t *testing.T) {
-	for _, kid := range []string{"", "a,b", "a]", "a\nb", "a\rb", "a\x00b", `a\b`, " a", "a\t", "a ", "a\u00a0", "a,$(touch x)"} {
+	for _, kid := range []string{"", "a,b", "a]", "a\nb", "a\rb", "a\x00b", `a\b`, " a", "a\t", "a ", "a\u00a0",
+		"a,$(touch x)"} {
 		if command, err := (Rails{}).Compromise(42, kid); err == nil || command != "" {
 			t.Errorf("%q became %s", kid, command)
 		}
 	}
-	for _, kid := range []string{"a", "it's", `"; rm -rf / #`, "$(id)", "`id`", "a b", "a[b", "é", "!!", "*", "~root", "-x", "a=b"} {
+	for _, kid := range []string{"a", "it's", `"; rm -rf / #`, "$(id)", "`id`", "a b", "a[b", "é", "!!", "*", "~root",
+		"-x", "a=b"} {
 		if _, err := (Rails{}).Compromise(42, kid); err != nil {
 			t.Error(err)
 		}
@@ -42,7 +46,8 @@ func shellReads(t *testing.T, line string) []string {
 
 // FuzzAShellReadsWhatWasQuoted asks a real /bin/sh.
 func FuzzAShellReadsWhatWasQuoted(f *testing.F) {
-	for _, text := range []string{"", "plain", "it's", "''", `\'`, "$(touch /tmp/x)", "`id`", "a b\tc\nd", "*?[a]", "~", "é\xff", "!!", "-n", "a;b&c|d>e<f(g)", "#", "A=b", "%s\\n"} {
+	for _, text := range []string{"", "plain", "it's", "''", `\'`, "$(touch /tmp/x)", "`id`", "a b\tc\nd", "*?[a]", "~",
+		"é\xff", "!!", "-n", "a;b&c|d>e<f(g)", "#", "A=b", "%s\\n"} {
 		f.Add(text)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
@@ -56,7 +61,7 @@ func FuzzAShellReadsWhatWasQuoted(f *testing.F) {
 			return
 		}
 		words := shellReads(t, strings.Replace(command, " && ", " @@ ", 1))
-		// A directory may have had the operator in it.
+		// The directory may have had " && " in it, so the words are counted from the end.
 		if words[len(words)-2] != "webhooks:compromise[42,"+text+"]" || words[len(words)-1] != "RAILS_ENV=production" {
 			t.Errorf("%q became %s, read as %q", text, command, words)
 		}

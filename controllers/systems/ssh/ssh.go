@@ -1,4 +1,4 @@
-// Package ssh runs a command on a host whose key is pinned, at most once, and says whether it can have begun.
+// Package ssh runs a command, at most once, on a host whose key is pinned. It says whether the command can have begun.
 package ssh
 
 import (
@@ -30,13 +30,13 @@ type Target struct {
 	User string
 	// PrivateKey opens the account: PEM, without a passphrase.
 	PrivateKey []byte
-	// KnownHosts pins the host's keys, in the format of ~/.ssh/known_hosts. A host that is not in it is not connected to.
+	// KnownHosts pins the host's keys, in the format of ~/.ssh/known_hosts. A host that is not in it is refused.
 	KnownHosts []byte
 }
 
 func (t Target) address() string { return net.JoinHostPort(t.Host, strconv.Itoa(t.Port)) }
 
-// Unusable says that a part of the Target can't be used: its private key, or its known hosts.
+// Unusable says that a part of the Target can't be used: the private key, or the known hosts.
 type Unusable struct {
 	// Part is privateKey or knownHosts.
 	Part, Why string
@@ -44,16 +44,16 @@ type Unusable struct {
 
 func (e *Unusable) Error() string { return e.Part + " " + e.Why }
 
-// HostKeyRefused says that the host showed a key that is not pinned: it has a new one, or something else answers in its place.
-// Nothing was sent to it.
+// HostKeyRefused says that the host showed a key that is not pinned: the host has a new key, or another host answers in
+// its place. Nothing was sent.
 type HostKeyRefused struct {
-	// Fingerprint of the key that was seen, as ssh-keygen -l prints it.
+	// Fingerprint of the key that the host showed, as ssh-keygen -l prints it.
 	Fingerprint string
-	// Line pins that key in known hosts.
+	// Line of known hosts that pins this key.
 	Line string
-	// Pinned are the fingerprints of the keys that the host should have shown one of; empty where none is pinned.
+	// Pinned are the fingerprints of the host's pinned keys. It is empty where none is pinned.
 	Pinned []string
-	// Revoked says that known hosts name the key with @revoked.
+	// Revoked says that known hosts mark the key with @revoked.
 	Revoked bool
 }
 
@@ -74,13 +74,14 @@ func (e *AuthRefused) Error() string {
 	return fmt.Sprintf("the host does not accept the private key for the user %q", e.User)
 }
 
-// NotSent says that the command can't have begun, so that it may be run again.
+// NotSent says that the command can't have begun, so it may be run again.
 type NotSent struct{ Err error }
 
 func (e *NotSent) Error() string { return "the command was not sent: " + e.Err.Error() }
 func (e *NotSent) Unwrap() error { return e.Err }
 
-// Lost says that the connection ended before the command did: nobody knows whether it runs, or what came of it.
+// Lost says that the connection ended before the command did. Nobody knows whether the command still runs, or what came
+// of it.
 type Lost struct{ Err error }
 
 func (e *Lost) Error() string { return "the connection ended before the command did: " + e.Err.Error() }
@@ -89,18 +90,18 @@ func (e *Lost) Unwrap() error { return e.Err }
 // Dial connects to an address over TCP, as net.Dialer.DialContext does.
 type Dial func(ctx context.Context, network, address string) (net.Conn, error)
 
-// Connection is an authenticated one, over which nothing was run yet.
+// Connection to a host, authenticated. Nothing was run over it yet.
 type Connection struct{ client *ssh.Client }
 
-// Connect opens a connection; a dial of nil uses the network. It runs nothing, so that whatever it returns it may be called again.
-// It returns Unusable, HostKeyRefused, AuthRefused or NotSent.
+// Connect opens a connection. A nil dial uses the network. Connect runs nothing, so it may be called again after any
+// error. Its errors are *Unusable, *HostKeyRefused, *AuthRefused and *NotSent.
 func Connect(ctx context.Context, target Target, dial Dial) (*Connection, error) {
 	key, err := ssh.ParsePrivateKey(target.PrivateKey)
 	if missing := (*ssh.PassphraseMissingError)(nil); errors.As(err, &missing) {
 		return nil, &Unusable{"privateKey", "has a passphrase: put one without it there"}
 	}
 	if err != nil {
-		// The parser's own text is not ours to repeat.
+		// The parser's own text may repeat a piece of the key.
 		return nil, &Unusable{"privateKey", "is not a private key in PEM, as ssh-keygen writes it"}
 	}
 	pins, err := pinned(target)
@@ -110,7 +111,7 @@ func Connect(ctx context.Context, target Target, dial Dial) (*Connection, error)
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
 	connection, err := connect(ctx, target, key, pins, dial)
-	// A host whose new key is of another kind does not even show it to somebody who asks for the old kind.
+	// A host whose new key is of another kind doesn't show it to a client that asks for the old kind.
 	if negotiation := (*ssh.AlgorithmNegotiationError)(nil); errors.As(err, &negotiation) && len(pins.algorithms) > 0 {
 		pins.algorithms = nil
 		connection, err = connect(ctx, target, key, pins, dial)
@@ -126,7 +127,7 @@ func connect(ctx context.Context, target Target, key ssh.Signer, pins *pins, dia
 	if err != nil {
 		return nil, &NotSent{describe(err)}
 	}
-	// The handshake knows no context.
+	// The handshake takes no context.
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	var refused error
 	config := &ssh.ClientConfig{
@@ -149,7 +150,7 @@ func connect(ctx context.Context, target Target, key ssh.Signer, pins *pins, dia
 	switch {
 	case refused != nil:
 		return nil, refused
-	case strings.Contains(err.Error(), "unable to authenticate"): // ssh.clientAuthenticate has no type for it
+	case strings.Contains(err.Error(), "unable to authenticate"): // ssh.clientAuthenticate has no type for this error
 		return nil, &AuthRefused{target.User}
 	case ctx.Err() != nil:
 		return nil, &NotSent{errors.New("the host did not answer in time")}
@@ -157,7 +158,7 @@ func connect(ctx context.Context, target Target, key ssh.Signer, pins *pins, dia
 	return nil, &NotSent{describe(err)}
 }
 
-// describe drops from a network error what differs each time, such as the port at our end.
+// describe drops from a network error what is different each time, such as the port at our end.
 func describe(err error) error {
 	if network := (*net.OpError)(nil); errors.As(err, &network) {
 		return fmt.Errorf("%s: %w", network.Op, network.Err)
@@ -171,13 +172,14 @@ func (c *Connection) Close() { c.client.Close() }
 // Result of a command that ended.
 type Result struct {
 	ExitStatus int
-	// Output of both streams as they came, without what looks like a secret, at most about 64 KiB of its beginning and end.
+	// Output of both streams in the order in which it came, without what looks like a secret. Of a long output it is the
+	// beginning and the end, about 64 KiB together.
 	Output string
 }
 
-// Run runs a command in the user's shell, without a terminal, and waits for its end. A context that ends closes the connection;
-// what the command does then is its own affair. It returns NotSent where the command can't have begun, and Lost, with the output
-// so far, where nobody knows what came of it.
+// Run runs a command in the user's shell, without a terminal, and waits for its end. When the context ends, the
+// connection is closed; the command may go on. The error is *NotSent where the command can't have begun. It is *Lost,
+// with the output so far, where nobody knows what came of the command.
 func (c *Connection) Run(ctx context.Context, command string) (Result, error) {
 	stop := context.AfterFunc(ctx, c.Close)
 	defer stop()
@@ -201,7 +203,7 @@ func (c *Connection) Run(ctx context.Context, command string) (Result, error) {
 		result.ExitStatus = exit.ExitStatus()
 		return result, nil
 	case errors.As(err, &exit):
-		// The shell was killed; what it had started may live on.
+		// The shell was killed. What it had started may still run.
 		return result, &Lost{fmt.Errorf("the shell was ended by signal %s", exit.Signal())}
 	case ctx.Err() != nil:
 		return result, &Lost{context.Cause(ctx)}
@@ -215,11 +217,12 @@ func (c *Connection) Run(ctx context.Context, command string) (Result, error) {
 // pins are the keys that a host may show.
 type pins struct {
 	known ssh.HostKeyCallback
-	// algorithms of the host's keys: a host that has several must show the one that is pinned. nil: any.
+	// algorithms of the pinned keys: a host that has several keys must show a pinned one. nil means any.
 	algorithms []string
 }
 
-// pinned reads known hosts. The package reads files only, and a container has none to write: so this one is in memory.
+// pinned reads known hosts. knownhosts reads only files, and a container may have no place to write one, so the file is
+// in memory.
 func pinned(target Target) (*pins, error) {
 	file, err := unix.MemfdCreate("known_hosts", unix.MFD_CLOEXEC)
 	if err != nil {
@@ -231,11 +234,11 @@ func pinned(target Target) (*pins, error) {
 	}
 	known, err := knownhosts.New("/proc/self/fd/" + strconv.Itoa(file))
 	if err != nil {
-		// A private key that was put into the wrong field must not be repeated.
+		// The error may repeat a line, and somebody may have put a private key into this field.
 		return nil, &Unusable{"knownHosts", "can't be read as lines of known_hosts, such as ssh-keyscan prints them"}
 	}
 	p := &pins{known: known}
-	// Asked about a key that nobody has, it says which it knows.
+	// Asked about a key that nobody has, knownhosts answers with the keys that it knows.
 	unknown, _, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		return nil, &NotSent{fmt.Errorf("making a key: %w", err)}
@@ -258,7 +261,7 @@ func pinned(target Target) (*pins, error) {
 	return p, nil
 }
 
-// of returns the keys that are known for the host, where key is not one of them.
+// of returns the keys that are pinned for the host, where key is not one of them.
 func (p *pins) of(address string, remote net.Addr, key ssh.PublicKey) []knownhosts.KnownKey {
 	if remote == nil {
 		remote = &net.TCPAddr{}

@@ -29,7 +29,8 @@ func startSSHD(t *testing.T) *servers.SSHD {
 }
 
 func target(server *servers.SSHD) ssh.Target {
-	return ssh.Target{Host: server.Host(), Port: server.Port(), User: server.User(), PrivateKey: server.PrivateKey(), KnownHosts: server.KnownHosts()}
+	return ssh.Target{Host: server.Host(), Port: server.Port(), User: server.User(), PrivateKey: server.PrivateKey(),
+		KnownHosts: server.KnownHosts()}
 }
 
 func connect(t *testing.T, target ssh.Target) *ssh.Connection {
@@ -44,12 +45,16 @@ func connect(t *testing.T, target ssh.Target) *ssh.Connection {
 
 func TestACommandRunsAndItsEndIsTold(t *testing.T) {
 	server := startSSHD(t)
-	result, err := connect(t, target(server)).Run(t.Context(), `echo out; echo err >&2; printf '%s\n' "$((6 * 7))"; exit 3`)
-	if err != nil || result.ExitStatus != 3 || !strings.Contains(result.Output, "out\n") || !strings.Contains(result.Output, "err\n") || !strings.Contains(result.Output, "42\n") {
+	result, err := connect(t, target(server)).Run(t.Context(),
+		`echo out; echo err >&2; printf '%s\n' "$((6 * 7))"; exit 3`)
+	if err != nil || result.ExitStatus != 3 || !strings.Contains(result.Output, "out\n") ||
+		!strings.Contains(result.Output, "err\n") || !strings.Contains(result.Output, "42\n") {
 		t.Errorf("%+v, %v\n%s", result, err, server.Log())
 	}
-	result, err = connect(t, target(server)).Run(t.Context(), `yes 0123456789 | head -c 1000000; echo DATABASE_URL=postgres://owner:hunter-two@db/x`)
-	if err != nil || result.ExitStatus != 0 || len(result.Output) > 70_000 || !strings.Contains(result.Output, "bytes left out") || strings.Contains(result.Output, "hunter-two") {
+	result, err = connect(t, target(server)).Run(t.Context(),
+		`yes 0123456789 | head -c 1000000; echo DATABASE_URL=postgres://owner:hunter-two@db/x`)
+	if err != nil || result.ExitStatus != 0 || len(result.Output) > 70_000 ||
+		!strings.Contains(result.Output, "bytes left out") || strings.Contains(result.Output, "hunter-two") {
 		t.Errorf("%d bytes, exit status %d, %v", len(result.Output), result.ExitStatus, err)
 	}
 }
@@ -60,10 +65,12 @@ func TestAHostWhoseKeyIsNotPinnedIsSentNothing(t *testing.T) {
 	foreign := strings.Fields(string(other.KnownHosts()))[1:]
 	line := strings.Fields(string(server.KnownHosts()))
 	for name, known := range map[string]string{
-		"nothing is pinned":         "# none\n",
-		"another host is pinned":    string(other.KnownHosts()),
-		"another key is pinned":     line[0] + " " + strings.Join(foreign, " "),
-		"a key of another kind is":  line[0] + " ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbmlzdHAyNTYAAABBBEmKSENjQEezOmxkZMy7opKgwFB9nkt5YRrYMjNuG5N87uRgg6CLrbo5wAdT/y6v0mKV0U2w0WZ2YB/++Tpockg=",
+		"nothing is pinned":      "# none\n",
+		"another host is pinned": string(other.KnownHosts()),
+		"another key is pinned":  line[0] + " " + strings.Join(foreign, " "),
+		"a key of another kind is": line[0] +
+			" ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbmlzdHAyNTYAAABB" +
+			"BEmKSENjQEezOmxkZMy7opKgwFB9nkt5YRrYMjNuG5N87uRgg6CLrbo5wAdT/y6v0mKV0U2w0WZ2YB/++Tpockg=",
 		"the key is marked revoked": "@revoked " + strings.Join(line, " "),
 	} {
 		pinned.KnownHosts = []byte(known)
@@ -73,14 +80,15 @@ func TestAHostWhoseKeyIsNotPinnedIsSentNothing(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 			continue
 		}
-		if refused.Line != strings.Join(line, " ") || !strings.HasPrefix(refused.Fingerprint, "SHA256:") || !strings.Contains(err.Error(), refused.Fingerprint) {
+		if refused.Line != strings.Join(line, " ") || !strings.HasPrefix(refused.Fingerprint, "SHA256:") ||
+			!strings.Contains(err.Error(), refused.Fingerprint) {
 			t.Errorf("%s: %+v", name, refused)
 		}
 		if strings.Contains(name, "is pinned") && strings.HasPrefix(name, "another key") != (len(refused.Pinned) == 1) {
 			t.Errorf("%s: pinned are %q", name, refused.Pinned)
 		}
 	}
-	// The line that the error says is the one to trust.
+	// The line in the error is the line that pins the host.
 	pinned.KnownHosts = server.KnownHosts()
 	connect(t, pinned)
 }
@@ -152,7 +160,7 @@ func TestAConnectionThatEndsBeforeTheCommandIsLost(t *testing.T) {
 	if result, err := connect(t, target(server)).Run(ctx, `touch `+begun+`; sleep 60`); !errors.As(err, &lost) {
 		t.Errorf("%+v, %v", result, err)
 	}
-	// A shell that was killed may leave behind what it had started.
+	// A shell that was killed may leave behind processes that it had started.
 	if result, err := connect(t, target(server)).Run(t.Context(), `kill -9 $$`); !errors.As(err, &lost) {
 		t.Errorf("%+v, %v", result, err)
 	}

@@ -1,5 +1,6 @@
-// Package statuspage is the part of Statuspage.io's API that a public notice needs (developer.statuspage.io). The API takes one
-// request a second from a key, and has no idempotency key: a notice carries a key of ours in its metadata, by which it is found again.
+// Package statuspage is the part of Statuspage.io's API that a public notice needs (developer.statuspage.io). The API
+// takes one request a second from a key. It has no idempotency key, so a notice carries a key of ours in its metadata,
+// and is found by that.
 package statuspage
 
 import (
@@ -19,26 +20,27 @@ import (
 
 const (
 	defaultURL = "https://api.statuspage.io/v1"
-	// maxAnswer bounds what is read of an answer. One incident has its updates in it, of up to 25 kB each.
+	// maxAnswer bounds what is read of an answer. An incident comes with its updates, which have up to 25 kB each.
 	maxAnswer = 4 << 20
-	// perPage is the most that the API gives at once.
+	// perPage is the most that the API lists at once.
 	perPage = 100
-	// maxPages bounds a listing that doesn't end.
+	// maxPages bounds a list that doesn't end.
 	maxPages = 10
 	maxName  = 255
 	maxBody  = 25000
 )
 
-// Page is one page at Statuspage.io. Its methods' errors are *outbound.Refused where another attempt is no use, *outbound.Limited
-// where it should wait, and any other where it is open whether the call took effect. None holds the key.
+// Page is one page at Statuspage.io. The methods' errors are *outbound.Refused where another attempt is no use, and
+// *outbound.Limited where the next attempt should wait. After any other error, nobody knows whether the call took
+// effect. No error holds the key.
 type Page struct {
-	// URL of the API; empty is https://api.statuspage.io/v1.
+	// URL of the API. Empty is https://api.statuspage.io/v1.
 	URL string
 	// ID of the page, as in manage.statuspage.io/pages/<id>.
 	ID string
 	// Key of the API.
 	Key string
-	// Transport is outbound's where it is nil.
+	// Transport of nil is outbound's.
 	Transport http.RoundTripper
 }
 
@@ -55,9 +57,9 @@ type Notice struct {
 	Name string
 	// Status is Investigating, Identified, Monitoring or Resolved.
 	Status string
-	// Impact is none, minor, major or critical; empty leaves it to Statuspage.
+	// Impact is none, minor, major or critical. Empty leaves it to Statuspage.
 	Impact string
-	// Body of this update; subscribers receive it.
+	// Body of this update. Subscribers receive it.
 	Body string
 }
 
@@ -67,9 +69,9 @@ type Incident struct {
 	Name      string
 	Status    string
 	CreatedAt time.Time
-	// Key under which Create made it; empty for one that somebody wrote by hand.
+	// Key under which Create made it. It is empty where somebody wrote the incident by hand.
 	Key string
-	// Body of its latest update, by which a caller sees whether an update whose answer was lost took effect.
+	// Body of the latest update. It tells a caller whether an update whose answer was lost took effect.
 	Body string
 }
 
@@ -106,13 +108,14 @@ func (w wireIncident) incident() Incident {
 	return i
 }
 
-// Unresolved are the page's open incidents, whoever wrote them.
+// Unresolved lists the page's open incidents, whoever wrote them.
 func (p Page) Unresolved(ctx context.Context) ([]Incident, error) {
 	var all []Incident
 	for page := 1; page <= maxPages; page++ {
 		var list []wireIncident
 		query := url.Values{"page": {strconv.Itoa(page)}, "per_page": {strconv.Itoa(perPage)}}
-		if err := p.call(ctx, http.MethodGet, "/incidents/unresolved?"+query.Encode(), nil, http.StatusOK, &list, func() bool { return list != nil }); err != nil {
+		if err := p.call(ctx, http.MethodGet, "/incidents/unresolved?"+query.Encode(), nil, http.StatusOK, &list,
+			func() bool { return list != nil }); err != nil {
 			return nil, fmt.Errorf("listing the status page's open incidents: %w", err)
 		}
 		for _, w := range list {
@@ -125,8 +128,8 @@ func (p Page) Unresolved(ctx context.Context) ([]Incident, error) {
 	return nil, fmt.Errorf("listing the status page's open incidents: there are more than %d", maxPages*perPage)
 }
 
-// Find is the open incident that was created under key, or nil. Of several, which only two callers at once could have made, it is
-// the oldest.
+// Find returns the open incident that was created under key, or nil. Only two callers at once can have made several;
+// then it returns the oldest.
 func (p Page) Find(ctx context.Context, key string) (*Incident, error) {
 	all, err := p.Unresolved(ctx)
 	if err != nil {
@@ -142,27 +145,29 @@ func (p Page) Find(ctx context.Context, key string) (*Incident, error) {
 	return &oldest, nil
 }
 
-// Create publishes a notice under a key such as <namespace>/<name>/<uid>. It must be preceded by Find, also after an error: the
-// answer may be lost, and the API would publish it twice.
+// Create publishes a notice under a key such as <namespace>/<name>/<uid>. Callers must call Find first, also after an
+// error: the answer may have been lost, and the API would publish the notice twice.
 func (p Page) Create(ctx context.Context, key string, n Notice) (*Incident, error) {
 	incident := n.wire()
 	incident["name"] = cut(n.Name, maxName)
 	incident["metadata"] = map[string]wireMetadata{"playbook": {Key: key}}
 	var made wireIncident
-	if err := p.call(ctx, http.MethodPost, "/incidents", map[string]any{"incident": incident}, http.StatusCreated, &made, func() bool { return made.ID != "" }); err != nil {
+	if err := p.call(ctx, http.MethodPost, "/incidents", map[string]any{"incident": incident}, http.StatusCreated, &made,
+		func() bool { return made.ID != "" }); err != nil {
 		return nil, fmt.Errorf("publishing a notice on the status page: %w", err)
 	}
 	return new(made.incident()), nil
 }
 
-// Update adds an update to a notice, or with Status Resolved ends it. Its name stays where n has none.
+// Update adds an update to a notice; Status Resolved ends the notice. Where n has no name, the name stays.
 func (p Page) Update(ctx context.Context, id string, n Notice) (*Incident, error) {
 	incident := n.wire()
 	if n.Name != "" {
 		incident["name"] = cut(n.Name, maxName)
 	}
 	var made wireIncident
-	if err := p.call(ctx, http.MethodPatch, "/incidents/"+url.PathEscape(id), map[string]any{"incident": incident}, http.StatusOK, &made, func() bool { return made.ID != "" }); err != nil {
+	if err := p.call(ctx, http.MethodPatch, "/incidents/"+url.PathEscape(id), map[string]any{"incident": incident},
+		http.StatusOK, &made, func() bool { return made.ID != "" }); err != nil {
 		return nil, fmt.Errorf("updating the notice on the status page: %w", err)
 	}
 	return new(made.incident()), nil
@@ -178,17 +183,17 @@ func (n Notice) wire() map[string]any {
 
 func (p Page) call(ctx context.Context, method, path string, body any, want int, into any, complete func() bool) error {
 	answer, err := outbound.Do(ctx, p.Transport, outbound.Call{
-		Method: method, URL: strings.TrimSuffix(cmp.Or(p.URL, defaultURL), "/") + "/pages/" + url.PathEscape(p.ID) + path, Body: body,
+		Method: method, URL: cmp.Or(p.URL, defaultURL), Path: "/pages/" + url.PathEscape(p.ID) + path, Body: body,
 		Header: map[string]string{"Authorization": "OAuth " + p.Key}, Secrets: []string{p.Key}, MaxAnswer: maxAnswer,
 	})
 	if err != nil {
 		return err
 	}
-	// JSON that is something else is no answer: a null that passed for an empty list would publish a second notice.
+	// JSON of another shape is no answer: a null that was read as an empty list would publish a second notice.
 	if answer.Status == want && json.Unmarshal(answer.Body, into) == nil && complete() {
 		return nil
 	}
-	// The error is one text or several.
+	// The error is one text, or several.
 	var said struct {
 		Error json.RawMessage `json:"error"`
 	}

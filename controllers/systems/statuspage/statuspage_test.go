@@ -29,7 +29,8 @@ func start(t *testing.T) far {
 	services := logi.NewServices()
 	server := httptest.NewServer(services)
 	t.Cleanup(server.Close)
-	return far{services, statuspage.Page{URL: server.URL + "/statuspage/v1", ID: "kctbh9vrtdwd", Key: services.StatuspageKey()}}
+	return far{services, statuspage.Page{URL: server.URL + "/statuspage/v1", ID: "kctbh9vrtdwd",
+		Key: services.StatuspageKey()}}
 }
 
 func (f far) leaked(err error) bool {
@@ -41,7 +42,8 @@ func (f far) leaked(err error) bool {
 	return false
 }
 
-var notice = statuspage.Notice{Name: "Sign-in is failing", Status: statuspage.Investigating, Impact: "critical", Body: "We are looking into it."}
+var notice = statuspage.Notice{Name: "Sign-in is failing", Status: statuspage.Investigating, Impact: "critical",
+	Body: "We are looking into it."}
 
 func TestANoticeIsCreatedFoundUpdatedAndResolved(t *testing.T) {
 	t.Parallel()
@@ -50,20 +52,25 @@ func TestANoticeIsCreatedFoundUpdatedAndResolved(t *testing.T) {
 		t.Fatalf("%v, %v", found, err)
 	}
 	made, err := f.Create(t.Context(), key, notice)
-	if err != nil || made.ID == "" || made.Key != key || made.Name != notice.Name || made.Status != notice.Status || made.Body != notice.Body || made.CreatedAt.IsZero() {
+	if err != nil || made.ID == "" || made.Key != key || made.Name != notice.Name || made.Status != notice.Status ||
+		made.Body != notice.Body || made.CreatedAt.IsZero() {
 		t.Fatalf("%+v, %v", made, err)
 	}
-	if got := string(f.Notices()[0].Metadata["playbook"]); got != `{"key":"`+key+`"}` || f.Notices()[0].Impact != "critical" {
+	if got := string(f.Notices()[0].Metadata["playbook"]); got != `{"key":"`+key+`"}` ||
+		f.Notices()[0].Impact != "critical" {
 		t.Errorf("%+v", f.Notices()[0])
 	}
-	if _, err := f.Update(t.Context(), made.ID, statuspage.Notice{Status: statuspage.Monitoring, Body: "A fix is live."}); err != nil {
+	if _, err := f.Update(t.Context(), made.ID,
+		statuspage.Notice{Status: statuspage.Monitoring, Body: "A fix is live."}); err != nil {
 		t.Fatal(err)
 	}
 	found, err := f.Find(t.Context(), key)
-	if err != nil || found == nil || found.ID != made.ID || found.Name != notice.Name || found.Status != statuspage.Monitoring || found.Body != "A fix is live." {
+	if err != nil || found == nil || found.ID != made.ID || found.Name != notice.Name ||
+		found.Status != statuspage.Monitoring || found.Body != "A fix is live." {
 		t.Fatalf("%+v, %v", found, err)
 	}
-	if _, err := f.Update(t.Context(), made.ID, statuspage.Notice{Status: statuspage.Resolved, Body: "It is over."}); err != nil {
+	if _, err := f.Update(t.Context(), made.ID,
+		statuspage.Notice{Status: statuspage.Resolved, Body: "It is over."}); err != nil {
 		t.Fatal(err)
 	}
 	if found, err := f.Find(t.Context(), key); err != nil || found != nil {
@@ -74,7 +81,8 @@ func TestANoticeIsCreatedFoundUpdatedAndResolved(t *testing.T) {
 	}
 }
 
-// There is no idempotency key: what was created although its answer was lost is found by the key in its metadata.
+// There is no idempotency key. A notice that was created, and whose answer was lost, is found by the key in its
+// metadata.
 func TestANoticeWhoseAnswerWasLostIsFound(t *testing.T) {
 	t.Parallel()
 	f := start(t)
@@ -82,7 +90,8 @@ func TestANoticeWhoseAnswerWasLostIsFound(t *testing.T) {
 	if made, err := f.Create(t.Context(), key, notice); err == nil {
 		t.Fatalf("%+v", made)
 	}
-	if found, err := f.Find(t.Context(), key); err != nil || found == nil || found.ID != f.Notices()[0].ID || len(f.Notices()) != 1 {
+	if found, err := f.Find(t.Context(), key); err != nil || found == nil || found.ID != f.Notices()[0].ID ||
+		len(f.Notices()) != 1 {
 		t.Errorf("%+v, %v", found, err)
 	}
 }
@@ -93,7 +102,8 @@ func TestAmongOthersNoticesOursIsFoundByItsKey(t *testing.T) {
 	post := func(metadata string) {
 		t.Helper()
 		body := `{"incident": {"name": "by hand", "body": "by hand", "metadata": ` + metadata + `}}`
-		request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, f.URL+"/pages/"+f.ID+"/incidents", strings.NewReader(body))
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, f.URL+"/pages/"+f.ID+"/incidents",
+			strings.NewReader(body))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -107,7 +117,7 @@ func TestAmongOthersNoticesOursIsFoundByItsKey(t *testing.T) {
 			t.Fatal(response.Status)
 		}
 	}
-	// Beyond one page of the API's answer.
+	// These are more than one page of the API's answer.
 	for range 40 {
 		post(`null`)
 		post(`{"playbook": {"key": "identity/staging/9"}}`)
@@ -147,7 +157,8 @@ func TestAListThatDoesNotEndIsGivenUp(t *testing.T) {
 		_ = json.NewEncoder(w).Encode(slices.Repeat([]map[string]string{{"id": "a"}}, 100))
 	}))
 	defer server.Close()
-	if all, err := (statuspage.Page{URL: server.URL, ID: "p", Key: "k"}).Unresolved(t.Context()); err == nil || asked != 10 {
+	if all, err := (statuspage.Page{URL: server.URL, ID: "p", Key: "k"}).Unresolved(t.Context()); err == nil ||
+		asked != 10 {
 		t.Errorf("%d after %d requests", len(all), asked)
 	}
 }
@@ -155,9 +166,10 @@ func TestAListThatDoesNotEndIsGivenUp(t *testing.T) {
 func TestEveryFaultIsOfOneClassAndTellsNoSecret(t *testing.T) {
 	t.Parallel()
 	f := start(t)
-	// The search finds what net/http would say of the request, sent back by the far side.
+	// The search finds the key in what net/http says, where the far side sends the request back.
 	f.SetFault(logi.Statuspage, logi.ServiceFault{Garbage: true})
-	if _, err := http.Get(f.URL + "/pages/p/incidents/unresolved?" + f.StatuspageKey()); !f.leaked(err) || !f.leaked(errors.Unwrap(err)) {
+	if _, err := http.Get(f.URL + "/pages/p/incidents/unresolved?" + f.StatuspageKey()); !f.leaked(err) ||
+		!f.leaked(errors.Unwrap(err)) {
 		t.Fatalf("the key was not found in %v", err)
 	}
 
@@ -166,29 +178,31 @@ func TestEveryFaultIsOfOneClassAndTellsNoSecret(t *testing.T) {
 		want  string
 		taken bool
 	}{
-		"well":                      {logi.ServiceFault{}, "done", true},
-		"400":                       {logi.ServiceFault{Status: 400, Echo: true}, "refused 400", false},
-		"401":                       {logi.ServiceFault{Status: 401, Echo: true}, "refused 401", false},
-		"403":                       {logi.ServiceFault{Status: 403}, "refused 403", false},
-		"404":                       {logi.ServiceFault{Status: 404}, "refused 404", false},
-		"408":                       {logi.ServiceFault{Status: 408}, "again", false},
-		"409":                       {logi.ServiceFault{Status: 409}, "refused 409", false},
-		"420":                       {logi.ServiceFault{Status: 420}, "limited 0s", false},
-		"420 with seconds":          {logi.ServiceFault{Status: 420, RetryAfter: "2"}, "limited 2s", false},
-		"429 with seconds":          {logi.ServiceFault{Status: 429, RetryAfter: "60", Echo: true}, "limited 1m0s", false},
-		"429 with a date gone by":   {logi.ServiceFault{Status: 429, RetryAfter: "Sun, 06 Nov 1994 08:49:37 GMT"}, "limited 0s", false},
-		"422":                       {logi.ServiceFault{Status: 422}, "refused 422", false},
-		"500":                       {logi.ServiceFault{Status: 500, Echo: true}, "again", false},
-		"503":                       {logi.ServiceFault{Status: 503}, "again", false},
-		"200 in HTML":               {logi.ServiceFault{Status: 200, Body: "<html>", Echo: true}, "again", false},
-		"201 in HTML":               {logi.ServiceFault{Status: 201, Body: "<html>"}, "again", false},
-		"200 and null":              {logi.ServiceFault{Status: 200, Body: "null"}, "again", false},
-		"201 and nothing":           {logi.ServiceFault{Status: 201, Body: "{}"}, "again", false},
-		"200 and nothing":           {logi.ServiceFault{Status: 200, Body: "{}"}, "again", false},
-		"204":                       {logi.ServiceFault{Status: 204}, "again", false},
-		"200 and 10 MB":             {logi.ServiceFault{Status: 200, Body: "[]", BodyBytes: 10 << 20}, "again", false},
-		"400 and 10 MB":             {logi.ServiceFault{Status: 400, BodyBytes: 10 << 20}, "refused 400", false},
-		"a redirect":                {logi.ServiceFault{Status: 307, Location: "/statuspage/v1/pages/q/incidents"}, "again", false},
+		"well":             {logi.ServiceFault{}, "done", true},
+		"400":              {logi.ServiceFault{Status: 400, Echo: true}, "refused 400", false},
+		"401":              {logi.ServiceFault{Status: 401, Echo: true}, "refused 401", false},
+		"403":              {logi.ServiceFault{Status: 403}, "refused 403", false},
+		"404":              {logi.ServiceFault{Status: 404}, "refused 404", false},
+		"408":              {logi.ServiceFault{Status: 408}, "again", false},
+		"409":              {logi.ServiceFault{Status: 409}, "refused 409", false},
+		"420":              {logi.ServiceFault{Status: 420}, "limited 0s", false},
+		"420 with seconds": {logi.ServiceFault{Status: 420, RetryAfter: "2"}, "limited 2s", false},
+		"429 with seconds": {logi.ServiceFault{Status: 429, RetryAfter: "60", Echo: true}, "limited 1m0s", false},
+		"429 with a date gone by": {logi.ServiceFault{Status: 429, RetryAfter: "Sun, 06 Nov 1994 08:49:37 GMT"},
+			"limited 1s", false},
+		"422":             {logi.ServiceFault{Status: 422}, "refused 422", false},
+		"500":             {logi.ServiceFault{Status: 500, Echo: true}, "again", false},
+		"503":             {logi.ServiceFault{Status: 503}, "again", false},
+		"200 in HTML":     {logi.ServiceFault{Status: 200, Body: "<html>", Echo: true}, "again", false},
+		"201 in HTML":     {logi.ServiceFault{Status: 201, Body: "<html>"}, "again", false},
+		"200 and null":    {logi.ServiceFault{Status: 200, Body: "null"}, "again", false},
+		"201 and nothing": {logi.ServiceFault{Status: 201, Body: "{}"}, "again", false},
+		"200 and nothing": {logi.ServiceFault{Status: 200, Body: "{}"}, "again", false},
+		"204":             {logi.ServiceFault{Status: 204}, "again", false},
+		"200 and 10 MB":   {logi.ServiceFault{Status: 200, Body: "[]", BodyBytes: 10 << 20}, "again", false},
+		"400 and 10 MB":   {logi.ServiceFault{Status: 400, BodyBytes: 10 << 20}, "refused 400", false},
+		"a redirect": {logi.ServiceFault{Status: 307, Location: "/statuspage/v1/pages/q/incidents"},
+			"again", false},
 		"a redirect to metadata":    {logi.ServiceFault{Status: 302, Location: "http://169.254.169.254/"}, "again", false},
 		"closed before taking it":   {logi.ServiceFault{Refuse: true}, "again", false},
 		"a lost reply":              {logi.ServiceFault{LoseReply: true}, "again", true},
@@ -234,7 +248,7 @@ func TestEveryFaultIsOfOneClassAndTellsNoSecret(t *testing.T) {
 				if taken := updates() > before; taken != (c.taken && call != "find") {
 					t.Errorf("%s: taken is %v", call, taken)
 				}
-				// net/http itself asks again for what changes nothing, where a connection that it kept was closed under it.
+				// Where a kept connection closes under a call that changes nothing, net/http itself asks again.
 				if n := f.Requests(logi.Statuspage) - asked; n != 1 && !(call == "find" && n == 2) {
 					t.Errorf("%s: asked %d times", call, n)
 				}
@@ -260,20 +274,25 @@ func TestARefusalSaysWhatIsWrong(t *testing.T) {
 	t.Parallel()
 	f := start(t)
 	if _, err := f.Create(t.Context(), key, statuspage.Notice{Name: "x", Status: "broken", Impact: "huge"}); err == nil ||
-		err.Error() != "publishing a notice on the status page: refused with HTTP 422: Status is invalid; Impact override is invalid" {
+		err.Error() != "publishing a notice on the status page: refused with HTTP 422: "+
+			"Status is invalid; Impact override is invalid" {
 		t.Error(err)
 	}
-	if _, err := f.Update(t.Context(), "gone", notice); err == nil || err.Error() != "updating the notice on the status page: refused with HTTP 404: Not found" {
+	if _, err := f.Update(t.Context(), "gone", notice); err == nil ||
+		err.Error() != "updating the notice on the status page: refused with HTTP 404: Not found" {
 		t.Error(err)
 	}
 	wrong := f.Page
 	wrong.Key = "another key, which nobody may see"
-	if _, err := wrong.Unresolved(t.Context()); err == nil || err.Error() != "listing the status page's open incidents: refused with HTTP 401: Could not authenticate" {
+	if _, err := wrong.Unresolved(t.Context()); err == nil ||
+		err.Error() != "listing the status page's open incidents: refused with HTTP 401: Could not authenticate" {
 		t.Error(err)
 	}
-	// A far side that repeats the key is not quoted.
-	f.SetFault(logi.Statuspage, logi.ServiceFault{Status: 401, Body: `{"error": "no such key: ` + f.StatuspageKey() + `"}`})
-	if _, err := f.Unresolved(t.Context()); err == nil || err.Error() != "listing the status page's open incidents: refused with HTTP 401" {
+	// What a far side says is not shown where it repeats the key.
+	f.SetFault(logi.Statuspage,
+		logi.ServiceFault{Status: 401, Body: `{"error": "no such key: ` + f.StatuspageKey() + `"}`})
+	if _, err := f.Unresolved(t.Context()); err == nil ||
+		err.Error() != "listing the status page's open incidents: refused with HTTP 401" {
 		t.Error(err)
 	}
 }
@@ -281,10 +300,13 @@ func TestARefusalSaysWhatIsWrong(t *testing.T) {
 func TestALongNoticeIsCut(t *testing.T) {
 	t.Parallel()
 	f := start(t)
-	if _, err := f.Create(t.Context(), key, statuspage.Notice{Name: strings.Repeat("ü", 255), Status: statuspage.Identified, Body: strings.Repeat("ü", 25000)}); err != nil {
+	if _, err := f.Create(t.Context(), key,
+		statuspage.Notice{Name: strings.Repeat("ü", 255), Status: statuspage.Identified,
+			Body: strings.Repeat("ü", 25000)}); err != nil {
 		t.Fatal(err)
 	}
-	if n := f.Notices()[0]; len(n.Name) > 255 || len(n.Updates[0].Body) > 25000 || !strings.HasSuffix(n.Name, "ü…") || !strings.HasSuffix(n.Updates[0].Body, "ü…") {
+	if n := f.Notices()[0]; len(n.Name) > 255 || len(n.Updates[0].Body) > 25000 || !strings.HasSuffix(n.Name, "ü…") ||
+		!strings.HasSuffix(n.Updates[0].Body, "ü…") {
 		t.Errorf("%s", n.Name)
 	}
 }

@@ -1,4 +1,4 @@
-package incident
+package escalation
 
 import (
 	"fmt"
@@ -10,9 +10,10 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
+	"github.com/1pass-dev/playbook-operator/controllers/incident/journal"
 )
 
-// A shift is an escalation as the reconciler plays it: what nextPage says is due is begun, and settles or not.
+// A shift is an escalation as the reconciler plays it: what round.next says is due is begun, and settles or not.
 type shift struct {
 	tiers  []v1alpha1.OncallTier
 	repeat time.Duration
@@ -22,7 +23,13 @@ type shift struct {
 	now    time.Time
 }
 
-func (s *shift) next() due { return nextPage(s.tiers, s.repeat, s.policy, s.status, s.opened, s.now) }
+func (s *shift) next() due {
+	r := round{severity: v1alpha1.Sev1, tiers: s.tiers, repeat: s.repeat, policy: s.policy, opened: s.opened}
+	if s.status != nil {
+		r.pages = s.status.Pages
+	}
+	return r.next(s.now)
+}
 
 // begin writes a page down as the reconciler does.
 func (s *shift) begin(d due) *v1alpha1.PageStatus {
@@ -32,7 +39,7 @@ func (s *shift) begin(d due) *v1alpha1.PageStatus {
 	pages := &s.status.Pages
 	i := slices.IndexFunc(*pages, func(p v1alpha1.PageStatus) bool { return p.Key == d.key })
 	if i < 0 {
-		*pages = append(*pages, v1alpha1.PageStatus{Key: d.key, Tier: d.tier, Channel: d.channel.SecretRef.Name, State: v1alpha1.PageSending, BegunAt: seconds(s.now)})
+		*pages = append(*pages, v1alpha1.PageStatus{Key: d.key, Tier: d.tier, Channel: d.channel.SecretRef.Name, Severity: v1alpha1.Sev1, State: v1alpha1.PageSending, BegunAt: journal.Seconds(s.now)})
 		if len(*pages) > maxPages {
 			*pages = trim(*pages)
 		}
@@ -45,7 +52,7 @@ func (s *shift) settle(d due, state v1alpha1.PageState) {
 	page := s.begin(d)
 	page.State = state
 	if state != v1alpha1.PageSending {
-		page.SettledAt = seconds(s.now)
+		page.SettledAt = journal.Seconds(s.now)
 	}
 }
 
@@ -80,26 +87,26 @@ func (s *shift) expect(t *testing.T, want string) {
 
 func TestNextPageGoesFromTierToTierAndStartsOver(t *testing.T) {
 	s := newShift(2, 2, v1alpha1.EscalateAllTiers)
-	s.expect(t, "1-1-1")
+	s.expect(t, "sev1-1-1-1")
 	s.settle(s.next(), v1alpha1.PageAccepted)
 	s.expect(t, "tier-2 at 15")
 	s.now = s.opened.Add(15 * time.Minute)
-	s.expect(t, "1-2-1")
+	s.expect(t, "sev1-1-2-1")
 	s.settle(s.next(), v1alpha1.PageAccepted)
 	s.expect(t, "tier-1 at 45")
 	s.now = s.opened.Add(45 * time.Minute)
-	s.expect(t, "2-1-1")
+	s.expect(t, "sev1-2-1-1")
 }
 
 func TestNextPageTriesEachChannelBeforeTheNextTierWhichThenIsNotWaitedFor(t *testing.T) {
 	s := newShift(2, 2, v1alpha1.EscalateAllTiers)
 	s.settle(s.next(), v1alpha1.PageSending)
-	s.expect(t, "1-1-1")
+	s.expect(t, "sev1-1-1-1")
 	s.now = s.opened.Add(time.Minute)
 	s.settle(s.next(), v1alpha1.PageFailed)
-	s.expect(t, "1-1-2")
+	s.expect(t, "sev1-1-1-2")
 	s.settle(s.next(), v1alpha1.PageFailed)
-	s.expect(t, "1-2-1")
+	s.expect(t, "sev1-1-2-1")
 	s.settle(s.next(), v1alpha1.PageFailed)
 	s.settle(s.next(), v1alpha1.PageFailed)
 	// Nobody heard anything: it starts over after a minute, and not after half an hour.
@@ -110,12 +117,12 @@ func TestNextPageTriesEachChannelBeforeTheNextTierWhichThenIsNotWaitedFor(t *tes
 func TestNextPageReachesTheSecondTierWithinFiveMinutesWhereTheFirstIsDead(t *testing.T) {
 	s := newShift(2, 4, v1alpha1.EscalateAllTiers)
 	for i := range 4 {
-		s.expect(t, fmt.Sprintf("1-1-%d", i+1))
+		s.expect(t, fmt.Sprintf("sev1-1-1-%d", i+1))
 		s.settle(s.next(), v1alpha1.PageSending)
 		s.now = s.now.Add(channelPatience)
 		s.settle(s.next(), v1alpha1.PageFailed)
 	}
-	s.expect(t, "1-2-1")
+	s.expect(t, "sev1-1-2-1")
 	if took := s.now.Sub(s.opened); took > 5*time.Minute {
 		t.Errorf("it took %s", took)
 	}
@@ -131,7 +138,7 @@ func TestNextPageOfASingleTierIsNotRepeatedOnceItWasHeard(t *testing.T) {
 func TestNextPageIsDueAtOnceWhereTheClockIsBehindTheAPIServers(t *testing.T) {
 	s := newShift(1, 1, v1alpha1.EscalateAllTiers)
 	s.now = s.opened.Add(-time.Hour)
-	s.expect(t, "1-1-1")
+	s.expect(t, "sev1-1-1-1")
 }
 
 // Whatever becomes of the pages, however long nobody looks, and whichever way the clock jumps: none is skipped, and none is due
@@ -156,7 +163,9 @@ func TestNextPageNeverSkipsAndNeverRepeats(t *testing.T) {
 		for range steps {
 			s.now = s.now.Add(time.Duration(rapid.IntRange(-600, 3600).Draw(t, "passes")) * time.Second)
 			d := s.next()
-			if again := nextPage(s.tiers, s.repeat, s.policy, s.status.DeepCopy(), s.opened, s.now); !reflect.DeepEqual(d, again) {
+			restarted := *s
+			restarted.status = s.status.DeepCopy()
+			if again := restarted.next(); !reflect.DeepEqual(d, again) {
 				t.Fatalf("after a restart %+v is due instead of %+v", again, d)
 			}
 			if d.channel == nil {
@@ -179,11 +188,11 @@ func TestNextPageNeverSkipsAndNeverRepeats(t *testing.T) {
 				t.Fatalf("%s is due again, and is %s", d.key, settled[d.key])
 			}
 			var at [3]int
-			if _, err := fmt.Sscanf(d.key, "%d-%d-%d", &at[0], &at[1], &at[2]); err != nil {
+			if _, err := fmt.Sscanf(d.key, "sev1-%d-%d-%d", &at[0], &at[1], &at[2]); err != nil {
 				t.Fatal(err)
 			}
 			// What may follow the last page that was settled.
-			heard := settled[fmt.Sprintf("%d-%d-%d", last[0], last[1], last[2])] == v1alpha1.PageAccepted
+			heard := settled[fmt.Sprintf("sev1-%d-%d-%d", last[0], last[1], last[2])] == v1alpha1.PageAccepted
 			want := [3]int{last[0], last[1], last[2] + 1}
 			if heard || last[2] == len(s.tiers[0].Notify) {
 				want = [3]int{last[0], last[1] + 1, 1}

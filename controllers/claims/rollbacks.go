@@ -1,0 +1,30 @@
+package claims
+
+import (
+	"slices"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
+)
+
+// maxSuspects is v1alpha1's.
+const maxSuspects = 100
+
+// RollbackOf is the last rollback of a service; nil where there was none.
+func RollbackOf(p *v1alpha1.PlatformStatus, service string) *v1alpha1.ServiceRollback {
+	i := slices.IndexFunc(p.Rollbacks, func(r v1alpha1.ServiceRollback) bool { return r.Service == service })
+	if i < 0 {
+		return nil
+	}
+	return &p.Rollbacks[i]
+}
+
+// Suspect keeps a commit as unfit to go back to. The oldest is forgotten where there are too many.
+func Suspect(p *v1alpha1.PlatformStatus, service, commit, incident string, at *metav1.Time) {
+	p.Suspects = slices.DeleteFunc(p.Suspects, func(s v1alpha1.SuspectCommit) bool { return s.Service == service && s.Commit == commit })
+	p.Suspects = append(p.Suspects, v1alpha1.SuspectCommit{Service: service, Commit: commit, Incident: incident, At: at})
+	if len(p.Suspects) > maxSuspects {
+		p.Suspects = slices.Delete(p.Suspects, 0, len(p.Suspects)-maxSuspects)
+	}
+}

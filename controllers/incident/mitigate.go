@@ -1,0 +1,73 @@
+package incident
+
+import (
+	"context"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
+	"github.com/1pass-dev/playbook-operator/controllers/incident/journal"
+	"github.com/1pass-dev/playbook-operator/controllers/playbook"
+)
+
+const (
+	// helpsWithin is how long at least a rollback has to help. Signals that are still bad after it say that it did not.
+	helpsWithin = time.Minute
+	// lookInterval is how often the signals are looked at in case that nothing told of a change.
+	lookInterval = 30 * time.Second
+)
+
+// awaitMitigation waits until each signal that was bad stayed good for long enough. Good signals prove nothing where none was bad.
+func awaitMitigation(_ context.Context, s *response) (playbook.Outcome, error) {
+	status := &s.Incident.Status
+	if s.ByHand() {
+		return playbook.NotNeeded("resolved by %s", s.Incident.Spec.Resolution.By), nil
+	}
+	wait := func(after time.Duration, reason, format string, args ...any) (playbook.Outcome, error) {
+		return playbook.Wait(after, reason, format, args...), nil
+	}
+	c := clear(status.Signals, s.own)
+	switch {
+	case s.rollingBack():
+		// Its deploy changes what the signals say.
+		return wait(lookInterval, v1alpha1.ReasonAwaitingMitigation, "a rollback is under way")
+	case s.over() != "":
+		status.MitigatedAt = journal.Seconds(c.since)
+		s.Record(v1alpha1.StepMitigated, "mitigated: %s", s.over())
+		return playbook.Done("%s", s.over()), nil
+	case c.bad && s.didNotHelp():
+		return wait(lookInterval, v1alpha1.ReasonAwaitingMitigation,
+			"the rollback did not help: %s. It is not done twice: a person has to find the cause", s.own.Because())
+	case c.bad:
+		return wait(lookInterval, v1alpha1.ReasonAwaitingMitigation, "%s", s.own.Because())
+	case status.ConfirmedAt == nil && s.Platform.Spec.Probes == nil:
+		return wait(0, v1alpha1.ReasonNotConfirmed, "Platform %q has no spec.probes, so nobody but you can tell when it is over: %s",
+			s.Platform.Name, s.ResolveCommand())
+	case status.ConfirmedAt == nil:
+		return wait(lookInterval, v1alpha1.ReasonNotConfirmed,
+			"no signal of an outage was bad since it was reported, so nobody but you can tell when it is over: %s", s.ResolveCommand())
+	case len(c.lost) > 0:
+		return wait(lookInterval, v1alpha1.ReasonSignalsUnknown, "what was known is unknown now (%s). If nobody mends that, a person closes it: %s",
+			c.unknownText(), s.ResolveCommand())
+	}
+	at := s.clearAt()
+	return wait(s.Until(at), v1alpha1.ReasonAwaitingMitigation, "each signal that was bad is good since %s, and must stay so until %s",
+		c.since.UTC().Format(time.RFC3339), at.UTC().Format(time.RFC3339))
+}
+
+// rollingBack says that a rollback was asked for, and that its end is awaited.
+func (s *response) rollingBack() bool {
+	c := meta.FindStatusCondition(s.Incident.Status.Conditions, v1alpha1.StepRolledBack)
+	return c != nil && c.Status == metav1.ConditionUnknown && s.rollback().Asked()
+}
+
+// didNotHelp says that the rollback had its time. What flapped before is not good until half of the window is.
+func (s *response) didNotHelp() bool {
+	at, probes := s.Incident.Status.RolledBackAt, s.Platform.Spec.Probes
+	if at == nil || probes == nil {
+		return false
+	}
+	return s.Now.Sub(at.Time) > max(helpsWithin, time.Duration(probes.WindowSeconds)*time.Second/2)
+}

@@ -1,0 +1,219 @@
+// Package notice tells the public of an outage: one notice per Platform, which is updated and resolved.
+package notice
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
+	"github.com/1pass-dev/playbook-operator/controllers/access"
+	"github.com/1pass-dev/playbook-operator/controllers/claims"
+	"github.com/1pass-dev/playbook-operator/controllers/incident/journal"
+	"github.com/1pass-dev/playbook-operator/controllers/playbook"
+	"github.com/1pass-dev/playbook-operator/controllers/systems/outbound"
+)
+
+const (
+	// defaultAnnounceAfter is the playbook's: the public is told of what lasts longer.
+	defaultAnnounceAfter = 30 * time.Minute
+	// noticeInterval keeps to Statuspage's one request a second.
+	noticeInterval = 2 * time.Second
+	// longestNoticeWait keeps a status page that is wrong about its clock from silencing us.
+	longestNoticeWait = 5 * time.Minute
+	// holderInterval is how often it is looked at whether another Incident still holds the notice.
+	holderInterval = time.Minute
+)
+
+var seconds = journal.Seconds
+
+// Notice tells the public of one Incident.
+type Notice struct {
+	*journal.Journal
+	Claims claims.Claims
+	Access *access.Connections
+	// KeptOut says that relying parties' users are kept out now.
+	KeptOut bool
+	// RollingBack says that a rollback of this Incident was asked for.
+	RollingBack bool
+	// First is the Incident that has the slot, where this one only pages; empty otherwise.
+	First string
+}
+
+// Run brings the notice to what is known. It settles once the public was told that it is over.
+func (n *Notice) Run(ctx context.Context) (playbook.Outcome, error) {
+	status := &n.Incident.Status
+	var known v1alpha1.NoticeState // by whoever was here before
+	if status.Notice != nil {
+		known = status.Notice.State
+	} else {
+		wait, err := n.due(ctx)
+		if err != nil || wait != nil {
+			return orZero(wait), err
+		}
+		n.add(v1alpha1.NoticeInvestigating)
+		n.Record(v1alpha1.ReasonPublished, "the public is told")
+	}
+	switch {
+	case status.ResolvedAt != nil:
+		n.add(v1alpha1.NoticeResolved)
+		status.Notice.ResolvedAt = status.ResolvedAt
+	case status.MitigatedAt != nil:
+		n.add(v1alpha1.NoticeMonitoring)
+	case n.RollingBack:
+		n.add(v1alpha1.NoticeIdentified)
+	}
+	if outcome, ok := n.MayAct(); !ok {
+		return outcome, nil
+	}
+	again, err := n.publish(ctx, known != status.Notice.State)
+	limited := (*outbound.Limited)(nil)
+	switch {
+	case errors.As(err, &limited):
+		after := min(max(limited.After, noticeInterval), longestNoticeWait)
+		return playbook.Wait(after, v1alpha1.ReasonRetrying, "the status page wants fewer requests"), nil
+	case err != nil:
+		return playbook.Outcome{}, err
+	case again > 0:
+		// What it says is why the call has to be looked for.
+		c := meta.FindStatusCondition(status.Conditions, v1alpha1.StepAnnounced)
+		return playbook.Wait(again, c.Reason, "%s", c.Message), nil
+	}
+	if status.Notice.State != v1alpha1.NoticeResolved {
+		return playbook.Wait(0, v1alpha1.ReasonPublished, "the public reads: %s", status.Notice.State), nil
+	}
+	if err := n.release(ctx); err != nil {
+		return playbook.Outcome{}, err
+	}
+	return playbook.Done("the public was told, and that it is over"), nil
+}
+
+func orZero(outcome *playbook.Outcome) playbook.Outcome {
+	if outcome == nil {
+		return playbook.Outcome{}
+	}
+	return *outcome
+}
+
+// Close tells the public that it is over, where the object is deleted. It reports whether that is told.
+func (n *Notice) Close(ctx context.Context) (told bool, err error) {
+	status := &n.Incident.Status
+	if status.Notice != nil {
+		ours := status.Notice.State != v1alpha1.NoticeResolved
+		n.add(v1alpha1.NoticeResolved)
+		status.Notice.ResolvedAt = status.ResolvedAt
+		again, err := n.publish(ctx, ours)
+		if err != nil || again > 0 {
+			return false, err
+		}
+	}
+	return true, n.release(ctx)
+}
+
+// release lets another Incident of the Platform tell the public.
+func (n *Notice) release(ctx context.Context) error {
+	p, err := n.Claims.Insist(ctx, n.PlatformKey(), func(p *v1alpha1.PlatformStatus) {
+		if p.Notice != nil && p.Notice.IncidentUID == string(n.Incident.UID) {
+			p.Notice = nil
+		}
+	})
+	if err != nil {
+		return fmt.Errorf("releasing the Platform's notice: %w", err)
+	}
+	n.Platform = p
+	return nil
+}
+
+// due returns why the public is not told now. Where it is to be told, it takes the Platform's one notice for this Incident, and
+// returns nil.
+func (n *Notice) due(ctx context.Context) (*playbook.Outcome, error) {
+	if n.Incident.Status.ResolvedAt != nil {
+		// A manager may have ended between taking the notice and writing that down here.
+		if err := n.release(ctx); err != nil {
+			return nil, err
+		}
+		return new(playbook.NotNeeded("resolved before the public had to be told")), nil
+	}
+	if why, after := n.notDue(); why != "" {
+		return new(playbook.Wait(after, v1alpha1.ReasonNotAnnounced, "%s", why)), nil
+	}
+	if outcome, ok := n.MayAct(); !ok {
+		return &outcome, nil
+	}
+	if n.Incident.Status.AffectedSince == nil {
+		n.Incident.Status.AffectedSince = n.Incident.Status.Onset
+	}
+	holder, err := n.take(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("taking the Platform's notice: %w", err)
+	}
+	if holder != "" {
+		return new(playbook.Wait(holderInterval, v1alpha1.ReasonNotAnnounced, "the public reads the notice of Incident %s", holder)), nil
+	}
+	return nil, nil
+}
+
+// notDue says why the public is not told now, and when that may change. It is empty where the public is to be told.
+func (n *Notice) notDue() (why string, after time.Duration) {
+	status, spec := &n.Incident.Status, &n.Incident.Spec
+	allowed := defaultAnnounceAfter
+	if page := n.Platform.Spec.StatusPage; page != nil && page.AfterSeconds != nil {
+		allowed = time.Duration(*page.AfterSeconds) * time.Second
+	}
+	switch {
+	case n.First != "":
+		return fmt.Sprintf("Incident %s of the same category is open, and tells the public", n.First), 0
+	case spec.Notice == v1alpha1.NoticeWithhold:
+		return "withheld by spec.notice", 0
+	case status.Severity != v1alpha1.Sev1:
+		return "the public is told of sev1 only", 0
+	case spec.Notice == v1alpha1.NoticePublish:
+		return "", 0
+	case status.ConfirmedAt == nil:
+		return "no signal confirms this outage; spec.notice: Publish tells the public all the same", 0
+	case status.AffectedSince == nil:
+		return "no signal says that relying parties' users are kept out; spec.notice: Publish tells the public all the same", 0
+	case n.Now.Before(status.AffectedSince.Add(allowed)):
+		return fmt.Sprintf("relying parties' users are kept out since %s; the public is told after %s",
+			status.AffectedSince.UTC().Format(time.RFC3339), playbook.Words(allowed)), n.Until(status.AffectedSince.Add(allowed))
+	case !n.KeptOut:
+		return "relying parties' users are not kept out at this moment", 0
+	}
+	return "", 0
+}
+
+// take claims the Platform's notice, or returns the Incident that has it.
+func (n *Notice) take(ctx context.Context) (holder string, err error) {
+	var other *v1alpha1.NoticeClaim
+	take := func(p *v1alpha1.PlatformStatus) bool {
+		if p.Notice != nil && p.Notice.IncidentUID != string(n.Incident.UID) && (other == nil || p.Notice.IncidentUID != other.IncidentUID) {
+			other = p.Notice
+			return false
+		}
+		p.Notice = &v1alpha1.NoticeClaim{Incident: n.Incident.Name, IncidentUID: string(n.Incident.UID), At: seconds(n.Now)}
+		other = nil
+		return true
+	}
+	p, err := n.Claims.Decide(ctx, n.PlatformKey(), take)
+	if err == nil && other != nil {
+		holder := &v1alpha1.Incident{}
+		err = n.APIReader.Get(ctx, client.ObjectKey{Namespace: n.Incident.Namespace, Name: other.Incident}, holder)
+		if apierrors.IsNotFound(err) || err == nil && string(holder.UID) != other.IncidentUID {
+			// It is gone and did not give it back: its notice is found at the status page.
+			p, err = n.Claims.Decide(ctx, n.PlatformKey(), take)
+		}
+	}
+	if err != nil {
+		return "", err
+	}
+	n.Platform = p
+	if other != nil {
+		return other.Incident, nil
+	}
+	return "", nil
+}

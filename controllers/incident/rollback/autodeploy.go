@@ -1,0 +1,156 @@
+package rollback
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
+	"github.com/1pass-dev/playbook-operator/controllers/claims"
+	"github.com/1pass-dev/playbook-operator/controllers/incident/journal"
+	"github.com/1pass-dev/playbook-operator/controllers/playbook"
+	"github.com/1pass-dev/playbook-operator/controllers/systems/render"
+)
+
+// restoreTimeout bounds what is read and written of Render in a pass.
+const restoreTimeout = 20 * time.Second
+
+// RestoreAutoDeploy switches auto-deploy on again where the Incident switched it off. The bad commit is still at the branch's head. So it
+// takes a person's word, or a new commit that is live, with which the signals stayed good.
+func (r *Rollback) RestoreAutoDeploy(ctx context.Context) (playbook.Outcome, error) {
+	ctx, cancel := context.WithTimeout(ctx, restoreTimeout)
+	defer cancel()
+	if err := r.read(ctx); err != nil {
+		return playbook.Outcome{}, err
+	}
+	ours := r.ours()
+	switch {
+	case ours == nil || ours.AutoDeploy == v1alpha1.AutoDeployWasOff:
+		return playbook.NotNeeded("auto-deploy was not switched off for this incident"), nil
+	case ours.AutoDeploy == v1alpha1.AutoDeployRestored:
+		return playbook.Done("auto-deploy of %s is on again", ours.Service), nil
+	}
+	if other := claims.RollbackOf(&r.Platform.Status, ours.Service); other != nil && other.IncidentUID != string(r.Incident.UID) {
+		return leaveTo(ours, other), nil
+	}
+	r.show(ours)
+	if err := r.remind(ctx, ours); err != nil {
+		return playbook.Outcome{}, err
+	}
+	api, err := r.Access.Render(ctx, r.Platform)
+	if err != nil {
+		return playbook.Outcome{}, err
+	}
+	why, wait, err := r.mayRestore(ctx, api, ours)
+	if err != nil {
+		return journal.Patient("Render", err)
+	}
+	if wait != nil {
+		return *wait, nil
+	}
+	if outcome, ok := r.MayAct(); !ok {
+		return outcome, nil
+	}
+	if err := api.SetAutoDeploy(ctx, r.Incident.Status.Rollback.ServiceID, true); err != nil {
+		return journal.Patient("Render", fmt.Errorf("switching auto-deploy of %s on: %w", ours.Service, err))
+	}
+	if err := r.amend(ctx, ours.Service, func(c *v1alpha1.ServiceRollback) { c.AutoDeploy = v1alpha1.AutoDeployRestored }); err != nil {
+		return playbook.Outcome{}, err
+	}
+	r.Record(v1alpha1.StepAutoDeployRestored, "auto-deploy of %s is on again: %s", ours.Service, why)
+	return playbook.Done("auto-deploy of %s is on again: %s", ours.Service, why), nil
+}
+
+// leaveTo another Incident what it rolled back since: of several the last one puts auto-deploy back.
+func leaveTo(ours, other *v1alpha1.ServiceRollback) playbook.Outcome {
+	if other.AutoDeploy == v1alpha1.AutoDeployRestored {
+		return playbook.Done("auto-deploy of %s is on again, by Incident %s", ours.Service, other.Incident)
+	}
+	return playbook.NotNeeded("Incident %s rolled %s back since, and puts auto-deploy back", other.Incident, ours.Service)
+}
+
+// remind a Platform that was deleted and applied again of the rollback, so that it says that auto-deploy is off.
+func (r *Rollback) remind(ctx context.Context, ours *v1alpha1.ServiceRollback) error {
+	if claims.RollbackOf(&r.Platform.Status, ours.Service) != nil {
+		return nil
+	}
+	return r.insist(ctx, func(p *v1alpha1.PlatformStatus) {
+		if claims.RollbackOf(p, ours.Service) == nil {
+			p.Rollbacks = append(p.Rollbacks, *ours.DeepCopy())
+		}
+	})
+}
+
+// mayRestore says why auto-deploy may be put back now, or what is waited for.
+func (r *Rollback) mayRestore(ctx context.Context, api *render.Client, ours *v1alpha1.ServiceRollback) (string, *playbook.Outcome, error) {
+	switch {
+	case !asked(ours):
+		return "nothing was rolled back", nil, nil
+	case r.ByHand():
+		return "resolved by " + r.Incident.Spec.Resolution.By, nil, nil
+	}
+	fix, err := r.fix(ctx, api, ours)
+	if err != nil {
+		return "", nil, err
+	}
+	why, waits, after := r.restorable(ours, fix)
+	if waits != "" {
+		return "", new(playbook.Wait(after, v1alpha1.ReasonAwaitingFix, "%s. To switch it on now: %s", waits, r.ResolveCommand())), nil
+	}
+	return why, nil, nil
+}
+
+// restorable says why auto-deploy may be put back with what is live now, or what is waited for, and for how long. fix is nil where
+// nothing new is live.
+func (r *Rollback) restorable(ours *v1alpha1.ServiceRollback, fix *render.Deploy) (why, waits string, after time.Duration) {
+	wait := func(after time.Duration, format string, args ...any) (string, string, time.Duration) {
+		return "", fmt.Sprintf(format, args...), after
+	}
+	switch {
+	case fix == nil:
+		return wait(fixInterval, "auto-deploy of %s stays off: %s is at the branch's head. Deploy its fix by hand. "+
+			"When it is live and the signals stay good, auto-deploy is switched on again", ours.Service, ours.FromCommit)
+	case r.Evidence.ClearSince.IsZero():
+		return wait(fixInterval, "%s is live with %s; auto-deploy of %s stays off until the signals are good", fix.ID, fix.Commit, ours.Service)
+	}
+	since := r.Evidence.ClearSince
+	if fix.FinishedAt.After(since) {
+		since = fix.FinishedAt
+	}
+	if clear := since.Add(r.clearFor()); r.Now.Before(clear) {
+		return wait(min(r.Until(clear), fixInterval), "%s is live with %s; auto-deploy of %s is switched on again at %s if the signals stay good",
+			fix.ID, fix.Commit, ours.Service, clear.UTC().Format(time.RFC3339))
+	}
+	return fmt.Sprintf("%s is live with %s, and the signals stayed good", fix.ID, fix.Commit), "", 0
+}
+
+func (r *Rollback) clearFor() time.Duration {
+	if r.Platform.Spec.Probes == nil {
+		return 0 // nothing is clear then
+	}
+	return time.Duration(r.Platform.Spec.Probes.ClearSeconds) * time.Second
+}
+
+// fix finds a live deploy of a commit that was not live before the rollback: an older one that somebody deployed leaves the bad one at
+// the branch's head.
+func (r *Rollback) fix(ctx context.Context, api *render.Client, ours *v1alpha1.ServiceRollback) (*render.Deploy, error) {
+	deploys, err := r.history(ctx, api)
+	if err != nil {
+		return nil, err
+	}
+	before := ours.RequestedAt
+	if before == nil {
+		before = journal.Seconds(ours.At.Time)
+	}
+	known := map[string]bool{ours.FromCommit: true, ours.ToCommit: true}
+	for _, d := range deploys {
+		// To seconds, as the status keeps them.
+		if (d.Status == render.StatusLive || d.Status == render.StatusDeactivated) && d.CreatedAt.Before(before.Time) {
+			known[d.Commit] = true
+		}
+	}
+	if live := render.Live(deploys); live != nil && !known[live.Commit] {
+		return live, nil
+	}
+	return nil, nil
+}

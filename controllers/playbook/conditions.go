@@ -1,0 +1,107 @@
+package playbook
+
+import (
+	"fmt"
+	"slices"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
+)
+
+// Begin writes the set of steps on the first visit: it is the object's playbook for life.
+func Begin[S any](obj Object, lanes Lanes[S]) {
+	if condition(obj, v1alpha1.ConditionReady) != nil {
+		return
+	}
+	proceed(obj, v1alpha1.ReasonPending, "accepted")
+	for _, step := range slices.Concat(lanes...) {
+		set(obj, step.Condition, metav1.ConditionUnknown, v1alpha1.ReasonPending, "waits for its turn")
+	}
+}
+
+// Finished says whether the playbook is complete. A finished object runs nothing, ever.
+func Finished(obj Object) bool {
+	return meta.IsStatusConditionTrue(*obj.GetConditions(), v1alpha1.ConditionReady)
+}
+
+// Stalled says whether the playbook waits for a person.
+func Stalled(obj Object) bool {
+	return meta.IsStatusConditionTrue(*obj.GetConditions(), v1alpha1.ConditionStalled)
+}
+
+// Resume lets a stalled playbook go on where it stopped: the step that stalled is pending again, and what is settled stays so.
+func Resume(obj Object) {
+	meta.RemoveStatusCondition(obj.GetConditions(), v1alpha1.ConditionStalled)
+	for _, c := range *obj.GetConditions() {
+		if c.Type != v1alpha1.ConditionReady && c.Status == metav1.ConditionFalse && c.Reason != v1alpha1.ReasonNotNeeded {
+			set(obj, c.Type, metav1.ConditionUnknown, v1alpha1.ReasonPending, "asked to go on")
+		}
+	}
+}
+
+// Reopen makes a settled step unknown again: what its condition says no longer holds.
+func Reopen(obj Object, step, reason, message string) {
+	setStep(obj, step, metav1.ConditionUnknown, reason, message)
+}
+
+// Stop reports that a person is needed.
+func Stop(obj Object, reason, message string) {
+	meta.RemoveStatusCondition(obj.GetConditions(), v1alpha1.ConditionReconciling)
+	set(obj, v1alpha1.ConditionStalled, metav1.ConditionTrue, reason, message)
+	set(obj, v1alpha1.ConditionReady, metav1.ConditionFalse, reason, message)
+}
+
+// Announce reports what a step is about to do, for a status that is written before the effect.
+func Announce(obj Object, step, reason, message string) {
+	setStep(obj, step, metav1.ConditionUnknown, reason, message)
+	proceed(obj, reason, message)
+}
+
+// Happened settles a step before its turn: what its condition names does not depend on the steps that hold it up.
+func Happened(obj Object, step, format string, args ...any) {
+	setStep(obj, step, metav1.ConditionTrue, v1alpha1.ReasonSucceeded, fmt.Sprintf(format, args...))
+}
+
+// Fail reports an error that is retried, where no step had begun.
+func Fail(obj Object, err error) {
+	proceed(obj, reasonOf(err), Normalise(err.Error()))
+}
+
+// FailToResume reports an error that is retried, where a stalled object was asked to go on. It stays stalled until it does, or the
+// next pass would not know that it was asked.
+func FailToResume(obj Object, err error) {
+	Stop(obj, reasonOf(err), "asked to go on, which can't be done yet: "+Normalise(err.Error()))
+}
+
+func settled(c *metav1.Condition) bool {
+	return c.Status == metav1.ConditionTrue || c.Status == metav1.ConditionFalse && c.Reason == v1alpha1.ReasonNotNeeded
+}
+
+// proceed reports work in progress. Ready is False rather than Unknown, since kstatus reads both as in progress and people read
+// False.
+func proceed(obj Object, reason, message string) {
+	meta.RemoveStatusCondition(obj.GetConditions(), v1alpha1.ConditionStalled)
+	set(obj, v1alpha1.ConditionReconciling, metav1.ConditionTrue, reason, message)
+	set(obj, v1alpha1.ConditionReady, metav1.ConditionFalse, reason, message)
+}
+
+func complete(obj Object, reason, message string) {
+	meta.RemoveStatusCondition(obj.GetConditions(), v1alpha1.ConditionReconciling)
+	meta.RemoveStatusCondition(obj.GetConditions(), v1alpha1.ConditionStalled)
+	set(obj, v1alpha1.ConditionReady, metav1.ConditionTrue, reason, message)
+}
+
+// setStep changes a step that the object has: its set is never added to.
+func setStep(obj Object, step string, status metav1.ConditionStatus, reason, message string) {
+	if condition(obj, step) != nil {
+		set(obj, step, status, reason, message)
+	}
+}
+
+func set(obj Object, condition string, status metav1.ConditionStatus, reason, message string) {
+	meta.SetStatusCondition(obj.GetConditions(), metav1.Condition{
+		Type: condition, Status: status, Reason: reason, Message: message, ObservedGeneration: obj.GetGeneration(),
+	})
+}
