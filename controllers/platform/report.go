@@ -42,7 +42,12 @@ func (r *Reconciler) ReconcileSignals(ctx context.Context, req ctrl.Request) (ct
 		}
 		r.tellSignals(before, p)
 	}
-	return r.Opener.Open(ctx, p, s)
+	next := r.unknowns.tell(r.Recorder, p, s, time.Now())
+	result, err := r.Opener.Open(ctx, p, s)
+	if next > 0 && (result.RequeueAfter == 0 || next < result.RequeueAfter) {
+		result.RequeueAfter = next
+	}
+	return result, err
 }
 
 // reportAutoDeploy says which services don't deploy what is pushed to them, since an Incident saw to that.
