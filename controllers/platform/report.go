@@ -22,6 +22,9 @@ import (
 func (r *Reconciler) ReconcileSignals(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
 	p := &v1alpha1.Platform{}
 	if err := r.Client.Get(ctx, req.NamespacedName, p); err != nil {
+		if apierrors.IsNotFound(err) {
+			r.unknowns.forget(req.NamespacedName)
+		}
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
 	before := p.DeepCopy()

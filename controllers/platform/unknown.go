@@ -57,3 +57,10 @@ func (u *unknowns) tell(recorder events.EventRecorder, p *v1alpha1.Platform, s s
 	}
 	return next
 }
+
+// forget a Platform that is gone: another one of its name is told of anew.
+func (u *unknowns) forget(key types.NamespacedName) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	delete(u.told, key)
+}
