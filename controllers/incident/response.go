@@ -23,7 +23,7 @@ type response struct {
 	// signals of the Platform, and own are those of the Incident's category.
 	signals, own signals.Signals
 	// first is the Incident of the same category that has the slot; empty where this one has it.
-	first string
+	first  string
 	placed bool
 	// unplaced is why it is not known who has the slot. Until then this Incident only pages.
 	unplaced error
