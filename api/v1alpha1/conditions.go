@@ -75,6 +75,8 @@ const (
 const (
 	// ReasonRetrying says that the last try failed and the next one follows; the message has the error.
 	ReasonRetrying = "Retrying"
+	// ReasonLooking says that a far side is read which takes its time. Nothing else waits for it.
+	ReasonLooking = "Looking"
 	// ReasonPlatformNotFound says that no Platform of that name exists in the namespace.
 	ReasonPlatformNotFound = "PlatformNotFound"
 	// ReasonSecretUnusable says that a Secret is missing, unlabelled or malformed.
@@ -126,7 +128,6 @@ const (
 	ReasonNotAnnounced = "NotAnnounced"
 	// ReasonPublished says that the public notice is out.
 	ReasonPublished   = "Published"
-	ReasonTriaging    = "Triaging"
 	ReasonRollingBack = "RollingBack"
 	// ReasonWaitingForDeploy says that a deploy is under way at Render, and what to do depends on it.
 	ReasonWaitingForDeploy = "WaitingForDeploy"
@@ -134,6 +135,8 @@ const (
 	ReasonAwaitingMitigation = "AwaitingMitigation"
 	// ReasonNotConfirmed says that no signal of the incident's category was bad, so that only a person can close it.
 	ReasonNotConfirmed = "NotConfirmed"
+	// ReasonSignalsUnknown says that a signal that was known is unknown now, so that nobody can tell whether it is over.
+	ReasonSignalsUnknown = "SignalsUnknown"
 	// ReasonAwaitingResolution says that a person closes it: set spec.resolution.
 	ReasonAwaitingResolution = "AwaitingResolution"
 	// ReasonNobodyReached says that no channel of any tier accepted a page yet.

@@ -148,14 +148,14 @@ func (s *response) whyClassified(now v1alpha1.Severity) string {
 	case because != "":
 		return because
 	case seenSeverity(s.Incident) == now:
-		return cutSummary(s.Incident)
+		return s.Incident.Spec.Summary
+	case len(s.signals.Each) == 0:
+		return "the signals are unknown"
 	case len(s.own.Each) == 0:
 		return fmt.Sprintf("no signal is about %s", s.Incident.Spec.Category)
 	}
 	return "no signal is bad"
 }
-
-func cutSummary(obj *v1alpha1.Incident) string { return obj.Spec.Summary }
 
 // overdue keeps the condition that says so while nobody has responded in time, and returns how long that still has.
 func (s *response) overdue() time.Duration {

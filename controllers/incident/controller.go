@@ -38,6 +38,7 @@ type Reconciler struct {
 	Now func() time.Time
 
 	memory playbook.Memory
+	aside  playbook.Aside
 }
 
 // concurrency is how many run at once: a page must not queue behind the slow API of another platform.
@@ -102,13 +103,16 @@ func (s *response) pass(ctx context.Context) (time.Duration, error) {
 	s.signals = s.r.Signals(client.ObjectKeyFromObject(p))
 	resolved := obj.Status.ResolvedAt != nil
 	s.assess()
-	s.place(ctx)
 	asked := playbook.Asked(obj)
 	if playbook.Stalled(obj) && (asked || s.ByHand() || s.over() != "") {
 		s.resume(asked)
 	}
 	obj.Status.LastHandledRequestedAt = playbook.Request(obj)
 	after := playbook.Run(ctx, obj, lanes, s, &s.r.memory)
+	if err := s.place(ctx); err != nil {
+		ctrl.LoggerFrom(ctx).Error(err, "looking for who acts")
+		after = playbook.Soonest(after, slowestRetry)
+	}
 	if !resolved && obj.Status.ResolvedAt != nil {
 		after = time.Millisecond // the people's lanes have run, and end now
 	}

@@ -336,12 +336,35 @@ func TestAFarSideAtALinkLocalAddressIsRefused(t *testing.T) {
 	s.clear(name, "could not be paged by link-local-pagerduty: the address 169.254.169.254 is refused")
 }
 
+// Render hangs for longer than this test looks: what is due to people happens all the same.
+func TestRenderThatHangsHoldsUpNoPage(t *testing.T) {
+	s := hurried(t, "render-hangs")
+	s.Server.Render().SetFaults(logi.RenderFault{DelayMilliseconds: 60_000})
+	s.bad(v1alpha1.Sev2, "/api answers HTTP 500")
+	name := s.open("inc", "{category: Outage}")
+	manager := s.manager()
+	look := func() {
+		t.Helper()
+		if _, err := manager.Reconcile(s.ctx, ctrl.Request{NamespacedName: types.NamespacedName{Namespace: world.Namespace, Name: name}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	look()
+	s.expectPages("oncall 1 triggered")
+	s.expect(name, "Triaged Unknown Looking")
+	// It gets worse while Render is still being read.
+	s.bad(v1alpha1.Sev1, "/up answers HTTP 502")
+	look()
+	s.expectPages("oncall 1 triggered", "oncall 1 triggered")
+	s.expect(name, "Triaged Unknown Looking")
+}
+
 func TestAServiceSuspendedByBillingIsNotRolledBack(t *testing.T) {
 	s := newScene(t, "billing")
 	s.Server.Render().Suspend(logi.WebService, "billing")
 	name := s.regression("inc", "{category: Outage}")
 	s.pass(name)
-	s.expect(name, "Triaged True Succeeded", "RolledBack False NotNeeded")
+	s.expect(name, "Triaged True Succeeded", "RolledBack Unknown NoSuspect")
 	for _, step := range []string{"Triaged", "RolledBack"} {
 		if got := s.message(name, step); !strings.Contains(got, "billing") {
 			t.Errorf("%s says %q", step, got)
@@ -443,7 +466,7 @@ func TestDeadlinesThatPassWhileTheAPIServerIsAwayAreHonouredLateAndItIsSaid(t *t
 	s.expectPages("oncall 1 triggered")
 	s.pass(name)
 	s.expectPages("oncall 1 triggered", "owner 1 triggered")
-	if !s.told(name, "project-owner was paged by api-away-owner, 5m") || !s.told(name, "s late") {
+	if !s.told(name, "project-owner was paged by api-away-owner, 5 min") || !s.told(name, " late") {
 		t.Errorf("the timeline does not say how late: %+v", s.get(name).Status.Timeline)
 	}
 }

@@ -49,6 +49,9 @@ func TestABadDeployIsPagedRolledBackAndResolved(t *testing.T) {
 	r.DeployCommit(logi.WebService, "fix")
 	s.after(time.Minute, name)
 	s.expect(name, "AutoDeployRestored True Succeeded", "Ready True Succeeded")
+	if got := s.message(name, "Ready"); got != "the signals stayed good" {
+		t.Errorf("the finished row says %q", got)
+	}
 	if !r.AutoDeploy(logi.WebService) {
 		t.Error("auto-deploy is off")
 	}
@@ -82,7 +85,7 @@ func TestSev1IsEscalated(t *testing.T) {
 	s.patch(name, `{"spec":{"acknowledgement":{"by":"dana"}}}`)
 	s.pass(name)
 	s.expectPages("oncall 2 acknowledged", "owner 1 acknowledged")
-	s.expect(name, "Escalated True Succeeded", "Acknowledged True Succeeded")
+	s.expect(name, "Escalated Unknown Acknowledged", "Acknowledged True Succeeded")
 	s.after(2*time.Hour, name)
 	s.expectPages("oncall 2 acknowledged", "owner 1 acknowledged")
 	s.patch(name, `{"spec":{"resolution":{"by":"dana","summary":"it was DNS"}}}`)
@@ -148,10 +151,12 @@ func TestSev2PagesTheFirstTierOnceAndSev3Nobody(t *testing.T) {
 	s.expectPages("oncall 1 triggered")
 	s.expect(minor, "Escalated Unknown NotPaging", "ResponseOverdue none")
 
-	// It gets worse: now everybody is paged.
+	// It gets worse: a new round, by another alert.
 	s.bad(v1alpha1.Sev1, "/up answers HTTP 502")
 	s.pass(name)
-	s.expectPages("oncall 1 triggered", "owner 1 triggered")
+	s.expectPages("oncall 1 triggered", "oncall 1 triggered")
+	s.after(15*time.Minute+time.Second, name)
+	s.expectPages("oncall 1 triggered", "oncall 1 triggered", "owner 1 triggered")
 	if got := s.get(name).Status.Severity; got != v1alpha1.Sev1 {
 		t.Errorf("the severity is %s", got)
 	}
@@ -225,18 +230,18 @@ func TestTwoIncidentsAtOnceRollBackOnce(t *testing.T) {
 	s.pass(first)
 	s.pass(second)
 	s.until(first, "RolledBack True Succeeded")
-	s.expect(second, "RolledBack False NotNeeded")
+	s.expect(second, "RolledBack Unknown WaitingForOther")
 	s.rollbacks(1)
 	s.good()
 	s.after(301*time.Second, first)
 	s.pass(second)
-	s.expect(second, "Ready True Succeeded")
+	s.expect(second, "RolledBack False NotNeeded", "Ready True Succeeded")
 	// Within the window of a new onset, and an hour after the first: the rollback itself is no suspect.
 	s.offset += time.Hour
 	s.bad(v1alpha1.Sev1, "/up answers HTTP 502")
 	third := s.open("third", "{category: Outage}")
 	s.pass(third)
-	s.expect(third, "RolledBack False NotNeeded")
+	s.expect(third, "RolledBack Unknown NoSuspect")
 	s.rollbacks(1)
 }
 
@@ -362,7 +367,9 @@ func TestOnlyAFixWithGoodSignalsBringsAutoDeployBack(t *testing.T) {
 		t.Error("auto-deploy is on")
 	}
 	s.good()
-	s.after(time.Minute, name)
+	s.after(299*time.Second, name)
+	s.expect(name, "AutoDeployRestored Unknown AwaitingFix")
+	s.after(2*time.Second, name)
 	s.expect(name, "AutoDeployRestored True Succeeded", "Ready True Succeeded")
 	if !r.AutoDeploy(logi.WebService) {
 		t.Error("auto-deploy is off")
@@ -453,7 +460,7 @@ func TestADeadlineThatPassedWhileNobodyLookedIsHonouredLateAndItIsSaid(t *testin
 	s.expectPages("oncall 1 triggered")
 	timeline := s.get(name).Status.Timeline
 	if !slices.ContainsFunc(timeline, func(e v1alpha1.TimelineEntry) bool {
-		return strings.Contains(e.Text, ", 10m") && strings.HasSuffix(e.Text, "s late")
+		return strings.Contains(e.Text, ", 10 min") && strings.HasSuffix(e.Text, " late")
 	}) {
 		t.Errorf("the timeline does not say how late the page was: %+v", timeline)
 	}

@@ -49,7 +49,7 @@ func awaitMitigation(_ context.Context, s *response) (playbook.Outcome, error) {
 		return wait(lookInterval, v1alpha1.ReasonNotConfirmed,
 			"no signal of an outage was bad since it was reported, so nobody but you can tell when it is over: %s", s.ResolveCommand())
 	case len(c.lost) > 0:
-		return wait(lookInterval, v1alpha1.ReasonNotConfirmed, "what was known is unknown now (%s). If nobody mends that, a person closes it: %s",
+		return wait(lookInterval, v1alpha1.ReasonSignalsUnknown, "what was known is unknown now (%s). If nobody mends that, a person closes it: %s",
 			c.unknownText(), s.ResolveCommand())
 	}
 	at := s.clearAt()

@@ -34,10 +34,11 @@ func resolve(ctx context.Context, s *response) (playbook.Outcome, error) {
 			return playbook.Outcome{}, fmt.Errorf("writing down that it is resolved: %w", err)
 		}
 	}
+	told := s.takeBack(ctx)
 	if err := s.claims().Resolved(ctx, s.Incident, s.signals); err != nil {
 		return playbook.Outcome{}, fmt.Errorf("giving up the place of the Platform's %s: %w", s.Incident.Spec.Category, err)
 	}
-	if !s.takeBack(ctx) {
+	if !told {
 		return playbook.Wait(toldInterval, v1alpha1.StepResolved, "%s; not every channel knows yet", how), nil
 	}
 	return playbook.Done("%s", how), nil

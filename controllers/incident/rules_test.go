@@ -49,7 +49,7 @@ func (s *scene) told(name, text string) bool {
 
 func TestRuleTheSignalsDecideTheSeverity(t *testing.T) {
 	s := newScene(t, "rule-signals")
-	for _, want := range []v1alpha1.Severity{v1alpha1.Sev1, v1alpha1.Sev2, v1alpha1.Sev3} {
+	for _, want := range []v1alpha1.Severity{v1alpha1.Sev1, v1alpha1.Sev2} {
 		s.bad(want, "as "+string(want))
 		name := s.open(string(want), "{category: Outage, rollback: Never}")
 		s.pass(name)
@@ -95,7 +95,7 @@ func TestRuleDeadLettersOfOneRelyingPartyAMergeRaceAndASingleUserAreSev3(t *test
 		if obj.Status.Severity != v1alpha1.Sev3 || obj.Status.RespondBy.Sub(obj.CreationTimestamp.Time) != 24*time.Hour {
 			t.Errorf("%s is %s, to be responded to by %s", name, obj.Status.Severity, obj.Status.RespondBy)
 		}
-		s.expect(name, "Escalated Unknown NotPaging", "Announced Unknown NotAnnounced")
+		s.expect(name, "Escalated Unknown NotPaging", "Announced none", "RolledBack none", "Resolved Unknown AwaitingResolution")
 	}
 	s.expectPages()
 }
@@ -107,7 +107,7 @@ func TestRuleASignalThatCannotBeReadIsUnknownAndNeverHealthy(t *testing.T) {
 	s.pass(name)
 	s.signals = signals.Signals{Each: []signals.Signal{{Condition: v1alpha1.ConditionUpAnswers, State: metav1.ConditionUnknown}}}
 	s.after(2*time.Hour, name)
-	s.expect(name, "Mitigated Unknown AwaitingMitigation")
+	s.expect(name, "Mitigated Unknown SignalsUnknown")
 	if got := s.message(name, "Mitigated"); strings.Contains(got, "good") {
 		t.Errorf("it says %q", got)
 	}
@@ -115,8 +115,9 @@ func TestRuleASignalThatCannotBeReadIsUnknownAndNeverHealthy(t *testing.T) {
 
 func TestRuleAWorseSignalRaisesTheSeverityAndABetterOneNeverLowersIt(t *testing.T) {
 	s := newScene(t, "rule-raises")
-	s.bad(v1alpha1.Sev3, "one relying party has dead letters")
-	name := s.open("inc", "{category: Outage, rollback: Never}")
+	s.good()
+	name := s.open("inc", "{rollback: Never}")
+	s.pass(name)
 	for _, step := range []struct{ seen, want v1alpha1.Severity }{
 		{v1alpha1.Sev3, v1alpha1.Sev3}, {v1alpha1.Sev2, v1alpha1.Sev2}, {v1alpha1.Sev3, v1alpha1.Sev2}, {v1alpha1.Sev1, v1alpha1.Sev1}, {v1alpha1.Sev2, v1alpha1.Sev1},
 	} {
@@ -190,9 +191,10 @@ func TestRuleARaisedSeverityIsToBeRespondedToSooner(t *testing.T) {
 	s.pass(name)
 	s.bad(v1alpha1.Sev1, "/up answers HTTP 502")
 	s.after(20*time.Minute, name)
+	// At once, from the rise on.
 	obj := s.get(name)
-	if !obj.Status.RespondBy.Time.Equal(obj.CreationTimestamp.Time) {
-		t.Errorf("status.respondBy is %s after it was opened", obj.Status.RespondBy.Sub(obj.CreationTimestamp.Time))
+	if got := obj.Status.RespondBy.Sub(obj.CreationTimestamp.Time); got < 20*time.Minute || got > 21*time.Minute {
+		t.Errorf("status.respondBy is %s after it was opened", got)
 	}
 }
 
@@ -236,7 +238,7 @@ func TestRuleASev1IsOverdueWhereNobodyCouldBePagedWithinFiveMinutes(t *testing.T
 	s.after(5*time.Minute-2*time.Second, name)
 	s.expect(name, "ResponseOverdue none")
 	s.after(4*time.Second, name)
-	s.expect(name, "ResponseOverdue True Overdue", "Escalated Unknown Paging")
+	s.expect(name, "ResponseOverdue True Overdue", "Escalated Unknown NobodyReached", "Ready False NobodyReached")
 	s.Services.SetFault(logi.PagerDuty, logi.ServiceFault{})
 	s.after(2*time.Minute, name)
 	s.expect(name, "ResponseOverdue none")
@@ -364,6 +366,8 @@ func TestRuleThePublicIsToldOnlyWhereRelyingPartiesAreAffectedForMoreThanThirtyM
 	s.pass(unaffected)
 	s.after(time.Hour, unaffected)
 	s.expect(unaffected, "Announced Unknown NotAnnounced")
+	s.patch(unaffected, `{"spec":{"resolution":{"by":"dana"}}}`)
+	s.pass(unaffected)
 
 	s.bad(v1alpha1.Sev1, "/up answers HTTP 502")
 	name := s.open("inc", "{category: Outage, rollback: Never}")
@@ -492,12 +496,13 @@ func TestRuleIncidentsReadAsAtThreeInTheMorning(t *testing.T) {
 		t.Fatal(err)
 	}
 	lines := strings.Split(strings.TrimSpace(out), "\n")
-	if got := strings.Join(strings.Fields(lines[0]), " "); got != "NAME SEVERITY CATEGORY STATE MESSAGE RESPOND BY AGE" {
+	if got := strings.Join(strings.Fields(lines[0]), " "); got != "NAME SEVERITY CATEGORY RESPOND BY REACHED AGE STATE MESSAGE" {
 		t.Errorf("the columns are %s", got)
 	}
 	by := s.get(name).Status.RespondBy.UTC().Format(time.RFC3339)
-	if got := strings.Join(strings.Fields(lines[1]), " "); !strings.HasPrefix(got, name+" sev1 Outage AwaitingMitigation step 3/5: /up answers HTTP 502 "+by+" ") {
-		t.Errorf("the row is %s", got)
+	row := strings.Join(strings.Fields(lines[1]), " ")
+	if !strings.HasPrefix(row, name+" sev1 Outage "+by+" oncall-engineer ") || !strings.HasSuffix(row, " AwaitingMitigation step 1/3: /up answers HTTP 502") {
+		t.Errorf("the row is %s", row)
 	}
 }
 

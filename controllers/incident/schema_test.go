@@ -90,7 +90,7 @@ func TestAMigrationDoesNotMakeANeverAnApproval(t *testing.T) {
 	s.migrated(time.Hour)
 	name := s.regression("inc", "{category: Outage, rollback: Never}")
 	s.pass(name)
-	s.expect(name, "RolledBack False NotNeeded")
+	s.expect(name, "RolledBack Unknown RollbackWithheld")
 	if got := s.get(name).Status.Rollback; got != nil {
 		t.Errorf("status.rollback is %+v", got)
 	}

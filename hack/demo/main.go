@@ -1,5 +1,5 @@
-// The demo tells the story of a replay, and of a key that leaks, in kubectl's own output, on a real API server, a real Postgres and the stand-in platform.
-// With -dev it keeps the same world running until Ctrl-C.
+// The demo tells the story of a replay, and of a key that leaks, in kubectl's own output, on a real API server, a real
+// Postgres and the stand-in platform. With -dev it keeps the same world running until Ctrl-C.
 package main
 
 import (
@@ -125,8 +125,8 @@ The manager's log is %s. Ctrl-C stops everything.
 	}
 }
 
-// removeInTheEnd removes a file when the returned function is called, or when this process ends, however that happens: a shell
-// waits for the end of a pipe that nobody else holds.
+// removeInTheEnd removes a file when the returned function is called, or when this process ends, however that happens:
+// a shell waits for the end of a pipe that nobody else holds.
 func removeInTheEnd(path string) (forget func(), err error) {
 	shell := exec.Command("sh", "-c", `read _; rm -f "$0"`, path)
 	shell.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is not for it

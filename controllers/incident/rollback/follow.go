@@ -3,7 +3,6 @@ package rollback
 import (
 	"context"
 	"fmt"
-	"slices"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
 	"github.com/1pass-dev/playbook-operator/controllers/access"
@@ -21,14 +20,7 @@ func (r *Rollback) follow(ctx context.Context, ours *v1alpha1.ServiceRollback) (
 		return playbook.Outcome{}, err
 	}
 	if ours.State == v1alpha1.RollbackRequested {
-		wait, err := r.find(ctx, api, ours)
-		if err != nil {
-			return journal.Patient("Render", err)
-		}
-		if wait != nil {
-			return *wait, nil
-		}
-		ours = r.ours()
+		return r.ask(ctx, api, r.Incident.Status.Rollback, ours.SawDeploy)
 	}
 	if ours.State == v1alpha1.RollbackDeploying {
 		wait, err := r.await(ctx, api, ours)
@@ -74,31 +66,20 @@ func (r *Rollback) show(ours *v1alpha1.ServiceRollback) {
 	r.Incident.Status.Rollback = known
 }
 
-// find the deploy that the rollback made, where Render's answer was lost. It returns what is waited for, or nil once it is found.
-func (r *Rollback) find(ctx context.Context, api *render.Client, ours *v1alpha1.ServiceRollback) (*playbook.Outcome, error) {
-	deploys, err := api.History(ctx, r.Incident.Status.Rollback.ServiceID)
-	if err != nil {
-		return nil, err
-	}
-	made := madeBy(ours, deploys)
-	if made == nil {
-		if late := ours.RequestedAt.Add(journal.Settle); r.Now.Before(late) {
-			return new(playbook.Wait(r.Until(late), v1alpha1.ReasonRollingBack, lost, ours.Service, ours.To, ours.ToCommit).Loud()), nil
-		}
-		return new(r.unsettled(v1alpha1.ReasonOutcomeUnknown, fmt.Sprintf("Render was asked once to roll %s back to %s (%s), and shows no such deploy. It is not asked again: see its dashboard, and roll back by hand if need be",
-			ours.Service, ours.To, ours.ToCommit))), nil
-	}
-	r.Record(v1alpha1.ReasonRollingBack, "%s is rolled back from %s to %s, by %s", ours.Service, ours.FromCommit, ours.ToCommit, made.ID)
-	if err := r.adopt(ctx, ours.Service, made.ID); err != nil {
-		return nil, err
-	}
-	r.Incident.Status.Rollback.DeployID = made.ID
-	return nil, nil
+// history of the service that was rolled back.
+func (r *Rollback) history(ctx context.Context, api *render.Client) ([]render.Deploy, error) {
+	service := r.Incident.Status.Rollback.ServiceID
+	return playbook.Ask(ctx, r.Aside, r.key("history"), "Render's deploys", lookTimeout, func(ctx context.Context) ([]render.Deploy, error) {
+		return api.History(ctx, service)
+	})
 }
 
 // await the end of the deploy that the rollback made. It returns what is waited for, or nil once it ended.
 func (r *Rollback) await(ctx context.Context, api *render.Client, ours *v1alpha1.ServiceRollback) (*playbook.Outcome, error) {
-	deploy, err := api.Deploy(ctx, r.Incident.Status.Rollback.ServiceID, ours.DeployID)
+	service, id := r.Incident.Status.Rollback.ServiceID, ours.DeployID
+	deploy, err := playbook.Ask(ctx, r.Aside, r.key("deploy/"+id), "Render's deploy "+id, lookTimeout, func(ctx context.Context) (*render.Deploy, error) {
+		return api.Deploy(ctx, service, id)
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -130,19 +111,4 @@ func (r *Rollback) unsettled(reason, what string) playbook.Outcome {
 		return playbook.NotNeeded("%s; %s", r.Evidence.Over, what)
 	}
 	return playbook.Stall(reason, "%s. To look again: %s", what, r.ResumeCommand())
-}
-
-// madeBy finds the deploy that a rollback made: one by a rollback, of its commit, newer than what was there before Render was asked.
-func madeBy(ours *v1alpha1.ServiceRollback, deploys []render.Deploy) *render.Deploy {
-	i := slices.IndexFunc(deploys, func(d render.Deploy) bool { return d.ID == ours.SawDeploy })
-	if i < 0 {
-		return nil
-	}
-	saw := deploys[i].CreatedAt
-	for _, d := range deploys {
-		if d.ID != ours.SawDeploy && d.Trigger == render.TriggerRollback && d.Commit == ours.ToCommit && !d.CreatedAt.Before(saw) {
-			return &d
-		}
-	}
-	return nil
 }

@@ -50,6 +50,7 @@ type Rollback struct {
 	*journal.Journal
 	Claims   claims.Claims
 	Access   *access.Connections
+	Aside    *playbook.Aside
 	Evidence Evidence
 	// First is the Incident that has the slot, where this one only pages; empty otherwise.
 	First string
@@ -62,7 +63,10 @@ func (r *Rollback) Run(ctx context.Context) (playbook.Outcome, error) {
 		return playbook.Outcome{}, err
 	}
 	if ours := r.ours(); ours != nil && asked(ours) {
-		return r.follow(ctx, ours)
+		if err := r.remind(ctx, ours); err != nil {
+			return playbook.Outcome{}, err
+		}
+		return r.follow(ctx, r.ours())
 	}
 	switch {
 	case r.ByHand():
@@ -116,7 +120,7 @@ func Policy(spec *v1alpha1.IncidentSpec) v1alpha1.RollbackPolicy {
 
 // decide what to do with what Render shows now.
 func (r *Rollback) decide(ctx context.Context, view *view) (playbook.Outcome, error) {
-	choice := r.choose(view)
+	choice := view.choose(r.regression())
 	switch choice.Verdict {
 	case render.DeployInProgress:
 		return playbook.Wait(deployInterval, v1alpha1.ReasonWaitingForDeploy, "%s%s", r.prefix(), choice.Why).Loud(), nil
@@ -126,23 +130,24 @@ func (r *Rollback) decide(ctx context.Context, view *view) (playbook.Outcome, er
 		return playbook.Wait(fixInterval, v1alpha1.ReasonNoSuspect, "%sno deploy is suspected: %s", r.prefix(), choice.Why), nil
 	case render.NoTarget, render.Pair:
 	}
-	if err := r.suspect(ctx, choice.Suspect.Commit); err != nil {
-		return playbook.Outcome{}, err
-	}
 	if choice.Target == nil {
-		return r.noTarget(choice), nil
+		return r.noTarget(choice), r.suspect(ctx, choice.Suspect.Commit)
 	}
 	plan, err := r.plan(view, choice)
 	if err != nil {
 		return playbook.Outcome{}, err
 	}
-	r.lookAtSchema(ctx, plan, choice.Target.CommittedAt)
+	if view.schema.commit != choice.Target.Commit {
+		// The evidence changed while Render was read.
+		return playbook.Wait(time.Millisecond, v1alpha1.ReasonRollingBack, "%sanother deploy is the target now", r.prefix()), nil
+	}
+	r.weigh(plan, view.schema)
 	r.Incident.Status.Rollback = plan
 	if wait := r.approved(plan, choice); wait != nil {
-		return *wait, nil
+		return *wait, r.suspect(ctx, choice.Suspect.Commit)
 	}
 	if outcome, ok := r.MayAct(); !ok {
-		return outcome, nil
+		return outcome, r.suspect(ctx, choice.Suspect.Commit)
 	}
 	return r.begin(ctx, view, plan)
 }

@@ -128,13 +128,8 @@ func (db *DB) batch(ctx context.Context, uid string, selection Selection, pace P
 		if kind == canaryPage && !pending {
 			return nil
 		}
-		var page int32
-		var ids []int64
-		err = tx.QueryRow(ctx, `SELECT page, entry_ids FROM playbook.replay_pages WHERE operation_id = $1 ORDER BY page LIMIT 1`, op.ID).Scan(&page, &ids)
-		if errors.Is(err, pgx.ErrNoRows) {
-			return nil
-		}
-		if err != nil {
+		page, ids, err := frontPage(ctx, tx, op.ID)
+		if err != nil || ids == nil {
 			return err
 		}
 		batch.Canary = pending
@@ -180,6 +175,16 @@ func (db *DB) batch(ctx context.Context, uid string, selection Selection, pace P
 		return err
 	})
 	return batch, err
+}
+
+// frontPage is the next page of an operation's plan; its ids are nil where none is left.
+func frontPage(ctx context.Context, tx pgx.Tx, operation int64) (page int32, ids []int64, err error) {
+	err = tx.QueryRow(ctx, `SELECT page, entry_ids FROM playbook.replay_pages
+		WHERE operation_id = $1 ORDER BY page LIMIT 1`, operation).Scan(&page, &ids)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return 0, nil, nil
+	}
+	return page, ids, err
 }
 
 // ErrUnpublished says that a batch has entries under a kid that is no longer published, and was undone: the role that can sign

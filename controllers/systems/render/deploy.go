@@ -80,8 +80,8 @@ func (d *Deploy) UnmarshalJSON(text []byte) error {
 	return nil
 }
 
-// Live is the deploy that is live. It is nil where none is, or where Render does not say since when. A list that is read
-// while it changes may have two; then it is the newer one.
+// Live is the deploy that is live. It is nil where none is, or where Render does not say since when. A list that is
+// read while it changes may have two; then it is the newer one.
 func Live(deploys []Deploy) *Deploy {
 	var live *Deploy
 	for i, d := range deploys {
