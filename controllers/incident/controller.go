@@ -103,13 +103,16 @@ func (s *response) pass(ctx context.Context) (time.Duration, error) {
 	s.signals = s.r.Signals(client.ObjectKeyFromObject(p))
 	resolved := obj.Status.ResolvedAt != nil
 	s.assess()
-	s.place(ctx)
 	asked := playbook.Asked(obj, obj.Status.LastHandledRequestedAt)
 	if playbook.Stalled(obj) && (asked || s.ByHand() || s.over() != "") {
 		s.resume(asked)
 	}
 	obj.Status.LastHandledRequestedAt = playbook.Request(obj, obj.Status.LastHandledRequestedAt)
 	after := playbook.Run(ctx, obj, lanes, s, &s.r.memory)
+	if err := s.place(ctx); err != nil {
+		ctrl.LoggerFrom(ctx).Error(err, "looking for who acts")
+		after = playbook.Soonest(after, slowestRetry)
+	}
 	if !resolved && obj.Status.ResolvedAt != nil {
 		after = time.Millisecond // the people's lanes have run, and end now
 	}

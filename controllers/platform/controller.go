@@ -55,6 +55,8 @@ type Reconciler struct {
 	Recorder    events.EventRecorder
 	Prober      *signals.Prober
 	Opener      *opening.Opener
+
+	unknowns unknowns
 }
 
 // +kubebuilder:rbac:groups=playbook.1pass.dev,namespace=playbook-system,resources=platforms,verbs=list;watch

@@ -231,6 +231,12 @@ func (r *Render) startJob(request *http.Request, s *renderService) (int, any) {
 	}
 	s.jobs = append(s.jobs, j)
 	r.counts.Jobs++
+	r.run(j)
+	return http.StatusCreated, j
+}
+
+// run runs a job, under the lock, which it does not wait for.
+func (r *Render) run(j *renderJob) {
 	run := r.runJob
 	r.running.Go(func() {
 		r.mu.Lock()
@@ -244,5 +250,4 @@ func (r *Render) startJob(request *http.Request, s *renderService) (int, any) {
 		defer r.mu.Unlock()
 		j.Status, j.FinishedAt = status, now()
 	})
-	return http.StatusCreated, j
 }

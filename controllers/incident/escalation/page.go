@@ -178,11 +178,14 @@ func (e *Escalation) TakeBack(ctx context.Context, event paging.Event, state v1a
 	told := map[string]bool{}
 	for i := range e.Incident.Status.Escalation.Pages {
 		page := &e.Incident.Status.Escalation.Pages[i]
-		if page.State == v1alpha1.PageFailed || page.State == v1alpha1.PageResolved || page.State == state {
+		channel := e.channel(page)
+		// PagerDuty may have opened an alert for a page that is called failed, since its answers were lost. It drops what is about
+		// none.
+		failed := page.State == v1alpha1.PageFailed && (channel == nil || channel.Type != paging.TypePagerDuty)
+		if failed || page.State == v1alpha1.PageResolved || page.State == state {
 			continue
 		}
 		alert := fmt.Sprintf("%s/%s/%s/%t", page.Tier, page.Channel, page.Severity, unmarked(*page))
-		channel := e.channel(page)
 		if channel == nil || told[alert] {
 			page.State = state
 			continue

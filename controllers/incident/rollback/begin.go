@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
 	"github.com/1pass-dev/playbook-operator/controllers/access"
 	"github.com/1pass-dev/playbook-operator/controllers/claims"
@@ -60,9 +62,10 @@ func (r *Rollback) keep(ctx context.Context, plan *v1alpha1.IncidentRollback) er
 	return nil
 }
 
-// take writes this Incident's rollback into the Platform's status, or returns another Incident that has the service.
+// take writes this Incident's rollback into the Platform's status, and the commit that is left as unfit. Or it returns another Incident
+// that has the service. The Platform was read past the cache in this pass.
 func (r *Rollback) take(ctx context.Context, plan *v1alpha1.IncidentRollback, change func(*v1alpha1.ServiceRollback)) (holder string, err error) {
-	p, err := r.Claims.Decide(ctx, r.PlatformKey(), func(p *v1alpha1.PlatformStatus) bool {
+	decide := func(p *v1alpha1.PlatformStatus) bool {
 		known := claims.RollbackOf(p, plan.Service)
 		if holder = r.holder(known); holder != "" {
 			return false
@@ -82,8 +85,16 @@ func (r *Rollback) take(ctx context.Context, plan *v1alpha1.IncidentRollback, ch
 			State: v1alpha1.RollbackPreparing, AutoDeploy: autoDeploy,
 		}
 		change(known)
+		if r.Incident.Status.ConfirmedAt != nil {
+			claims.Suspect(p, plan.Service, plan.FromCommit, r.Incident.Name, journal.Seconds(r.Now))
+		}
 		return true
-	})
+	}
+	p, err := r.Claims.DecideOn(ctx, r.Platform, decide)
+	if apierrors.IsConflict(err) {
+		// Most others write what the signals say. Who has the service is decided again on what is there now.
+		p, err = r.Claims.Decide(ctx, r.PlatformKey(), decide)
+	}
 	if err != nil {
 		return "", err
 	}

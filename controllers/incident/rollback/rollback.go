@@ -130,11 +130,8 @@ func (r *Rollback) decide(ctx context.Context, view *view) (playbook.Outcome, er
 		return playbook.Wait(fixInterval, v1alpha1.ReasonNoSuspect, "%sno deploy is suspected: %s", r.prefix(), choice.Why), nil
 	case render.NoTarget, render.Pair:
 	}
-	if err := r.suspect(ctx, choice.Suspect.Commit); err != nil {
-		return playbook.Outcome{}, err
-	}
 	if choice.Target == nil {
-		return r.noTarget(choice), nil
+		return r.noTarget(choice), r.suspect(ctx, choice.Suspect.Commit)
 	}
 	plan, err := r.plan(view, choice)
 	if err != nil {
@@ -147,10 +144,10 @@ func (r *Rollback) decide(ctx context.Context, view *view) (playbook.Outcome, er
 	r.weigh(plan, view.schema)
 	r.Incident.Status.Rollback = plan
 	if wait := r.approved(plan, choice); wait != nil {
-		return *wait, nil
+		return *wait, r.suspect(ctx, choice.Suspect.Commit)
 	}
 	if outcome, ok := r.MayAct(); !ok {
-		return outcome, nil
+		return outcome, r.suspect(ctx, choice.Suspect.Commit)
 	}
 	return r.begin(ctx, view, plan)
 }

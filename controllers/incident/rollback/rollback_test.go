@@ -58,11 +58,15 @@ func TestWhatARollbackNeedsAPersonFor(t *testing.T) {
 			why: "the Platform's spec.requireApproval asks for it",
 		},
 		"a migration": {
-			change: func(_ *Rollback, plan *v1alpha1.IncidentRollback, _ *render.Choice) { plan.Schema = v1alpha1.SchemaMigrated },
-			why:    "the database was migrated since",
+			change: func(_ *Rollback, plan *v1alpha1.IncidentRollback, _ *render.Choice) {
+				plan.Schema = v1alpha1.SchemaMigrated
+			},
+			why: "the database was migrated since",
 		},
 		"a schema that nobody could look at": {
-			change: func(_ *Rollback, plan *v1alpha1.IncidentRollback, _ *render.Choice) { plan.Schema = v1alpha1.SchemaUnknown },
+			change: func(_ *Rollback, plan *v1alpha1.IncidentRollback, _ *render.Choice) {
+				plan.Schema = v1alpha1.SchemaUnknown
+			},
 		},
 		"another service": {
 			change: func(_ *Rollback, _ *v1alpha1.IncidentRollback, choice *render.Choice) {
