@@ -43,7 +43,7 @@ const (
 	Statuspage = "statuspage"
 )
 
-// ServiceFault is how a service fails. The zero ServiceFault is one that is well.
+// ServiceFault is how a service fails. The zero ServiceFault is no fault.
 type ServiceFault struct {
 	// Status answers instead, with Body; nothing is taken.
 	Status int    `json:"status,omitempty"`

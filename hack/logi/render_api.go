@@ -17,7 +17,7 @@ import (
 
 // ServeHTTP counts, fails as it is told, checks the key, and does what is asked.
 func (r *Render) ServeHTTP(w http.ResponseWriter, request *http.Request) {
-	// net/http notices that a client has gone only once the body was read; and it is not read under the lock.
+	// net/http notices that a client has gone only after the body was read. The body is read before the lock is taken.
 	text, err := io.ReadAll(request.Body)
 	if err != nil {
 		panic(http.ErrAbortHandler)

@@ -21,7 +21,7 @@ import (
 	"golang.org/x/crypto/ssh/knownhosts"
 )
 
-// SSHD is an OpenSSH server on loopback, in a folder of its own, that lets in whoever runs it, with one key.
+// SSHD is an OpenSSH server on loopback, in a folder of its own. It lets in the user that runs it, with one key.
 type SSHD struct {
 	dir, sshd string
 	port      int
