@@ -32,7 +32,8 @@ func resolve(url string) (string, error) {
 func migrate(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("manager migrate", flag.ContinueOnError)
 	url := databaseURL(flags,
-		"the owner of the platform's tables, who may create a schema in the database and, where an administrator has not, roles")
+		"the owner of the platform's tables, who may create a schema in the database and, where an administrator has not, "+
+			"roles")
 	if err := parse(flags, args); err != nil {
 		return err
 	}

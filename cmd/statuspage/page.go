@@ -35,7 +35,8 @@ var page = template.Must(template.New("page").Funcs(template.FuncMap{
 // nothing.
 var policy = func() string {
 	sum := sha256.Sum256([]byte(style))
-	return fmt.Sprintf("default-src 'none'; style-src 'sha256-%s'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'", base64.StdEncoding.EncodeToString(sum[:]))
+	return fmt.Sprintf("default-src 'none'; style-src 'sha256-%s'; base-uri 'none'; form-action 'none'; "+
+		"frame-ancestors 'none'", base64.StdEncoding.EncodeToString(sum[:]))
 }()
 
 // View is /incidents.json, and what the page shows.

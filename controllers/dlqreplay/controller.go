@@ -27,8 +27,8 @@ var lanes = playbook.Lanes[*replay]{{
 type Reconciler struct {
 	// Client reads from the cache and writes.
 	Client client.Client
-	// APIReader reads past the cache: a pass begins with the object as it is, so that a manager that woke up late does not act
-	// for one that is gone.
+	// APIReader reads past the cache: a pass begins with the object as it is, so that a manager that woke up late does not
+	// act for one that is gone.
 	APIReader   client.Reader
 	Connections *access.Connections
 	Recorder    events.EventRecorder
@@ -36,8 +36,8 @@ type Reconciler struct {
 	memory playbook.Memory
 }
 
-// concurrency is how many replays run at once. They are more than a platform's pool has connections, so that a platform whose
-// database hangs leaves workers for the replays of others.
+// concurrency is how many replays run at once. They are more than a platform's pool has connections, so that a platform
+// whose database hangs leaves workers for the replays of others.
 const concurrency = 16
 
 // slowestRetry is how long a pass that fails again and again is put off at most.
@@ -51,7 +51,8 @@ const slowestRetry = time.Minute
 
 // SetupWithManager registers the controller.
 func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
-	return playbook.Controller(mgr, &v1alpha1.DLQReplay{}, &v1alpha1.DLQReplayList{}, concurrency, slowestRetry).Complete(r)
+	return playbook.Controller(mgr, &v1alpha1.DLQReplay{}, &v1alpha1.DLQReplayList{}, concurrency,
+		slowestRetry).Complete(r)
 }
 
 // Reconcile is one pass over one replay: at most a second of work, then one status write.

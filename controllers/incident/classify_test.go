@@ -21,11 +21,13 @@ func (s *scene) opened(name, spec string, severity v1alpha1.Severity, condition 
 	return name
 }
 
-// Whoever opens it passes on what was seen: a signal that is good again a second later changes neither the severity nor who is paged.
+// Whoever opens it passes on what was seen: a signal that is good again a second later changes neither the severity nor
+// who is paged.
 func TestWhatWasSeenWhenItOpenedCountsAlsoIfItIsGoodByNow(t *testing.T) {
 	s := newScene(t, "classify-seen")
 	s.good()
-	name := s.opened("inc", "{category: Outage, summary: /up answers HTTP 502}", v1alpha1.Sev1, v1alpha1.ConditionUpAnswers)
+	name := s.opened("inc", "{category: Outage, summary: /up answers HTTP 502}", v1alpha1.Sev1,
+		v1alpha1.ConditionUpAnswers)
 	s.pass(name)
 	obj := s.get(name)
 	if obj.Status.Severity != v1alpha1.Sev1 || obj.Status.ConfirmedBy != v1alpha1.ConditionUpAnswers {
@@ -78,7 +80,8 @@ func TestAPersonsSeverityIsFinalAndALesserSignalConfirmsNothing(t *testing.T) {
 	s.pass(name)
 	at := s.get(name).Status.ConfirmedAt
 	s.after(time.Minute, name)
-	if got := s.get(name).Status; got.ConfirmedBy != v1alpha1.ConditionUpAnswers || at == nil || !got.ConfirmedAt.Equal(at) {
+	if got := s.get(name).Status; got.ConfirmedBy != v1alpha1.ConditionUpAnswers || at == nil ||
+		!got.ConfirmedAt.Equal(at) {
 		t.Errorf("confirmed by %q at %v, and before that at %v", got.ConfirmedBy, got.ConfirmedAt, at)
 	}
 }

@@ -33,8 +33,8 @@ func (s *response) claims() claims.Claims {
 	return claims.Claims{Client: s.r.Client, APIReader: s.r.APIReader, Now: s.r.Now}
 }
 
-// place takes the slot of the Incident's category, or finds out who has it, once in a pass. Of several Incidents of a category one
-// acts. People are paged before that.
+// place takes the slot of the Incident's category, or finds out who has it, once in a pass. Of several Incidents of a
+// category one acts. People are paged before that.
 func (s *response) place(ctx context.Context) error {
 	if s.placed {
 		return s.unplaced

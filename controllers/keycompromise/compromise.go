@@ -107,7 +107,8 @@ func (s *compromise) resume(context.Context) error {
 		})
 	})
 	// The command did nothing, and whoever asks has mended what kept it from that.
-	if c := meta.FindStatusCondition(s.obj.Status.Conditions, v1alpha1.StepRevoked); c.Reason == v1alpha1.ReasonCommandFailed {
+	if c := meta.FindStatusCondition(s.obj.Status.Conditions,
+		v1alpha1.StepRevoked); c.Reason == v1alpha1.ReasonCommandFailed {
 		s.obj.Status.Command = nil
 	}
 	return nil
@@ -118,14 +119,15 @@ func (s *compromise) overdue(step string, timeoutSeconds int32) bool {
 	i := slices.IndexFunc(s.obj.Status.StepsBegun, func(b v1alpha1.StepBegun) bool { return b.Step == step })
 	if i < 0 {
 		// The API keeps seconds.
-		s.obj.Status.StepsBegun = append(s.obj.Status.StepsBegun, v1alpha1.StepBegun{Step: step, At: new(metav1.NewTime(time.Now().Truncate(time.Second)))})
+		s.obj.Status.StepsBegun = append(s.obj.Status.StepsBegun, v1alpha1.StepBegun{Step: step,
+			At: new(metav1.NewTime(time.Now().Truncate(time.Second)))})
 		return false
 	}
 	return time.Since(s.obj.Status.StepsBegun[i].At.Time) > time.Duration(timeoutSeconds)*time.Second
 }
 
-// behind says that the ledger knows less than the object: what the object saw happen is then nowhere recorded, and doing it
-// again could repeat it.
+// behind says that the ledger knows less than the object: what the object saw happen is then nowhere recorded, and
+// doing it again could repeat it.
 func (s *compromise) behind() bool {
 	if s.db == nil {
 		return false
@@ -133,11 +135,12 @@ func (s *compromise) behind() bool {
 	if s.obj.Status.Command != nil && s.op == nil {
 		return true
 	}
-	return s.obj.Status.RevokedAt != nil && (s.revoked == nil || !s.revoked.RevokedAt.Truncate(time.Second).Equal(s.obj.Status.RevokedAt.Time))
+	return s.obj.Status.RevokedAt != nil && (s.revoked == nil ||
+		!s.revoked.RevokedAt.Truncate(time.Second).Equal(s.obj.Status.RevokedAt.Time))
 }
 
-// mayAct returns the zero Outcome where an effect may happen now, by what the Platform says at this moment. Otherwise it returns what
-// the step waits for.
+// mayAct returns the zero Outcome where an effect may happen now, by what the Platform says at this moment. Otherwise
+// it returns what the step waits for.
 func (s *compromise) mayAct() playbook.Outcome { return s.act().MayAct() }
 
 // mayBegin also asks the Platform's approval rules; without one, an emergency waits for nobody.
@@ -169,7 +172,8 @@ func (s *compromise) relyingParty() (name, oncall string, jwksCache time.Duratio
 	return "application " + s.obj.Spec.ApplicationID, "", 0
 }
 
-// project writes what the ledger says into the status, or what JWKS said of an unrecorded object. Where they disagree, the ledger wins.
+// project writes what the ledger says into the status, or what JWKS said of an unrecorded object. Where they disagree,
+// the ledger wins.
 func (s *compromise) project() {
 	r, status := s.revoked, &s.obj.Status
 	if s.behind() {

@@ -29,8 +29,8 @@ var lanes = playbook.Lanes[*compromise]{{
 type Reconciler struct {
 	// Client reads from the cache and writes.
 	Client client.Client
-	// APIReader reads past the cache: a pass begins with the object as it is, so that a manager that woke up late does not act
-	// for one that is gone.
+	// APIReader reads past the cache: a pass begins with the object as it is, so that a manager that woke up late does not
+	// act for one that is gone.
 	APIReader   client.Reader
 	Connections *access.Connections
 	Recorder    events.EventRecorder
@@ -53,7 +53,8 @@ const slowestRetry = time.Minute
 
 // SetupWithManager registers the controller.
 func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
-	return playbook.Controller(mgr, &v1alpha1.KeyCompromise{}, &v1alpha1.KeyCompromiseList{}, concurrency, slowestRetry).Complete(r)
+	return playbook.Controller(mgr, &v1alpha1.KeyCompromise{}, &v1alpha1.KeyCompromiseList{}, concurrency,
+		slowestRetry).Complete(r)
 }
 
 // Reconcile is one pass over one object, then one status write.
@@ -70,17 +71,19 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	}.Reconcile(ctx, req)
 }
 
-// assess stops where the ledger is behind. Not in the first step: once that is settled it is not run again, and those after it need
-// the revocation.
+// assess stops where the ledger is behind. Not in the first step: once that is settled it is not run again, and those
+// after it need the revocation.
 func assess(_ context.Context, s *compromise) playbook.Outcome {
 	if !s.behind() {
 		return playbook.Outcome{}
 	}
-	return playbook.Stall(v1alpha1.ReasonLedgerBehind, "the ledger in the platform's database does not know the revocation that this object saw, as after a restore from a backup: "+
+	return playbook.Stall(v1alpha1.ReasonLedgerBehind, "the ledger in the platform's database does not know the "+
+		"revocation that this object saw, as after a restore from a backup: "+
 		"the old key may be active again. Delete this object and apply one with a new name, which revokes the key again")
 }
 
-// closeDeleted closes the operation of a deleted object. What was revoked stays so; another object of that kid takes over.
+// closeDeleted closes the operation of a deleted object. What was revoked stays so; another object of that kid takes
+// over.
 func (r *Reconciler) closeDeleted(ctx context.Context, obj *v1alpha1.KeyCompromise) error {
 	id, err := identity(obj)
 	if err != nil {

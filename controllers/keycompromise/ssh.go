@@ -61,16 +61,21 @@ func (s *compromise) notConnected(err error) (playbook.Outcome, error) {
 	host := s.platform.Spec.Commands.SSH
 	switch {
 	case errors.As(err, &refused) && refused.Revoked:
-		return playbook.Stall(v1alpha1.ReasonHostKeyRefused, "%v in knownHosts of Secret %q. Nothing was sent. Find out what answers as %s; with another key there: %s",
+		return playbook.Stall(v1alpha1.ReasonHostKeyRefused, "%v in knownHosts of Secret %q. Nothing was sent. Find out "+
+			"what answers as %s; with another key there: %s",
 			refused, host.SecretRef.Name, host.Host, s.resumeCommand()), nil
 	case errors.As(err, &refused):
-		return playbook.Stall(v1alpha1.ReasonHostKeyRefused, "%v, in knownHosts of Secret %q: %s has a new key, or something else answers in its place. Nothing was sent. "+
-			"Only if its operator confirms that fingerprint by another way, put this line there: %s. Then: %s", refused, host.SecretRef.Name, host.Host, refused.Line, s.resumeCommand()), nil
+		return playbook.Stall(v1alpha1.ReasonHostKeyRefused, "%v, in knownHosts of Secret %q: %s has a new key, or "+
+			"something else answers in its place. Nothing was sent. "+
+			"Only if its operator confirms that fingerprint by another way, put this line there: %s. Then: "+
+			"%s", refused, host.SecretRef.Name, host.Host, refused.Line, s.resumeCommand()), nil
 	case errors.As(err, &auth):
 		return playbook.Outcome{}, &playbook.Waiting{Reason: v1alpha1.ReasonSecretUnusable,
-			Err: fmt.Errorf("%w; nothing was sent: put a key into privateKey of Secret %q that may log in to %s", auth, host.SecretRef.Name, host.Host)}
+			Err: fmt.Errorf("%w; nothing was sent: put a key into privateKey of Secret %q that may log in to %s", auth,
+				host.SecretRef.Name, host.Host)}
 	case errors.As(err, &unusable):
-		return playbook.Outcome{}, &playbook.Waiting{Reason: v1alpha1.ReasonSecretUnusable, Err: fmt.Errorf("in Secret %q, %w", host.SecretRef.Name, unusable)}
+		return playbook.Outcome{}, &playbook.Waiting{Reason: v1alpha1.ReasonSecretUnusable,
+			Err: fmt.Errorf("in Secret %q, %w", host.SecretRef.Name, unusable)}
 	}
 	return playbook.Outcome{}, fmt.Errorf("connecting to the host of the platform's commands: %w", err)
 }

@@ -67,7 +67,8 @@ func reportAutoDeploy(p *v1alpha1.Platform) {
 		return
 	}
 	set(p, v1alpha1.ConditionAutoDeployOff, metav1.ConditionTrue, v1alpha1.ReasonSwitchedOff, fmt.Sprintf(
-		"auto-deploy is off: %s. Deploy a commit that mends it, or set the Incident's spec.resolution, and it is switched on again; where that Incident is gone, switch it on at Render",
+		"auto-deploy is off: %s. Deploy a commit that mends it, or set the Incident's spec.resolution, and it is switched "+
+			"on again; where that Incident is gone, switch it on at Render",
 		strings.Join(off, "; ")))
 }
 

@@ -17,7 +17,8 @@ func TestWhatStaysUnknownIsToldOnce(t *testing.T) {
 	t.Parallel()
 	start := time.Date(2026, 11, 23, 3, 0, 0, 0, time.UTC)
 	one := func(condition string, state metav1.ConditionStatus, since time.Time) signals.Signals {
-		return signals.Signals{Each: []signals.Signal{{Condition: condition, State: state, Since: since, Message: "HTTP 429"}}}
+		return signals.Signals{Each: []signals.Signal{{Condition: condition, State: state, Since: since,
+			Message: "HTTP 429"}}}
 	}
 	const tokens, up = v1alpha1.ConditionTokensIssued, v1alpha1.ConditionUpAnswers
 	warning := func(condition string, minutes int) string {

@@ -28,7 +28,8 @@ type Act struct {
 	Again time.Duration
 }
 
-// Required are the steps of a kind that wait for an approval by the Platform's rules, where the act is about so many entries.
+// Required are the steps of a kind that wait for an approval by the Platform's rules, where the act is about so many
+// entries.
 func Required(p *v1alpha1.Platform, kind string, entries int64) []string {
 	var steps []string
 	for _, rule := range p.Spec.RequireApproval {
@@ -39,11 +40,13 @@ func Required(p *v1alpha1.Platform, kind string, entries int64) []string {
 	return steps
 }
 
-// MayAct returns the zero Outcome where the act may happen now, by what the object and its Platform say at this moment. Otherwise
-// it returns what the step waits for. It is asked before the first effect: what a person has not approved is not tried either.
+// MayAct returns the zero Outcome where the act may happen now, by what the object and its Platform say at this moment.
+// Otherwise it returns what the step waits for. It is asked before the first effect: what a person has not approved is
+// not tried either.
 func (a Act) MayAct() Outcome {
 	if a.Platform.Spec.Automation == v1alpha1.AutomationObserveOnly {
-		return Wait(a.Again, v1alpha1.ReasonAutomationOff, "Platform %q is ObserveOnly: nothing is changed until its spec.automation is Enabled",
+		return Wait(a.Again, v1alpha1.ReasonAutomationOff, "Platform %q is ObserveOnly: nothing is changed until its "+
+			"spec.automation is Enabled",
 			a.Platform.Name)
 	}
 	missing, other := Unapproved(a.Approvals, a.Required, a.Digest)
@@ -59,7 +62,8 @@ func (a Act) MayAct() Outcome {
 		ApproveCommand(a.Object, a.Resource, a.Approvals, missing, a.Digest))
 }
 
-// Unapproved lists the required steps that are not approved with the digest, and those of them that are approved with another.
+// Unapproved lists the required steps that are not approved with the digest, and those of them that are approved with
+// another.
 func Unapproved(given []v1alpha1.Approval, required []string, digest string) (missing, other []string) {
 	for _, step := range required {
 		i := slices.IndexFunc(given, func(a v1alpha1.Approval) bool { return a.Step == step })
@@ -74,9 +78,14 @@ func Unapproved(given []v1alpha1.Approval, required []string, digest string) (mi
 	return missing, other
 }
 
-// ApproveCommand is what to type to approve missing steps. A merge patch replaces the list, so it repeats the approvals that stay.
-func ApproveCommand(obj client.Object, resource string, given []v1alpha1.Approval, missing []string, digest string) string {
-	approvals := slices.DeleteFunc(slices.Clone(given), func(a v1alpha1.Approval) bool { return slices.Contains(missing, a.Step) })
+// ApproveCommand is what to type to approve missing steps. A merge patch replaces the list, so it repeats the approvals
+// that stay.
+func ApproveCommand(obj client.Object, resource string, given []v1alpha1.Approval, missing []string,
+	digest string) string {
+	approvals := slices.DeleteFunc(slices.Clone(given), func(a v1alpha1.Approval) bool {
+		return slices.Contains(missing,
+			a.Step)
+	})
 	for _, step := range missing {
 		approvals = append(approvals, v1alpha1.Approval{Step: step, Digest: digest, By: "YOUR-NAME"})
 	}
@@ -84,5 +93,6 @@ func ApproveCommand(obj client.Object, resource string, given []v1alpha1.Approva
 	if err != nil {
 		panic(err) // strings and slices of them always marshal
 	}
-	return fmt.Sprintf("kubectl -n %s patch %s %s --type=merge -p '%s'", obj.GetNamespace(), resource, obj.GetName(), patch)
+	return fmt.Sprintf("kubectl -n %s patch %s %s --type=merge -p '%s'", obj.GetNamespace(), resource, obj.GetName(),
+		patch)
 }

@@ -13,8 +13,8 @@ import (
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
 )
 
-// closeDeadline is how long a deleted object waits for its operation to be closed. After that the object goes, so that no
-// namespace hangs on a dead database: an effect is only begun for an object that still exists.
+// closeDeadline is how long a deleted object waits for its operation to be closed. After that the object goes, so that
+// no namespace hangs on a dead database: an effect is only begun for an object that still exists.
 const (
 	closeDeadline = time.Minute
 	closeInterval = 5 * time.Second
@@ -50,8 +50,10 @@ func release(ctx context.Context, c client.Client, obj Object) error {
 	return client.IgnoreNotFound(PatchFinalizer(ctx, c, obj, controllerutil.RemoveFinalizer))
 }
 
-// PatchFinalizer adds or removes the finalizer, by controllerutil's AddFinalizer or RemoveFinalizer, under the optimistic lock.
-func PatchFinalizer(ctx context.Context, c client.Client, obj client.Object, change func(client.Object, string) bool) error {
+// PatchFinalizer adds or removes the finalizer, by controllerutil's AddFinalizer or RemoveFinalizer, under the
+// optimistic lock.
+func PatchFinalizer(ctx context.Context, c client.Client, obj client.Object,
+	change func(client.Object, string) bool) error {
 	patched := obj.DeepCopyObject().(client.Object)
 	if !change(patched, v1alpha1.Finalizer) {
 		return nil

@@ -10,12 +10,13 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// A Kind is what differs from one kind of playbook to the next. What they share is the pass: read, gate, connect, run, save, tell.
+// A Kind is what differs from one kind of playbook to the next. What they share is the pass: read, gate, connect, run,
+// save, tell.
 type Kind[O Object, S any] struct {
 	// Client reads from the cache and writes.
 	Client client.Client
-	// APIReader reads past the cache: a pass begins with the object as it is, so that a manager that woke up late does not act for
-	// one that is gone.
+	// APIReader reads past the cache: a pass begins with the object as it is, so that a manager that woke up late does not
+	// act for one that is gone.
 	APIReader client.Reader
 	Recorder  events.EventRecorder
 	Memory    *Memory
@@ -32,9 +33,11 @@ type Kind[O Object, S any] struct {
 	Resume func(context.Context, S) error
 	// Urged says that a stalled object goes on though nobody asked by requestedAt. Nil: it never does.
 	Urged func(O) bool
-	// Assess looks at the whole before the steps. An outcome that stops keeps them from running. Nil: there is nothing to assess.
+	// Assess looks at the whole before the steps. An outcome that stops keeps them from running. Nil: there is nothing to
+	// assess.
 	Assess func(context.Context, S) Outcome
-	// Measure looks at the whole after the steps, and at how soon they come back; it returns how soon the pass does. Nil: as they do.
+	// Measure looks at the whole after the steps, and at how soon they come back; it returns how soon the pass does. Nil:
+	// as they do.
 	Measure func(context.Context, S, time.Duration) time.Duration
 	// DropLate drops from a copy of an object what may be written a second late. Nil: the messages of conditions only.
 	DropLate func(O)
@@ -67,8 +70,8 @@ func (k Kind[O, S]) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resul
 	return Result(ctx, Soonest(after, again), err, writeErr)
 }
 
-// pass brings the object's playbook as far as it goes now. A finished object runs nothing. A stalled one goes on when it is asked to;
-// until then only lanes beside the stalled one do.
+// pass brings the object's playbook as far as it goes now. A finished object runs nothing. A stalled one goes on when
+// it is asked to; until then only lanes beside the stalled one do.
 func (k Kind[O, S]) pass(ctx context.Context, v *Visit[O]) (time.Duration, error) {
 	obj := v.Obj
 	generation, request := obj.Observed()

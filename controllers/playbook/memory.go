@@ -16,8 +16,8 @@ const (
 	conflictRetry = time.Millisecond
 )
 
-// Memory is what a manager remembers of a kind's objects that are under way. Nothing is lost with it: a manager that starts anew
-// tries at once what failed, and writes at once what changed. The zero value is ready for use.
+// Memory is what a manager remembers of a kind's objects that are under way. Nothing is lost with it: a manager that
+// starts anew tries at once what failed, and writes at once what changed. The zero value is ready for use.
 type Memory struct {
 	// SlowestRetry is how long a lane that fails again and again is put off at most. Zero is a minute.
 	SlowestRetry time.Duration
@@ -57,8 +57,8 @@ func (m *Memory) Forget(key client.ObjectKey) {
 	delete(m.objects, key)
 }
 
-// woken says whether a pass began before the last one asked for it: then somebody changed the object or its Platform, and may have
-// mended what failed.
+// woken says whether a pass began before the last one asked for it: then somebody changed the object or its Platform,
+// and may have mended what failed.
 func (m *Memory) woken(key client.ObjectKey) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -14,7 +14,8 @@ import (
 // maxRequest is what the status can keep of a request.
 const maxRequest = 256
 
-// Request is the value by which a person asks the object to go on; the last one that was acted on, where nobody asks any more.
+// Request is the value by which a person asks the object to go on; the last one that was acted on, where nobody asks
+// any more.
 func Request(obj Object) string {
 	value := obj.GetAnnotations()[v1alpha1.AnnotationRequestedAt]
 	if value == "" {

@@ -15,7 +15,8 @@ import (
 // writeInterval is how often a status is written at most whose messages and counts alone have changed.
 const writeInterval = time.Second
 
-// A Visit is what a pass has of its object: as the pass changes it, and as the API server has it. It is the one way to save a status.
+// A Visit is what a pass has of its object: as the pass changes it, and as the API server has it. It is the one way to
+// save a status.
 type Visit[O Object] struct {
 	Obj O
 
@@ -26,8 +27,8 @@ type Visit[O Object] struct {
 	action   string
 }
 
-// Save writes a changed status under the optimistic lock, and then tells about it. What is decided after it was decided by this
-// process alone, so it comes before an effect.
+// Save writes a changed status under the optimistic lock, and then tells about it. What is decided after it was decided
+// by this process alone, so it comes before an effect.
 func (v *Visit[O]) Save(ctx context.Context) error {
 	base := v.asWritten()
 	if equality.Semantic.DeepEqual(base, v.Obj) {
@@ -49,8 +50,8 @@ func (v *Visit[O]) asWritten() O {
 	return base
 }
 
-// SaveInTime is Save at the end of a pass. What is late may wait until a second after the last write: the messages of conditions, and
-// what dropLate drops from an object. It then returns how soon to come back for it.
+// SaveInTime is Save at the end of a pass. What is late may wait until a second after the last write: the messages of
+// conditions, and what dropLate drops from an object. It then returns how soon to come back for it.
 func (v *Visit[O]) SaveInTime(ctx context.Context, dropLate func(O)) (again time.Duration, err error) {
 	if wait := v.memory.sinceWrite(client.ObjectKeyFromObject(v.Obj)); wait < writeInterval {
 		is, was := v.Obj.DeepCopyObject().(O), v.asWritten()
@@ -76,7 +77,8 @@ func (v *Visit[O]) SaveInTime(ctx context.Context, dropLate func(O)) (again time
 func PatchStatus(ctx context.Context, c client.Client, base, obj client.Object) error {
 	// The patch replaces what it is given by what the server answered.
 	answered := obj.DeepCopyObject().(client.Object)
-	if err := c.Status().Patch(ctx, answered, client.MergeFromWithOptions(base, client.MergeFromWithOptimisticLock{})); err != nil {
+	if err := c.Status().Patch(ctx, answered, client.MergeFromWithOptions(base,
+		client.MergeFromWithOptimisticLock{})); err != nil {
 		return err
 	}
 	obj.SetResourceVersion(answered.GetResourceVersion())

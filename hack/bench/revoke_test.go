@@ -239,7 +239,8 @@ func BenchmarkRevokeClaim(b *testing.B) {
 		xClaim = append(xClaim, claims/idle)
 		xClaimUpdate = append(xClaimUpdate, claimsUpdate/idleToo)
 		xEnqueue = append(xEnqueue, enqueues/idleEnqueues)
-		b.Logf("round %d: p99 in ms: claim %.2f idle, %.2f during the revocation, %.2f during an UPDATE; insertion of %d webhooks %.2f idle, %.2f; %d signed anew, %d claimed",
+		b.Logf("round %d: p99 in ms: claim %.2f idle, %.2f during the revocation, %.2f during an UPDATE; insertion of %d "+
+			"webhooks %.2f idle, %.2f; %d signed anew, %d claimed",
 			round, idle, claims, claimsUpdate, freshPerTick, idleEnqueues, enqueues, r.Resigned, r.Claimed)
 	}
 	b.ReportMetric(median(xClaim), "claim-p99-x-idle")

@@ -50,7 +50,8 @@ func run(ctx context.Context, dev bool) (err error) {
 		return fmt.Errorf("making a folder for the servers: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	fmt.Println("Starting etcd, kube-apiserver, Postgres, the stand-in platform and the manager. The first time this builds them, which takes minutes.")
+	fmt.Println("Starting etcd, kube-apiserver, Postgres, the stand-in platform and the manager. The first time this " +
+		"builds them, which takes minutes.")
 	w, err := world.Start(ctx, dir, servers.PostgresOptions{Fast: true})
 	if err != nil {
 		return err

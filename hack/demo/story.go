@@ -41,7 +41,8 @@ func tell(ctx context.Context, w *world.World, site *world.Site) error {
 }
 
 func (s *story) outage(ctx context.Context) error {
-	say("acme (application 42) is down. Its webhooks were tried again until they died; those of globex and initech arrive.")
+	say("acme (application 42) is down. Its webhooks were tried again until they died; those of globex and initech " +
+		"arrive.")
 	s.site.SetFault(42, logi.Fault{Status: 503, Body: "Service Unavailable"})
 	if _, err := s.site.SeedDead(ctx, 42, outage*9/10, "HTTP 503: Service Unavailable", 7); err != nil {
 		return err
@@ -83,7 +84,8 @@ func (s *story) plan(ctx context.Context) error {
 }
 
 func (s *story) tooEarly(ctx context.Context) error {
-	say("The replay is applied while acme is still down. Ten entries go first, as a canary, and acme fails them: nothing else is touched.")
+	say("The replay is applied while acme is still down. Ten entries go first, as a canary, and acme fails them: " +
+		"nothing else is touched.")
 	if err := s.apply(ctx, "acme-after-outage", "  ratePerSecond: 1000\n"); err != nil {
 		return err
 	}
@@ -296,7 +298,8 @@ func (s *story) badDeploy(ctx context.Context) error {
 }
 
 func (s *story) fix(ctx context.Context) error {
-	say("In the morning somebody deploys the fix, d4e5f6a. When it is live and the signals stayed good, auto-deploy comes back.")
+	say("In the morning somebody deploys the fix, d4e5f6a. When it is live and the signals stayed good, auto-deploy " +
+		"comes back.")
 	s.site.Render().DeployCommit(logi.WebService, "d4e5f6a")
 	name, err := s.Kubectl(ctx, "-n", world.Namespace, "get", "incidents", "-o", "jsonpath={.items[0].metadata.name}")
 	if err != nil {
