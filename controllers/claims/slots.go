@@ -286,7 +286,8 @@ func choose(status *v1alpha1.PlatformStatus, want Want, all []v1alpha1.Incident,
 	}
 	name := unused(want.Name, status.Incidents, all)
 	put(status, v1alpha1.IncidentSlot{
-		Category: want.Place.Category, ApplicationID: want.Place.ApplicationID, Incident: name, At: new(metav1.NewTime(at.Truncate(time.Second))),
+		Category: want.Place.Category, ApplicationID: want.Place.ApplicationID, Incident: name,
+		At: new(metav1.NewTime(at.Truncate(time.Second))),
 	})
 	return name
 }

@@ -12,8 +12,10 @@ import (
 func digestOf(t *testing.T, change func(*v1alpha1.DLQReplaySpec)) string {
 	t.Helper()
 	spec := v1alpha1.DLQReplaySpec{
-		PlatformRef: v1alpha1.PlatformReference{Name: "production"}, ApplicationID: "42", Mode: v1alpha1.ReplayModeReplay, Via: v1alpha1.ReplayViaDatabase,
-		MaxEntries: 50000, MaxReplaysPerEntry: 3, IdempotencyConflicts: v1alpha1.ConflictSettle, MaxInFlight: 500, DeliveryTimeoutSeconds: 172800,
+		PlatformRef: v1alpha1.PlatformReference{Name: "production"}, ApplicationID: "42", Mode: v1alpha1.ReplayModeReplay,
+		Via:        v1alpha1.ReplayViaDatabase,
+		MaxEntries: 50000, MaxReplaysPerEntry: 3, IdempotencyConflicts: v1alpha1.ConflictSettle, MaxInFlight: 500,
+		DeliveryTimeoutSeconds: 172800,
 	}
 	change(&spec)
 	digest, err := specDigest(&spec)

@@ -24,7 +24,8 @@ func init() { metrics.Registry.MustRegister(entriesTotal, batchSeconds) }
 
 func countEntries(before, after *platformdb.Operation) {
 	for action, n := range map[string]int64{
-		"requeued": after.Requeued - before.Requeued, "settled": after.Settled - before.Settled, "left": after.Left - before.Left,
+		"requeued": after.Requeued - before.Requeued, "settled": after.Settled - before.Settled,
+		"left":   after.Left - before.Left,
 		"parked": after.Parked - before.Parked, "unpublished": after.Unpublished - before.Unpublished,
 		"gone": after.Gone - before.Gone, "changed": after.Changed - before.Changed,
 	} {

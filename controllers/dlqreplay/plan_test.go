@@ -42,7 +42,8 @@ func TestAPlanCountsByCauseAndChangesNothing(t *testing.T) {
 	silent := s.seed(1, "", 3)
 	s.Exec(`UPDATE webhook_outbox_entries SET last_error = NULL WHERE id = ANY ($1)`, silent)
 	want := map[v1alpha1.DeadLetterCause]int64{
-		"ServerError": 5, "Timeout": 2, "RateLimited": 3, "SignatureRejected": 4, "IdempotencyConflict": 3, "ClientError": 2, "Unknown": 8,
+		"ServerError": 5, "Timeout": 2, "RateLimited": 3, "SignatureRejected": 4, "IdempotencyConflict": 3, "ClientError": 2,
+		"Unknown": 8,
 	}
 	// None of these is dead, and none counts.
 	if _, err := s.Enqueue(s.Ctx, acme, 5); err != nil {

@@ -141,7 +141,8 @@ func TestWhatIsFixedCanNotBeAddedChangedOrRemoved(t *testing.T) {
 		}
 	}
 	for _, spec := range []string{
-		`{"ratePerSecond":8}`, `{"ratePerSecond":null}`, `{"maxInFlight":8}`, `{"canary":{"entries":3}}`, `{"breaker":{"maxFailurePercent":3}}`,
+		`{"ratePerSecond":8}`, `{"ratePerSecond":null}`, `{"maxInFlight":8}`, `{"canary":{"entries":3}}`,
+		`{"breaker":{"maxFailurePercent":3}}`,
 		`{"deliveryTimeoutSeconds":3}`, `{"suspend":false}`, `{"suspend":null}`, `{"approvals":null}`,
 	} {
 		for _, obj := range []*unstructured.Unstructured{full, plain} {

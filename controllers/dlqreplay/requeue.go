@@ -97,7 +97,8 @@ func (s *replay) judge(ctx context.Context) (playbook.Outcome, error) {
 		return playbook.Stall(v1alpha1.ReasonBreakerOpen, "the breaker opened: %d of the last %d attempts failed (%s), "+
 			"more than %d %%; %d entries remain dead, and those requeued stay with the dispatcher. When the relying party is "+
 			"well again: %s",
-			attempts.Failed, attempts.Attempted, answers(attempts), *s.obj.Spec.Breaker.MaxFailurePercent, op.Remaining, playbook.ResumeCommand(s.obj, "dlqreplay")), nil
+			attempts.Failed, attempts.Attempted, answers(attempts), *s.obj.Spec.Breaker.MaxFailurePercent,
+			op.Remaining, playbook.ResumeCommand(s.obj, "dlqreplay")), nil
 	}
 	return playbook.Outcome{}, nil
 }

@@ -44,7 +44,8 @@ func (s *scene) said() map[string]string {
 
 func TestSecretsAndTheRelyingPartysWordsAreNotRepeated(t *testing.T) {
 	s := newScene(t, "secrets", quick)
-	const nonce, oldWords, newWords, password, token = "nonce-7d1f0e", "words-5b2c9a", "words-c04e77", "password-91ab3d", "token-2e8f60"
+	const nonce, oldWords, newWords = "nonce-7d1f0e", "words-5b2c9a", "words-c04e77"
+	const password, token = "password-91ab3d", "token-2e8f60"
 	planted := map[string]string{
 		"the nonce": nonce, "the relying party's old words": oldWords, "its new words": newWords, "the wrong " +
 			"password": password,

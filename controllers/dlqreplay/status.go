@@ -23,7 +23,8 @@ func (s *replay) project() {
 		}
 		if op.Plan.Oldest != nil {
 			// The API keeps seconds: anything finer would differ from what was written, in each pass.
-			plan.OldestEnqueued, plan.NewestEnqueued = new(metav1.NewTime(op.Plan.Oldest.Truncate(time.Second))), new(metav1.NewTime(op.Plan.Newest.Truncate(time.Second)))
+			plan.OldestEnqueued = new(metav1.NewTime(op.Plan.Oldest.Truncate(time.Second)))
+			plan.NewestEnqueued = new(metav1.NewTime(op.Plan.Newest.Truncate(time.Second)))
 		}
 		status.Plan = plan
 	}

@@ -150,7 +150,8 @@ func TestAFinishedReplayCostsNoWrites(t *testing.T) {
 		}
 	})
 	reconciler := &dlqreplay.Reconciler{
-		Client: counting, APIReader: reads, Connections: &access.Connections{Secrets: shared.Kube}, Recorder: events.NewFakeRecorder(10),
+		Client: counting, APIReader: reads, Connections: &access.Connections{Secrets: shared.Kube},
+		Recorder: events.NewFakeRecorder(10),
 	}
 	resync := func(i int) error {
 		result, err := reconciler.Reconcile(ctx, ctrl.Request{NamespacedName: client.ObjectKey{Namespace: namespace,

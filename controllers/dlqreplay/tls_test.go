@@ -32,7 +32,8 @@ func newAuthority(t *testing.T, name string) *authority {
 	t.Helper()
 	a := &authority{T: t}
 	a.certificate, a.key = a.sign(&x509.Certificate{
-		Subject: pkix.Name{CommonName: name}, NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+		Subject: pkix.Name{CommonName: name}, NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
+		KeyUsage: x509.KeyUsageCertSign,
 	})
 	return a
 }
@@ -122,7 +123,8 @@ func TestADatabaseIsTrustedByItsCertificate(t *testing.T) {
 			func(s *scene) { s.authorities(trusted) },
 		},
 		"no-file": {
-			func(u *url.URL) { u.RawQuery = "sslmode=verify-full&sslrootcert=/nonexistent/ca.crt" }, "", v1alpha1.ReasonSecretUnusable,
+			func(u *url.URL) { u.RawQuery = "sslmode=verify-full&sslrootcert=/nonexistent/ca.crt" }, "",
+			v1alpha1.ReasonSecretUnusable,
 			"names a file that is not there, such as sslrootcert's: in a Secret, the authority's certificate goes beside the " +
 				"URL, as ca.crt",
 			func(s *scene) {

@@ -51,19 +51,22 @@ func TestATroubleIsNamedAndEndsWhenItIsMended(t *testing.T) {
 		"no-secret": {
 			func(s *scene) { s.deleteObject(&corev1.Secret{}, s.Name+"-database") },
 			func(s *scene) { s.applyPlatform() },
-			v1alpha1.ReasonSecretUnusable, `there is no Secret "no-secret-database" in namespace "playbook-system": create it with the label playbook.1pass.dev/platform=no-secret`,
+			v1alpha1.ReasonSecretUnusable,
+			`there is no Secret "no-secret-database" in namespace "playbook-system": create it with the label playbook.1pass.dev/platform=no-secret`,
 		},
 		"unlabelled": {
 			func(s *scene) {
 				s.Patch(&corev1.Secret{}, s.Name+"-database", `{"metadata":{"labels":null}}`)
 			},
 			func(s *scene) { s.applyPlatform() },
-			v1alpha1.ReasonSecretUnusable, `kubectl -n playbook-system label secret unlabelled-database playbook.1pass.dev/platform=unlabelled`,
+			v1alpha1.ReasonSecretUnusable,
+			`kubectl -n playbook-system label secret unlabelled-database playbook.1pass.dev/platform=unlabelled`,
 		},
 		"malformed": {
 			func(s *scene) { s.databaseURL("postgres://user:geheim@[host/database") },
 			func(s *scene) { s.databaseURL(s.URLAs("playbook_operator")) },
-			v1alpha1.ReasonSecretUnusable, `can't be parsed: write postgres://user:password@host:5432/database?sslmode=verify-full`,
+			v1alpha1.ReasonSecretUnusable,
+			`can't be parsed: write postgres://user:password@host:5432/database?sslmode=verify-full`,
 		},
 		"wrong-password": {
 			func(s *scene) {

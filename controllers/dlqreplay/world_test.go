@@ -183,7 +183,8 @@ func counts(r *v1alpha1.DLQReplay) map[string]int64 {
 	return map[string]int64{
 		"remaining": value(p.Remaining), "requeued": value(p.Requeued), "settled": value(p.Settled), "left": value(p.Left),
 		"parked": value(p.Parked), "unpublished": value(p.Unpublished), "gone": value(p.Gone), "changed": value(p.Changed),
-		"delivered": value(p.Delivered), "failing": value(p.Failing), "diedAgain": value(p.DiedAgain), "waiting": value(p.Waiting),
+		"delivered": value(p.Delivered), "failing": value(p.Failing), "diedAgain": value(p.DiedAgain),
+		"waiting": value(p.Waiting),
 	}
 }
 
@@ -194,6 +195,7 @@ func addsUp(r *v1alpha1.DLQReplay) bool {
 	if r.Status.Plan != nil {
 		total = value(r.Status.Plan.Total)
 	}
-	return total == c["requeued"]+c["settled"]+c["left"]+c["parked"]+c["unpublished"]+c["gone"]+c["changed"]+c["remaining"] &&
+	return total == c["requeued"]+c["settled"]+c["left"]+c["parked"]+
+		c["unpublished"]+c["gone"]+c["changed"]+c["remaining"] &&
 		c["requeued"] == c["delivered"]+c["failing"]+c["diedAgain"]+c["waiting"]
 }

@@ -202,7 +202,8 @@ func (s *response) measure() {
 		return new(max(0, int64(t.Sub(status.Onset.Time).Seconds())))
 	}
 	status.Durations = &v1alpha1.IncidentDurations{
-		ToDetectSeconds: from(status.DetectedAt), ToPageSeconds: from(status.PagedAt), ToAcknowledgeSeconds: from(status.AcknowledgedAt),
-		ToMitigateSeconds: from(status.MitigatedAt), ToResolveSeconds: from(status.ResolvedAt),
+		ToDetectSeconds: from(status.DetectedAt), ToPageSeconds: from(status.PagedAt),
+		ToAcknowledgeSeconds: from(status.AcknowledgedAt),
+		ToMitigateSeconds:    from(status.MitigatedAt), ToResolveSeconds: from(status.ResolvedAt),
 	}
 }

@@ -49,7 +49,8 @@ func TestOnlyTheSignalsOfItsOwnCategoryRaiseAnIncident(t *testing.T) {
 	s.bad(v1alpha1.Sev1, "/up answers HTTP 502")
 	for category, want := range map[v1alpha1.IncidentCategory]v1alpha1.Severity{
 		v1alpha1.CategoryWebhookDelivery: v1alpha1.Sev3, v1alpha1.CategoryMergeInconsistency: v1alpha1.Sev3,
-		v1alpha1.CategoryKeyMismatch: v1alpha1.Sev3, v1alpha1.CategoryKeyExposure: v1alpha1.Sev2, v1alpha1.CategoryUnclassified: v1alpha1.Sev1,
+		v1alpha1.CategoryKeyMismatch: v1alpha1.Sev3, v1alpha1.CategoryKeyExposure: v1alpha1.Sev2,
+		v1alpha1.CategoryUnclassified: v1alpha1.Sev1,
 	} {
 		name := s.open(strings.ToLower(string(category)), fmt.Sprintf("{category: %s}", category))
 		s.pass(name)

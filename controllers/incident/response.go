@@ -63,7 +63,8 @@ func (s *response) notice() *notice.Notice {
 
 func (s *response) rollback() *rollback.Rollback {
 	return &rollback.Rollback{
-		Journal: s.Journal, Claims: s.claims(), Access: s.r.Connections, Aside: &s.r.aside, Evidence: s.grounds(), First: s.first,
+		Journal: s.Journal, Claims: s.claims(), Access: s.r.Connections, Aside: &s.r.aside, Evidence: s.grounds(),
+		First: s.first,
 	}
 }
 

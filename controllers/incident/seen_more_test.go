@@ -16,7 +16,8 @@ import (
 	"github.com/1pass-dev/playbook-operator/hack/logi"
 )
 
-// 7. Webhooks that two relying parties refused rolled the platform back, and closed as "the signals stayed good" with both still down.
+// 7. Webhooks that two relying parties refused rolled the platform back, and closed as "the signals stayed good" with both
+// still down.
 func TestWebhooksThatNobodyTakesRollNothingBackAndCloseNothing(t *testing.T) {
 	s := newScene(t, "seen-webhooks")
 	s.Server.Render().AddDeploy(logi.WebService, "healthy", "live", "new_commit", time.Now().Add(-90*time.Second))
@@ -157,7 +158,8 @@ func TestASecondBadDeployWithinTheHourOffersTheExactPair(t *testing.T) {
 // steps of an object's playbook, by its category, and how many each lane of more than one has.
 var stepsOf = map[v1alpha1.IncidentCategory][]string{
 	v1alpha1.CategoryOutage: {
-		"Classified", "Escalated", "Acknowledged", "Announced", "Triaged", "RolledBack", "Mitigated", "Resolved", "AutoDeployRestored",
+		"Classified", "Escalated", "Acknowledged", "Announced", "Triaged", "RolledBack", "Mitigated", "Resolved",
+		"AutoDeployRestored",
 	},
 	v1alpha1.CategoryMergeInconsistency: {"Classified", "Escalated", "Acknowledged", "Triaged", "Resolved"},
 }

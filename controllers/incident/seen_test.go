@@ -160,7 +160,8 @@ func TestWhatAPersonReportsStaysOpenWhileAllSignalsAreGood(t *testing.T) {
 	}
 }
 
-// 3. An Outage that a person applied before the third failing look ended as sev3, with nobody paged, and the platform stayed down.
+// 3. An Outage that a person applied before the third failing look ended as sev3, with nobody paged, and the
+// platform stayed down.
 func TestAnOutageThatIsReportedBeforeItIsSeenIsPagedAndRolledBack(t *testing.T) {
 	s := newScene(t, "seen-early")
 	s.good()
@@ -257,7 +258,8 @@ func TestATicketThatWasClosedMakesNoCommitUnfit(t *testing.T) {
 	}
 }
 
-// 6. A deploy that seemed to end after the first bad look was called live at the onset, for good, and the platform stayed down.
+// 6. A deploy that seemed to end after the first bad look was called live at the onset, for good, and the
+// platform stayed down.
 func TestADeployThatEndsAfterTheFirstBadLookIsSuspected(t *testing.T) {
 	s := newScene(t, "seen-skew")
 	r := s.Server.Render()

@@ -150,7 +150,8 @@ func (s *compromise) record(ctx context.Context, end platformdb.CommandEnd, outp
 
 // outcomes in the object's words; the empty one stays so.
 var outcomes = map[string]v1alpha1.CommandOutcome{
-	platformdb.CommandSucceeded: v1alpha1.CommandSucceeded, platformdb.CommandFailed: v1alpha1.CommandFailed, platformdb.CommandLost: v1alpha1.CommandLost,
+	platformdb.CommandSucceeded: v1alpha1.CommandSucceeded, platformdb.CommandFailed: v1alpha1.CommandFailed,
+	platformdb.CommandLost: v1alpha1.CommandLost,
 }
 
 // observeCommand reads from the key's row whether the command did its work. It never sends one.

@@ -152,8 +152,9 @@ func (s *compromise) mayBegin() playbook.Outcome {
 
 func (s *compromise) act() playbook.Act {
 	return playbook.Act{
-		Object: s.obj, Resource: "keycompromise", Platform: s.platform, Approvals: s.obj.Spec.Approvals, Digest: s.id.SpecDigest,
-		What: fmt.Sprintf("the end of kid %q of application %s", s.obj.Spec.Kid, s.obj.Spec.ApplicationID),
+		Object: s.obj, Resource: "keycompromise", Platform: s.platform, Approvals: s.obj.Spec.Approvals,
+		Digest: s.id.SpecDigest,
+		What:   fmt.Sprintf("the end of kid %q of application %s", s.obj.Spec.Kid, s.obj.Spec.ApplicationID),
 	}
 }
 

@@ -62,8 +62,10 @@ func TestWithoutADatabaseJWKSTellsWhatTheRakeDid(t *testing.T) {
 	kid := s.kid()
 	k := s.AwaitReady(s.apply("key", kid, viaCommand))
 	want := map[string]metav1.ConditionStatus{
-		v1alpha1.StepRevoked: metav1.ConditionTrue, v1alpha1.StepReSigned: metav1.ConditionFalse, v1alpha1.StepPublished: metav1.ConditionTrue,
-		v1alpha1.StepRelyingPartyNotified: metav1.ConditionFalse, v1alpha1.StepVerified: metav1.ConditionFalse, v1alpha1.StepCachesExpired: metav1.ConditionTrue,
+		v1alpha1.StepRevoked: metav1.ConditionTrue, v1alpha1.StepReSigned: metav1.ConditionFalse,
+		v1alpha1.StepPublished:            metav1.ConditionTrue,
+		v1alpha1.StepRelyingPartyNotified: metav1.ConditionFalse, v1alpha1.StepVerified: metav1.ConditionFalse,
+		v1alpha1.StepCachesExpired: metav1.ConditionTrue,
 	}
 	for _, step := range stepNames {
 		c := stage.Condition(k, step)

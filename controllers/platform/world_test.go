@@ -126,7 +126,8 @@ func platformOf(namespace, name string) *v1alpha1.Platform {
 	return &v1alpha1.Platform{
 		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name},
 		Spec: v1alpha1.PlatformSpec{
-			URL: "https://api.example.com", Database: &v1alpha1.PlatformDatabase{SecretRef: v1alpha1.SecretReference{Name: name}},
+			URL:      "https://api.example.com",
+			Database: &v1alpha1.PlatformDatabase{SecretRef: v1alpha1.SecretReference{Name: name}},
 		},
 	}
 }

@@ -12,8 +12,8 @@ import (
 //   - Intend writes the intent under the optimistic lock. Of two managers one succeeds.
 //   - Act calls the far side, in the same pass, and only if that write succeeded.
 //   - Look reads what came of it. A pass that finds an intent which it did not just write only looks.
-//   - Settle after the intent, what does not show did not happen, or nobody can tell. An effect that may be repeated is: its
-//     next attempt begins with Intend, too. One that happens at most once is left to a person.
+//   - Settle after the intent, what does not show did not happen, or nobody can tell. An effect that may be repeated
+//     is: its next attempt begins with Intend, too. One that happens at most once is left to a person.
 //   - Withdraw takes the intent back, where an answer says that nothing was done.
 //
 // A process that is frozen between Intend and Act may be late. Its call is still the only one of that attempt.

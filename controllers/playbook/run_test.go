@@ -168,7 +168,8 @@ func TestAReopenedStepIsRunAgain(t *testing.T) {
 
 func TestErrorIsReportedWithItsReasonAndRetried(t *testing.T) {
 	broken := errors.New("dial 127.0.0.1:4711->10.0.0.1:5432: refused after 1.5s")
-	obj, s := &v1alpha1.DLQReplay{}, &script{errs: map[string]error{"First": &playbook.Waiting{Reason: "DatabaseUnreachable", Err: broken}}}
+	obj := &v1alpha1.DLQReplay{}
+	s := &script{errs: map[string]error{"First": &playbook.Waiting{Reason: "DatabaseUnreachable", Err: broken}}}
 	if after := run(t, obj, s); after != 200*time.Millisecond {
 		t.Errorf("the first retry is after %v", after)
 	}

@@ -17,7 +17,8 @@ func of(severity v1alpha1.Severity) *Escalation {
 	return &Escalation{Journal: &journal.Journal{
 		Now: night.Add(10 * time.Minute), Platform: &v1alpha1.Platform{},
 		Incident: &v1alpha1.Incident{
-			ObjectMeta: metav1.ObjectMeta{CreationTimestamp: metav1.NewTime(night)}, Status: v1alpha1.IncidentStatus{Severity: severity},
+			ObjectMeta: metav1.ObjectMeta{CreationTimestamp: metav1.NewTime(night)},
+			Status:     v1alpha1.IncidentStatus{Severity: severity},
 		},
 	}}
 }
@@ -87,7 +88,8 @@ func TestAnAcknowledgementHoldsUpToItsSeverity(t *testing.T) {
 
 func TestThePolicyOfSev1IsThePlaybooks(t *testing.T) {
 	for severity, want := range map[v1alpha1.Severity]v1alpha1.EscalationPolicy{
-		v1alpha1.Sev1: v1alpha1.EscalateAllTiers, v1alpha1.Sev2: v1alpha1.EscalateFirstTier, v1alpha1.Sev3: v1alpha1.EscalateNone,
+		v1alpha1.Sev1: v1alpha1.EscalateAllTiers, v1alpha1.Sev2: v1alpha1.EscalateFirstTier,
+		v1alpha1.Sev3: v1alpha1.EscalateNone,
 	} {
 		if got := of(severity).policy(); got != want {
 			t.Errorf("%s: %s", severity, got)
@@ -96,7 +98,8 @@ func TestThePolicyOfSev1IsThePlaybooks(t *testing.T) {
 		e.Platform.Spec.Escalation = &v1alpha1.PlatformEscalation{Sev2: v1alpha1.EscalateNone,
 			Sev3: v1alpha1.EscalateAllTiers}
 		rules := map[v1alpha1.Severity]v1alpha1.EscalationPolicy{
-			v1alpha1.Sev1: v1alpha1.EscalateAllTiers, v1alpha1.Sev2: v1alpha1.EscalateNone, v1alpha1.Sev3: v1alpha1.EscalateAllTiers,
+			v1alpha1.Sev1: v1alpha1.EscalateAllTiers, v1alpha1.Sev2: v1alpha1.EscalateNone,
+			v1alpha1.Sev3: v1alpha1.EscalateAllTiers,
 		}
 		if got := e.policy(); got != rules[severity] {
 			t.Errorf("%s, by the Platform's rules: %s", severity, got)

@@ -53,7 +53,8 @@ func (e *Escalation) page(ctx context.Context, next due) (settled bool, again ti
 		return false, 0, fmt.Errorf("writing down what became of a page: %w", err)
 	}
 	if first {
-		secondsToPage.WithLabelValues(string(e.Incident.Status.Severity)).Observe(at.Sub(e.Incident.Status.Escalation.Since.Time).Seconds())
+		took := at.Sub(e.Incident.Status.Escalation.Since.Time)
+		secondsToPage.WithLabelValues(string(e.Incident.Status.Severity)).Observe(took.Seconds())
 	}
 	return state != v1alpha1.PageSending, again, nil
 }

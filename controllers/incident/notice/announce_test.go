@@ -92,7 +92,8 @@ func TestThePublicIsToldOfAConfirmedOutageThatLasts(t *testing.T) {
 func TestANoticeGoesForwardAndSaysEachThingOnce(t *testing.T) {
 	n := down()
 	for _, state := range []v1alpha1.NoticeState{
-		v1alpha1.NoticeInvestigating, v1alpha1.NoticeIdentified, v1alpha1.NoticeInvestigating, v1alpha1.NoticeIdentified, v1alpha1.NoticeResolved,
+		v1alpha1.NoticeInvestigating, v1alpha1.NoticeIdentified, v1alpha1.NoticeInvestigating, v1alpha1.NoticeIdentified,
+		v1alpha1.NoticeResolved,
 	} {
 		n.add(state)
 	}

@@ -32,7 +32,8 @@ func (n *Notice) add(state v1alpha1.NoticeState) {
 		status.Notice = &v1alpha1.IncidentNotice{Title: title, StartedAt: status.AffectedSince}
 	}
 	order := map[v1alpha1.NoticeState]int{
-		v1alpha1.NoticeInvestigating: 1, v1alpha1.NoticeIdentified: 2, v1alpha1.NoticeMonitoring: 3, v1alpha1.NoticeResolved: 4,
+		v1alpha1.NoticeInvestigating: 1, v1alpha1.NoticeIdentified: 2, v1alpha1.NoticeMonitoring: 3,
+		v1alpha1.NoticeResolved: 4,
 	}
 	if order[state] <= order[status.Notice.State] {
 		return

@@ -30,7 +30,8 @@ func (r *Rollback) ask(ctx context.Context, api *render.Client, plan *v1alpha1.I
 	saw string) (playbook.Outcome, error) {
 	q := &request{Rollback: r, api: api, plan: plan, saw: saw}
 	effect := playbook.Effect{
-		Class: playbook.AtMostOnce, Settle: journal.Settle, Now: r.Now, Intend: q.intend, Act: q.act, Look: q.look, Withdraw: q.withdraw,
+		Class: playbook.AtMostOnce, Settle: journal.Settle, Now: r.Now, Intend: q.intend, Act: q.act, Look: q.look,
+		Withdraw: q.withdraw,
 	}
 	if ours := r.ours(); ours != nil && ours.State == v1alpha1.RollbackRequested {
 		effect.Intended = ours.RequestedAt.Time

@@ -43,7 +43,8 @@ func (r *Rollback) follow(ctx context.Context, ours *v1alpha1.ServiceRollback) (
 		r.Record(v1alpha1.StepRolledBack, "%s is live with %s again, by %s", ours.Service, ours.ToCommit, ours.DeployID)
 	}
 	return playbook.Done("%s is live with %s again, by %s%s. Suspected: commit %s; to investigate: git log %s..%s",
-		ours.Service, ours.ToCommit, ours.DeployID, schemaText(r.Incident.Status.Rollback), ours.FromCommit, ours.ToCommit, ours.FromCommit), nil
+		ours.Service, ours.ToCommit, ours.DeployID, schemaText(r.Incident.Status.Rollback),
+		ours.FromCommit, ours.ToCommit, ours.FromCommit), nil
 }
 
 // show writes what is rolled back into the Incident's status. The claim may be of a pair that is not the one planned
@@ -57,7 +58,8 @@ func (r *Rollback) show(ours *v1alpha1.ServiceRollback) {
 			panic(err) // strings always marshal
 		}
 		known = &v1alpha1.IncidentRollback{
-			Service: ours.Service, From: ours.From, FromCommit: ours.FromCommit, To: ours.To, ToCommit: ours.ToCommit, Digest: digest,
+			Service: ours.Service, From: ours.From, FromCommit: ours.FromCommit, To: ours.To, ToCommit: ours.ToCommit,
+			Digest: digest,
 		}
 	}
 	if known.ServiceID == "" {

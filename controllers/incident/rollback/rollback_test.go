@@ -21,7 +21,9 @@ func suspected() *Rollback {
 	return &Rollback{
 		Evidence: Evidence{Ground: true, Because: "/up answers HTTP 502"},
 		Journal: &journal.Journal{
-			Now: night, Platform: &v1alpha1.Platform{Spec: v1alpha1.PlatformSpec{Rollback: &v1alpha1.PlatformRollback{Service: "web"}}},
+			Now: night, Platform: &v1alpha1.Platform{Spec: v1alpha1.PlatformSpec{
+				Rollback: &v1alpha1.PlatformRollback{Service: "web"},
+			}},
 			Incident: &v1alpha1.Incident{
 				ObjectMeta: metav1.ObjectMeta{Name: "ours", UID: types.UID("ours")},
 				Spec:       v1alpha1.IncidentSpec{Category: v1alpha1.CategoryOutage},

@@ -152,7 +152,8 @@ func (db *DB) batch(ctx context.Context, uid string, selection Selection, pace P
 		}
 		base := later(op.Now.UTC(), op.LastEnqueuedAt)
 		args := selection.args(op.Cutoff)
-		args["operation"], args["batch"], args["ids"], args["base"], args["hold_requeues"] = op.ID, op.Batches+1, ids, base, kind == holdRequeues
+		args["operation"], args["batch"], args["ids"], args["base"] = op.ID, op.Batches+1, ids, base
+		args["hold_requeues"] = kind == holdRequeues
 		args["only"] = []int64(nil)
 		var t tally
 		if err := tx.QueryRow(ctx, batchSQL, args).Scan(t.targets()...); err != nil {

@@ -49,10 +49,13 @@ func (r row) cause() string {
 	word, _, _ := strings.Cut(*r.lastError, ":")
 	// The names of Ruby's exceptions have colons of their own.
 	for name, cause := range map[string]string{
-		"Net::OpenTimeout": "Timeout", "Net::ReadTimeout": "Timeout", "Net::WriteTimeout": "Timeout", "Timeout::Error": "Timeout", "Errno::ETIMEDOUT": "Timeout",
+		"Net::OpenTimeout": "Timeout", "Net::ReadTimeout": "Timeout", "Net::WriteTimeout": "Timeout",
+		"Timeout::Error": "Timeout", "Errno::ETIMEDOUT": "Timeout",
 		"Faraday::TimeoutError": "Timeout", "HTTP::TimeoutError": "Timeout",
-		"Errno::ECONNREFUSED": "ServerError", "Errno::ECONNRESET": "ServerError", "Errno::EHOSTUNREACH": "ServerError", "Errno::ENETUNREACH": "ServerError",
-		"Errno::EPIPE": "ServerError", "SocketError": "ServerError", "EOFError": "ServerError", "OpenSSL::SSL::SSLError": "ServerError",
+		"Errno::ECONNREFUSED": "ServerError", "Errno::ECONNRESET": "ServerError", "Errno::EHOSTUNREACH": "ServerError",
+		"Errno::ENETUNREACH": "ServerError",
+		"Errno::EPIPE":       "ServerError", "SocketError": "ServerError", "EOFError": "ServerError",
+		"OpenSSL::SSL::SSLError":    "ServerError",
 		"Faraday::ConnectionFailed": "ServerError", "Faraday::SSLError": "ServerError",
 	} {
 		if rest, ok := strings.CutPrefix(*r.lastError, name); ok && (rest == "" || rest[0] == ':') {
