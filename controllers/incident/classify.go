@@ -69,6 +69,10 @@ func (s *response) assess() {
 		status.AffectedSince = journal.Seconds(s.own.BadSince())
 	}
 	status.Signals = observe(status.Signals, s.own)
+	if status.Severity != "" {
+		// Before a rise: who took it on did not know of it.
+		s.acknowledge()
+	}
 	s.rise()
 	s.confirm()
 	s.acknowledge()
