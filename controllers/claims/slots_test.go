@@ -25,7 +25,8 @@ const pause = 30 * time.Minute
 func after(d time.Duration) metav1.Time { return metav1.NewTime(start.Add(d)) }
 
 func bad(condition string, severity v1alpha1.Severity, since time.Duration) signals.Signal {
-	return signals.Signal{Condition: condition, State: metav1.ConditionFalse, Severity: severity, Since: start.Add(since), Message: condition}
+	return signals.Signal{Condition: condition, State: metav1.ConditionFalse, Severity: severity,
+		Since: start.Add(since), Message: condition}
 }
 
 func state(condition string, state metav1.ConditionStatus) signals.Signal {
@@ -38,7 +39,8 @@ func see(each ...signals.Signal) signals.Signals { return signals.Signals{Each: 
 func incidentOf(name string, change ...func(*v1alpha1.Incident)) v1alpha1.Incident {
 	i := v1alpha1.Incident{
 		ObjectMeta: metav1.ObjectMeta{Name: name, UID: types.UID("uid-" + name), CreationTimestamp: after(0)},
-		Spec:       v1alpha1.IncidentSpec{PlatformRef: v1alpha1.PlatformReference{Name: "p"}, Category: v1alpha1.CategoryOutage},
+		Spec: v1alpha1.IncidentSpec{PlatformRef: v1alpha1.PlatformReference{Name: "p"},
+			Category: v1alpha1.CategoryOutage},
 	}
 	for _, c := range change {
 		c(&i)
@@ -84,7 +86,8 @@ func text(status *v1alpha1.PlatformStatus) string {
 }
 
 func slot(name, uid string, change ...func(*v1alpha1.IncidentSlot)) v1alpha1.IncidentSlot {
-	s := v1alpha1.IncidentSlot{Category: outage.Category, ApplicationID: outage.ApplicationID, Incident: name, IncidentUID: uid, At: new(after(0))}
+	s := v1alpha1.IncidentSlot{Category: outage.Category, ApplicationID: outage.ApplicationID, Incident: name,
+		IncidentUID: uid, At: new(after(0))}
 	for _, c := range change {
 		c(&s)
 	}
@@ -105,7 +108,8 @@ func quiet(s *v1alpha1.IncidentSlot) { s.QuietSince = new(after(time.Minute)) }
 
 func TestWhoHasThePlaceWhileSignalsAskForOne(t *testing.T) {
 	t.Parallel()
-	up, tokens := bad(v1alpha1.ConditionUpAnswers, v1alpha1.Sev1, time.Minute), bad(v1alpha1.ConditionTokensIssued, v1alpha1.Sev1, time.Minute)
+	up, tokens := bad(v1alpha1.ConditionUpAnswers, v1alpha1.Sev1, time.Minute), bad(v1alpha1.ConditionTokensIssued,
+		v1alpha1.Sev1, time.Minute)
 	flaky := bad(v1alpha1.ConditionUpAnswers, v1alpha1.Sev2, time.Minute)
 	knowsUp, down := knows("UpAnswers", "sev1"), see(up)
 	type incidents = []v1alpha1.Incident
@@ -118,36 +122,60 @@ func TestWhoHasThePlaceWhileSignalsAskForOne(t *testing.T) {
 		create  string
 		then    string
 	}{
-		"nobody":                                     {nil, nil, down, 0, "n", "n/"},
-		"open":                                       {slots{slot("a", "uid-a")}, incidents{incidentOf("a")}, down, 0, "", "a/uid-a"},
-		"gone":                                       {slots{slot("a", "uid-a")}, nil, down, 0, "n", "n/"},
-		"another object has the name":                {slots{slot("a", "uid-former")}, incidents{incidentOf("a", ended)}, down, 0, "n", "n/"},
-		"the manager died before the Create":         {slots{slot("a", "")}, nil, down, 0, "a", "a/"},
-		"the manager died after the Create":          {slots{slot("a", "")}, incidents{incidentOf("a")}, down, 0, "", "a/uid-a"},
-		"it died, and a person resolved it":          {slots{slot("a", "")}, incidents{incidentOf("a", byHand)}, down, 0, "", "a/uid-a sev1~ UpAnswers=sev1"},
-		"it ended by itself":                         {slots{slot("a", "uid-a")}, incidents{incidentOf("a", ended)}, down, 0, "n", "n/"},
-		"a person resolved it":                       {slots{slot("a", "uid-a")}, incidents{incidentOf("a", byHand)}, down, 0, "", "a/uid-a sev1~ UpAnswers=sev1"},
-		"quiet":                                      {slots{slot("a", "uid-a", at("sev1"), quiet, knowsUp)}, incidents{incidentOf("a", byHand)}, down, 20 * time.Minute, "", "a/uid-a sev1~ UpAnswers=sev1"},
-		"quiet, and deleted":                         {slots{slot("a", "uid-a", at("sev1"), quiet, knowsUp)}, nil, down, 20 * time.Minute, "", "a/uid-a sev1~ UpAnswers=sev1"},
-		"quiet for repeatSeconds":                    {slots{slot("a", "uid-a", at("sev1"), quiet, knowsUp)}, incidents{incidentOf("a", byHand)}, down, 31 * time.Minute, "n", "n/"},
-		"quiet at sev2, and sev1 now":                {slots{slot("a", "uid-a", at("sev2"), quiet, knows("UpAnswers", "sev2"))}, incidents{incidentOf("a", byHand)}, down, 0, "n", "n/"},
-		"quiet at sev2, and still":                   {slots{slot("a", "uid-a", at("sev2"), quiet, knows("UpAnswers", "sev2"))}, incidents{incidentOf("a", byHand)}, see(flaky), 0, "", "a/uid-a sev2~ UpAnswers=sev2"},
-		"lowered to sev3, resolved, bad still":       {slots{slot("a", "uid-a", at("sev3"), quiet, knowsUp)}, incidents{incidentOf("a", byHand)}, down, 0, "", "a/uid-a sev3~ UpAnswers=sev1"},
-		"lowered to sev3, resolved, another bad":     {slots{slot("a", "uid-a", at("sev3"), quiet, knowsUp)}, incidents{incidentOf("a", byHand)}, see(up, tokens), 0, "n", "n/"},
-		"a person's sev3, and sev1":                  {slots{slot("a", "uid-a", at("sev3"))}, incidents{incidentOf("a", decided("sev3"))}, down, 0, "n", "n/"},
-		"a person's sev3, and sev2":                  {slots{slot("a", "uid-a", at("sev3"))}, incidents{incidentOf("a", decided("sev3"))}, see(flaky), 0, "", "a/uid-a sev3"},
-		"a person's sev1":                            {slots{slot("a", "uid-a", at("sev1"))}, incidents{incidentOf("a", decided("sev1"))}, down, 0, "", "a/uid-a sev1"},
-		"lowered with that bad":                      {slots{slot("a", "uid-a", at("sev3"), knowsUp)}, incidents{incidentOf("a", decided("sev3"))}, down, time.Hour, "", "a/uid-a sev3 UpAnswers=sev1"},
-		"lowered with that bad, and another":         {slots{slot("a", "uid-a", at("sev3"), knowsUp)}, incidents{incidentOf("a", decided("sev3"))}, see(up, tokens), 0, "n", "n/"},
-		"lowered with that flaky, and down now":      {slots{slot("a", "uid-a", at("sev3"), knows("UpAnswers", "sev2"))}, incidents{incidentOf("a", decided("sev3"))}, down, 0, "n", "n/"},
-		"open without a slot":                        {nil, incidents{incidentOf("a")}, down, 0, "", "a/uid-a"},
-		"open without a slot, of a lower severity":   {nil, incidents{incidentOf("a", decided("sev2"))}, down, 0, "n", "n/"},
-		"opened at sev3 while that was bad":          {nil, incidents{incidentOf("a", decided("sev3"))}, see(bad("UpAnswers", "sev1", -time.Second)), 0, "", "a/uid-a sev3 UpAnswers=sev1"},
-		"sev3 has the slot, and a sev1 is open":      {slots{slot("a", "uid-a", at("sev3"))}, incidents{incidentOf("a", decided("sev3")), incidentOf("b")}, down, 0, "", "b/uid-b"},
-		"open, of another category":                  {nil, incidents{incidentOf("a", category(v1alpha1.CategoryUnclassified))}, down, 0, "n", "n/"},
-		"open, of another Platform":                  {nil, incidents{incidentOf("a", of("other"))}, down, 0, "n", "n/"},
-		"the name is taken":                          {nil, incidents{incidentOf("n", of("other")), incidentOf("n-2", byHand)}, down, 0, "n-3", "n-3/"},
-		"another Platform has the name in the slot ": {slots{slot("a", "")}, incidents{incidentOf("a", of("other"))}, down, 0, "a", "a/"},
+		"nobody": {nil, nil, down, 0, "n", "n/"},
+		"open": {slots{slot("a", "uid-a")}, incidents{incidentOf("a")}, down, 0, "",
+			"a/uid-a"},
+		"gone": {slots{slot("a", "uid-a")}, nil, down, 0, "n", "n/"},
+		"another object has the name": {slots{slot("a", "uid-former")}, incidents{incidentOf("a", ended)},
+			down, 0, "n", "n/"},
+		"the manager died before the Create": {slots{slot("a", "")}, nil, down, 0, "a", "a/"},
+		"the manager died after the Create": {slots{slot("a", "")}, incidents{incidentOf("a")}, down, 0, "",
+			"a/uid-a"},
+		"it died, and a person resolved it": {slots{slot("a", "")}, incidents{incidentOf("a", byHand)}, down, 0,
+			"", "a/uid-a sev1~ UpAnswers=sev1"},
+		"it ended by itself": {slots{slot("a", "uid-a")}, incidents{incidentOf("a", ended)}, down,
+			0, "n", "n/"},
+		"a person resolved it": {slots{slot("a", "uid-a")}, incidents{incidentOf("a", byHand)}, down,
+			0, "", "a/uid-a sev1~ UpAnswers=sev1"},
+		"quiet": {slots{slot("a", "uid-a", at("sev1"), quiet, knowsUp)},
+			incidents{incidentOf("a", byHand)}, down, 20 * time.Minute, "", "a/uid-a sev1~ UpAnswers=sev1"},
+		"quiet, and deleted": {slots{slot("a", "uid-a", at("sev1"), quiet, knowsUp)}, nil, down,
+			20 * time.Minute, "", "a/uid-a sev1~ UpAnswers=sev1"},
+		"quiet for repeatSeconds": {slots{slot("a", "uid-a", at("sev1"), quiet, knowsUp)},
+			incidents{incidentOf("a", byHand)}, down, 31 * time.Minute, "n", "n/"},
+		"quiet at sev2, and sev1 now": {slots{slot("a", "uid-a", at("sev2"), quiet,
+			knows("UpAnswers", "sev2"))}, incidents{incidentOf("a", byHand)}, down, 0, "n", "n/"},
+		"quiet at sev2, and still": {slots{slot("a", "uid-a", at("sev2"), quiet,
+			knows("UpAnswers", "sev2"))}, incidents{incidentOf("a", byHand)}, see(flaky), 0, "", "a/uid-a sev2~ UpAnswers=sev2"},
+		"lowered to sev3, resolved, bad still": {slots{slot("a", "uid-a", at("sev3"), quiet, knowsUp)},
+			incidents{incidentOf("a", byHand)}, down, 0, "", "a/uid-a sev3~ UpAnswers=sev1"},
+		"lowered to sev3, resolved, another bad": {slots{slot("a", "uid-a", at("sev3"), quiet, knowsUp)},
+			incidents{incidentOf("a", byHand)}, see(up, tokens), 0, "n", "n/"},
+		"a person's sev3, and sev1": {slots{slot("a", "uid-a", at("sev3"))},
+			incidents{incidentOf("a", decided("sev3"))}, down, 0, "n", "n/"},
+		"a person's sev3, and sev2": {slots{slot("a", "uid-a", at("sev3"))},
+			incidents{incidentOf("a", decided("sev3"))}, see(flaky), 0, "", "a/uid-a sev3"},
+		"a person's sev1": {slots{slot("a", "uid-a", at("sev1"))},
+			incidents{incidentOf("a", decided("sev1"))}, down, 0, "", "a/uid-a sev1"},
+		"lowered with that bad": {slots{slot("a", "uid-a", at("sev3"), knowsUp)},
+			incidents{incidentOf("a", decided("sev3"))}, down, time.Hour, "", "a/uid-a sev3 UpAnswers=sev1"},
+		"lowered with that bad, and another": {slots{slot("a", "uid-a", at("sev3"), knowsUp)},
+			incidents{incidentOf("a", decided("sev3"))}, see(up, tokens), 0, "n", "n/"},
+		"lowered with that flaky, and down now": {slots{slot("a", "uid-a", at("sev3"), knows("UpAnswers", "sev2"))},
+			incidents{incidentOf("a", decided("sev3"))}, down, 0, "n", "n/"},
+		"open without a slot":                      {nil, incidents{incidentOf("a")}, down, 0, "", "a/uid-a"},
+		"open without a slot, of a lower severity": {nil, incidents{incidentOf("a", decided("sev2"))}, down, 0, "n", "n/"},
+		"opened at sev3 while that was bad": {nil, incidents{incidentOf("a", decided("sev3"))},
+			see(bad("UpAnswers", "sev1", -time.Second)), 0, "", "a/uid-a sev3 UpAnswers=sev1"},
+		"sev3 has the slot, and a sev1 is open": {slots{slot("a", "uid-a", at("sev3"))},
+			incidents{incidentOf("a", decided("sev3")), incidentOf("b")}, down, 0, "", "b/uid-b"},
+		"open, of another category": {nil, incidents{incidentOf("a",
+			category(v1alpha1.CategoryUnclassified))}, down, 0, "n", "n/"},
+		"open, of another Platform": {nil, incidents{incidentOf("a", of("other"))}, down, 0, "n", "n/"},
+		"the name is taken": {nil, incidents{incidentOf("n", of("other")),
+			incidentOf("n-2", byHand)}, down, 0, "n-3", "n-3/"},
+		"another Platform has the name in the slot ": {slots{slot("a", "")}, incidents{incidentOf("a", of("other"))}, down,
+			0, "a", "a/"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -173,20 +201,32 @@ func TestAnIncidentHoldsItsPlace(t *testing.T) {
 		signals  signals.Signals
 		then     string
 	}{
-		"nobody had it":                       {nil, incidentOf("a"), see(up), "a/uid-a"},
-		"a person's, bad only afterwards":     {nil, incidentOf("a", decided("sev3")), see(up), "a/uid-a sev3"},
-		"a person's, bad before":              {nil, incidentOf("a", decided("sev3")), see(bad("UpAnswers", "sev1", -time.Minute)), "a/uid-a sev3 UpAnswers=sev1"},
-		"its name was written":                {[]v1alpha1.IncidentSlot{slot("a", "")}, incidentOf("a"), see(up), "a/uid-a"},
-		"lowered":                             {[]v1alpha1.IncidentSlot{slot("a", "uid-a")}, incidentOf("a", decided("sev3")), see(up), "a/uid-a sev3 UpAnswers=sev1"},
-		"lowered again":                       {[]v1alpha1.IncidentSlot{slot("a", "uid-a", at("sev2"))}, incidentOf("a", decided("sev3")), see(up), "a/uid-a sev3 UpAnswers=sev1"},
-		"lowered with nothing bad":            {[]v1alpha1.IncidentSlot{slot("a", "uid-a")}, incidentOf("a", decided("sev3")), see(state("UpAnswers", metav1.ConditionTrue)), "a/uid-a sev3"},
-		"lowered after a restart":             {[]v1alpha1.IncidentSlot{slot("a", "uid-a")}, incidentOf("a", decided("sev3"), sawUp), see(state("UpAnswers", metav1.ConditionUnknown)), "a/uid-a sev3 UpAnswers=sev1"},
-		"raised":                              {[]v1alpha1.IncidentSlot{slot("a", "uid-a", at("sev3"))}, incidentOf("a", decided("sev2")), see(up), "a/uid-a sev2"},
-		"the severity follows the signals":    {[]v1alpha1.IncidentSlot{slot("a", "uid-a", at("sev3"))}, incidentOf("a"), see(up), "a/uid-a"},
-		"takes over from one that is gone":    {[]v1alpha1.IncidentSlot{slot("b", "uid-b", knowsUp)}, incidentOf("a"), see(up), "a/uid-a"},
-		"takes over, and it stays quiet":      {[]v1alpha1.IncidentSlot{slot("b", "uid-b", at("sev1"), quiet, knowsUp)}, incidentOf("a", decided("sev3")), see(up), "a/uid-a sev3~ UpAnswers=sev1"},
-		"another has the name":                {[]v1alpha1.IncidentSlot{slot("a", "uid-former")}, incidentOf("a"), see(up), "a/uid-a"},
-		"the place of another one is another": {[]v1alpha1.IncidentSlot{slot("b", "uid-b")}, incidentOf("a", category(v1alpha1.CategoryKeyMismatch)), see(up), "b/uid-b; a/uid-a"},
+		"nobody had it":                   {nil, incidentOf("a"), see(up), "a/uid-a"},
+		"a person's, bad only afterwards": {nil, incidentOf("a", decided("sev3")), see(up), "a/uid-a sev3"},
+		"a person's, bad before": {nil, incidentOf("a", decided("sev3")),
+			see(bad("UpAnswers", "sev1", -time.Minute)), "a/uid-a sev3 UpAnswers=sev1"},
+		"its name was written": {[]v1alpha1.IncidentSlot{slot("a", "")}, incidentOf("a"), see(up), "a/uid-a"},
+		"lowered": {[]v1alpha1.IncidentSlot{slot("a", "uid-a")},
+			incidentOf("a", decided("sev3")), see(up), "a/uid-a sev3 UpAnswers=sev1"},
+		"lowered again": {[]v1alpha1.IncidentSlot{slot("a", "uid-a", at("sev2"))},
+			incidentOf("a", decided("sev3")), see(up), "a/uid-a sev3 UpAnswers=sev1"},
+		"lowered with nothing bad": {[]v1alpha1.IncidentSlot{slot("a", "uid-a")},
+			incidentOf("a", decided("sev3")), see(state("UpAnswers", metav1.ConditionTrue)), "a/uid-a sev3"},
+		"lowered after a restart": {[]v1alpha1.IncidentSlot{slot("a", "uid-a")},
+			incidentOf("a", decided("sev3"), sawUp), see(state("UpAnswers", metav1.ConditionUnknown)), "a/uid-a sev3 " +
+				"UpAnswers=sev1"},
+		"raised": {[]v1alpha1.IncidentSlot{slot("a", "uid-a", at("sev3"))},
+			incidentOf("a", decided("sev2")), see(up), "a/uid-a sev2"},
+		"the severity follows the signals": {[]v1alpha1.IncidentSlot{slot("a", "uid-a", at("sev3"))}, incidentOf("a"),
+			see(up), "a/uid-a"},
+		"takes over from one that is gone": {[]v1alpha1.IncidentSlot{slot("b", "uid-b", knowsUp)}, incidentOf("a"),
+			see(up), "a/uid-a"},
+		"takes over, and it stays quiet": {[]v1alpha1.IncidentSlot{slot("b", "uid-b", at("sev1"), quiet, knowsUp)},
+			incidentOf("a", decided("sev3")), see(up), "a/uid-a sev3~ UpAnswers=sev1"},
+		"another has the name": {[]v1alpha1.IncidentSlot{slot("a", "uid-former")}, incidentOf("a"), see(up),
+			"a/uid-a"},
+		"the place of another one is another": {[]v1alpha1.IncidentSlot{slot("b", "uid-b")},
+			incidentOf("a", category(v1alpha1.CategoryKeyMismatch)), see(up), "b/uid-b; a/uid-a"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -201,7 +241,8 @@ func TestAnIncidentHoldsItsPlace(t *testing.T) {
 
 func TestWhatIsOverLeavesItsPlace(t *testing.T) {
 	t.Parallel()
-	up, good, unknown := bad(v1alpha1.ConditionUpAnswers, v1alpha1.Sev1, 0), state("UpAnswers", metav1.ConditionTrue), state("UpAnswers", metav1.ConditionUnknown)
+	up, good, unknown := bad(v1alpha1.ConditionUpAnswers, v1alpha1.Sev1, 0), state("UpAnswers",
+		metav1.ConditionTrue), state("UpAnswers", metav1.ConditionUnknown)
 	knowsUp := knows("UpAnswers", "sev1")
 	for name, c := range map[string]struct {
 		slot    v1alpha1.IncidentSlot
@@ -210,22 +251,34 @@ func TestWhatIsOverLeavesItsPlace(t *testing.T) {
 		at      time.Duration
 		then    string
 	}{
-		"open":                                 {slot("a", "uid-a"), []v1alpha1.Incident{incidentOf("a")}, see(up), time.Hour, "a/uid-a"},
-		"gone":                                 {slot("a", "uid-a"), nil, see(up), 0, ""},
-		"its name is another's":                {slot("a", "uid-former"), []v1alpha1.Incident{incidentOf("a")}, see(up), 0, ""},
+		"open": {slot("a", "uid-a"), []v1alpha1.Incident{incidentOf("a")}, see(up),
+			time.Hour, "a/uid-a"},
+		"gone": {slot("a", "uid-a"), nil, see(up), 0, ""},
+		"its name is another's": {slot("a", "uid-former"), []v1alpha1.Incident{incidentOf("a")}, see(up), 0,
+			""},
 		"created, and its UID was not written": {slot("a", ""), []v1alpha1.Incident{incidentOf("a")}, see(up), 0, "a/uid-a"},
 		"about to be created":                  {slot("a", ""), nil, see(good), settle - 1, "a/"},
 		"never created":                        {slot("a", ""), nil, see(good), settle, ""},
-		"it ended":                             {slot("a", "uid-a"), []v1alpha1.Incident{incidentOf("a", ended)}, see(up), 2 * time.Minute, ""},
-		"resolved while bad":                   {slot("a", "uid-a"), []v1alpha1.Incident{incidentOf("a", byHand)}, see(up), 2 * time.Minute, "a/uid-a sev1~ UpAnswers=sev1"},
-		"resolved while good":                  {slot("a", "uid-a"), []v1alpha1.Incident{incidentOf("a", byHand)}, see(good), 2 * time.Minute, ""},
-		"quiet, bad":                           {slot("a", "uid-a", at("sev1"), quiet, knowsUp), nil, see(up), 2 * time.Minute, "a/uid-a sev1~ UpAnswers=sev1"},
-		"quiet, unknown":                       {slot("a", "uid-a", at("sev1"), quiet, knowsUp), nil, see(unknown), 2 * time.Minute, "a/uid-a sev1~ UpAnswers=sev1"},
-		"quiet, nothing seen yet":              {slot("a", "uid-a", at("sev1"), quiet, knowsUp), nil, see(), 2 * time.Minute, "a/uid-a sev1~ UpAnswers=sev1"},
-		"quiet, good once":                     {slot("a", "uid-a", at("sev1"), quiet, knowsUp), nil, see(good), 2 * time.Minute, ""},
-		"quiet for repeatSeconds":              {slot("a", "uid-a", at("sev1"), quiet, knowsUp), nil, see(up), 31 * time.Minute, ""},
-		"lowered, bad":                         {slot("a", "uid-a", at("sev3"), knowsUp), []v1alpha1.Incident{incidentOf("a", decided("sev3"))}, see(up), time.Hour, "a/uid-a sev3 UpAnswers=sev1"},
-		"lowered, good once":                   {slot("a", "uid-a", at("sev3"), knowsUp), []v1alpha1.Incident{incidentOf("a", decided("sev3"))}, see(good), time.Hour, "a/uid-a sev3"},
+		"it ended": {slot("a", "uid-a"), []v1alpha1.Incident{incidentOf("a", ended)}, see(up),
+			2 * time.Minute, ""},
+		"resolved while bad": {slot("a", "uid-a"), []v1alpha1.Incident{incidentOf("a", byHand)}, see(up),
+			2 * time.Minute, "a/uid-a sev1~ UpAnswers=sev1"},
+		"resolved while good": {slot("a", "uid-a"), []v1alpha1.Incident{incidentOf("a", byHand)},
+			see(good), 2 * time.Minute, ""},
+		"quiet, bad": {slot("a", "uid-a", at("sev1"), quiet, knowsUp), nil, see(up),
+			2 * time.Minute, "a/uid-a sev1~ UpAnswers=sev1"},
+		"quiet, unknown": {slot("a", "uid-a", at("sev1"), quiet, knowsUp), nil, see(unknown),
+			2 * time.Minute, "a/uid-a sev1~ UpAnswers=sev1"},
+		"quiet, nothing seen yet": {slot("a", "uid-a", at("sev1"), quiet, knowsUp), nil, see(),
+			2 * time.Minute, "a/uid-a sev1~ UpAnswers=sev1"},
+		"quiet, good once": {slot("a", "uid-a", at("sev1"), quiet, knowsUp), nil, see(good),
+			2 * time.Minute, ""},
+		"quiet for repeatSeconds": {slot("a", "uid-a", at("sev1"), quiet, knowsUp), nil, see(up),
+			31 * time.Minute, ""},
+		"lowered, bad": {slot("a", "uid-a", at("sev3"), knowsUp),
+			[]v1alpha1.Incident{incidentOf("a", decided("sev3"))}, see(up), time.Hour, "a/uid-a sev3 UpAnswers=sev1"},
+		"lowered, good once": {slot("a", "uid-a", at("sev3"), knowsUp),
+			[]v1alpha1.Incident{incidentOf("a", decided("sev3"))}, see(good), time.Hour, "a/uid-a sev3"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -252,9 +305,11 @@ func TestPlaces(t *testing.T) {
 			t.Errorf("%v is in place %q, want %q", i.Spec.Affected, got, want)
 		}
 	}
-	ask := signals.Signal{Condition: v1alpha1.ConditionTokensIssued, State: metav1.ConditionUnknown, Severity: v1alpha1.Sev1, Ask: true}
+	ask := signals.Signal{Condition: v1alpha1.ConditionTokensIssued, State: metav1.ConditionUnknown,
+		Severity: v1alpha1.Sev1, Ask: true}
 	up := bad(v1alpha1.ConditionUpAnswers, v1alpha1.Sev1, 0)
-	if got := Alarms(see(up, ask), v1alpha1.CategoryUnclassified); len(got) != 1 || got[0].Condition != ask.Condition || got[0].Severity != v1alpha1.Sev2 {
+	if got := Alarms(see(up, ask), v1alpha1.CategoryUnclassified); len(got) != 1 || got[0].Condition != ask.Condition ||
+		got[0].Severity != v1alpha1.Sev2 {
 		t.Errorf("people are asked about %+v", got)
 	}
 	latency := bad(v1alpha1.ConditionLatencyGood, v1alpha1.Sev2, 0)
