@@ -35,15 +35,21 @@ func (c Claims) Decide(ctx context.Context, key client.ObjectKey,
 	if err := c.APIReader.Get(ctx, key, fresh); err != nil {
 		return nil, fmt.Errorf("reading the Platform: %w", err)
 	}
-	base := fresh.DeepCopy()
-	if !decide(&fresh.Status) || equality.Semantic.DeepEqual(base.Status, fresh.Status) {
+	return c.DecideOn(ctx, fresh, decide)
+}
+
+// DecideOn is Decide on a Platform that was just read past the cache, or just written. It saves a read.
+func (c Claims) DecideOn(ctx context.Context, base *v1alpha1.Platform,
+	decide func(*v1alpha1.PlatformStatus) bool) (*v1alpha1.Platform, error) {
+	changed := base.DeepCopy()
+	if !decide(&changed.Status) || equality.Semantic.DeepEqual(base.Status, changed.Status) {
 		return base, nil
 	}
 	patch := client.MergeFromWithOptions(base, client.MergeFromWithOptimisticLock{})
-	if err := c.Client.Status().Patch(ctx, fresh, patch); err != nil {
+	if err := c.Client.Status().Patch(ctx, changed, patch); err != nil {
 		return nil, fmt.Errorf("writing the Platform's status: %w", err)
 	}
-	return fresh, nil
+	return changed, nil
 }
 
 // Read returns the Platform as it is now.

@@ -71,11 +71,7 @@ func (c Claims) Take(ctx context.Context, want Want) (create string, err error) 
 	if err := c.APIReader.List(ctx, &all, client.InNamespace(want.Platform.Namespace)); err != nil {
 		return "", fmt.Errorf("looking for open Incidents: %w", err)
 	}
-	_, err = c.Decide(ctx, want.Platform, func(status *v1alpha1.PlatformStatus) bool {
-		create = ""
-		if !equality.Semantic.DeepEqual(status.Incidents, before.Status.Incidents) {
-			return false
-		}
+	_, err = c.DecideOn(ctx, before, func(status *v1alpha1.PlatformStatus) bool {
 		create = choose(status, want, all.Items, c.Now(), repeat(before))
 		return true
 	})

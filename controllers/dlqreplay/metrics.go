@@ -10,7 +10,8 @@ import (
 var (
 	entriesTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "playbook_dlqreplay_entries_total",
-		Help: "Planned entries that batches dealt with, by what was done. The ledger is exact; this counter loses what a crash interrupts.",
+		Help: "Planned entries that batches dealt with, by what was done. The ledger is exact; this counter loses what a " +
+			"crash interrupts.",
 	}, []string{"action"})
 	batchSeconds = prometheus.NewHistogram(prometheus.HistogramOpts{
 		Name:    "playbook_dlqreplay_batch_seconds",

@@ -62,9 +62,12 @@ func TestAPlanCountsByCauseAndChangesNothing(t *testing.T) {
 	if !maps.Equal(got, want) || value(plan.Total) != 27 {
 		t.Errorf("the plan has %d entries, %v; it should have 27, %v", value(plan.Total), got, want)
 	}
-	oldest := stage.Query[time.Time](s.Scene, `SELECT min(enqueued_at) FROM webhook_outbox_entries WHERE dlq_at IS NOT NULL`)
-	newest := stage.Query[time.Time](s.Scene, `SELECT max(enqueued_at) FROM webhook_outbox_entries WHERE dlq_at IS NOT NULL`)
-	if !plan.OldestEnqueued.UTC().Equal(oldest.Truncate(time.Second)) || !plan.NewestEnqueued.UTC().Equal(newest.Truncate(time.Second)) {
+	oldest := stage.Query[time.Time](s.Scene,
+		`SELECT min(enqueued_at) FROM webhook_outbox_entries WHERE dlq_at IS NOT NULL`)
+	newest := stage.Query[time.Time](s.Scene,
+		`SELECT max(enqueued_at) FROM webhook_outbox_entries WHERE dlq_at IS NOT NULL`)
+	if !plan.OldestEnqueued.UTC().Equal(oldest.Truncate(time.Second)) ||
+		!plan.NewestEnqueued.UTC().Equal(newest.Truncate(time.Second)) {
 		t.Errorf("the plan spans %s to %s and should span %s to %s", plan.OldestEnqueued, plan.NewestEnqueued, oldest, newest)
 	}
 	if !regexp.MustCompile(`^sha256:[0-9a-f]{64}$`).MatchString(plan.Digest) {
@@ -74,7 +77,8 @@ func TestAPlanCountsByCauseAndChangesNothing(t *testing.T) {
 	// Each cause selects what the plan counted for it.
 	digests := map[string]bool{plan.Digest: true}
 	for cause, n := range want {
-		r := s.AwaitReady(s.apply(fmt.Sprintf("only-%d", len(digests)), fmt.Sprintf("{mode: Plan, selector: {causes: [%s]}}", cause)))
+		r := s.AwaitReady(s.apply(fmt.Sprintf("only-%d", len(digests)), fmt.Sprintf("{mode: Plan, selector: {causes: "+
+			"[%s]}}", cause)))
 		if value(r.Status.Plan.Total) != n {
 			t.Errorf("%d entries are selected by the cause %s, and %d died of it", value(r.Status.Plan.Total), cause, n)
 		}
@@ -99,7 +103,8 @@ func TestIdsAbove2To53AreExact(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	name := s.apply("r", fmt.Sprintf(`{applicationID: "%d", selector: {entryIDs: ["%d", "%d"]}}`, application, ids[1], ids[3]))
+	name := s.apply("r", fmt.Sprintf(`{applicationID: "%d", selector: {entryIDs: ["%d", "%d"]}}`, application, ids[1],
+		ids[3]))
 	r := s.AwaitReady(name)
 	s.progress(r, map[string]int64{"requeued": 2, "delivered": 2})
 	got := stage.Query[[]int64](s.Scene, `SELECT array_agg(entry_id ORDER BY entry_id) FROM logi_test.requeues`)
@@ -120,7 +125,8 @@ func TestAPlanThatIsTooLargeStalls(t *testing.T) {
 	if s.count(`SELECT count(*) FROM playbook.replay_pages`) != 0 || stage.Query[string](s.Scene, outbox) != before {
 		t.Error("a plan that is too large left something behind")
 	}
-	s.progress(s.AwaitReason(s.apply("fits", "{maxEntries: 12, maxInFlight: 12, canary: {entries: 0}}"), v1alpha1.ReasonDelivering), map[string]int64{"requeued": 12, "waiting": 12})
+	s.progress(s.AwaitReason(s.apply("fits", "{maxEntries: 12, maxInFlight: 12, canary: {entries: 0}}"),
+		v1alpha1.ReasonDelivering), map[string]int64{"requeued": 12, "waiting": 12})
 }
 
 func TestAReplayOfNothingSaysSo(t *testing.T) {

@@ -98,16 +98,19 @@ func TestADatabaseIsTrustedByItsCertificate(t *testing.T) {
 			func(s *scene) { s.databaseURL(s.altered(connect("require"))) },
 		},
 		"untrusted": {
-			connect("verify-full"), "", v1alpha1.ReasonDatabaseUnreachable, "its certificate is not trusted: x509: certificate signed by unknown authority",
+			connect("verify-full"), "", v1alpha1.ReasonDatabaseUnreachable, "its certificate is not trusted: x509: " +
+				"certificate signed by unknown authority",
 			func(s *scene) { s.authorities(trusted) },
 		},
 		"another": {
-			connect("verify-ca"), string(asPEM(other.certificate)), v1alpha1.ReasonDatabaseUnreachable, "its certificate is not trusted: x509: certificate signed by unknown authority",
+			connect("verify-ca"), string(asPEM(other.certificate)), v1alpha1.ReasonDatabaseUnreachable, "its certificate is " +
+				"not trusted: x509: certificate signed by unknown authority",
 			func(s *scene) { s.authorities(string(asPEM(other.certificate)) + trusted) },
 		},
 		"misnamed": {
 			func(u *url.URL) { u.Host, u.RawQuery = "localhost:"+u.Port(), "sslmode=verify-full" }, trusted,
-			v1alpha1.ReasonDatabaseUnreachable, "its certificate is not trusted: x509: certificate is not valid for any names, but wanted to match localhost",
+			v1alpha1.ReasonDatabaseUnreachable, "its certificate is not trusted: x509: certificate is not valid for any " +
+				"names, but wanted to match localhost",
 			func(s *scene) { s.databaseURL(s.altered(connect("verify-full"))) },
 		},
 		"unverified": {
@@ -120,7 +123,8 @@ func TestADatabaseIsTrustedByItsCertificate(t *testing.T) {
 		},
 		"no-file": {
 			func(u *url.URL) { u.RawQuery = "sslmode=verify-full&sslrootcert=/nonexistent/ca.crt" }, "", v1alpha1.ReasonSecretUnusable,
-			"names a file that is not there, such as sslrootcert's: in a Secret, the authority's certificate goes beside the URL, as ca.crt",
+			"names a file that is not there, such as sslrootcert's: in a Secret, the authority's certificate goes beside the " +
+				"URL, as ca.crt",
 			func(s *scene) {
 				s.databaseURL(s.altered(connect("verify-full")))
 				s.authorities(trusted)

@@ -167,7 +167,10 @@ func TestAPlatformWithoutADatabaseIsNamedUntilItHasOne(t *testing.T) {
 func (s *scene) awaitWarning(r *v1alpha1.DLQReplay, reason string) {
 	s.Helper()
 	stage.Eventually(s.T, "a warning", func() bool {
-		return slices.ContainsFunc(s.events(r), func(e eventsv1.Event) bool { return e.Type == "Warning" && e.Reason == reason })
+		return slices.ContainsFunc(s.events(r), func(e eventsv1.Event) bool {
+			return e.Type == "Warning" &&
+				e.Reason == reason
+		})
 	})
 }
 
@@ -237,7 +240,8 @@ func TestAStalledReplayThatCanNotGoOnYetSaysSo(t *testing.T) {
 	s.Exec(`ALTER SCHEMA playbook RENAME TO elsewhere`)
 	s.request(name, "now")
 	r := s.AwaitStalled(name, v1alpha1.ReasonLedgerNotReady)
-	if !strings.Contains(message(r), "asked to go on, which can't be done yet: ") || r.Status.LastHandledRequestedAt != "" {
+	if !strings.Contains(message(r), "asked to go on, which can't be done yet: ") ||
+		r.Status.LastHandledRequestedAt != "" {
 		t.Errorf("with lastHandledRequestedAt %q the message is %q", r.Status.LastHandledRequestedAt, message(r))
 	}
 	s.Exec(`ALTER SCHEMA elsewhere RENAME TO playbook`)
@@ -332,7 +336,8 @@ func TestAStatusSetBackByHandRepeatsNothing(t *testing.T) {
 		s.seed(30, "HTTP 503: down", 7)
 		name := s.apply("r", "{}")
 		s.AwaitReady(name)
-		s.Exec(`UPDATE webhook_outbox_entries SET delivered_at = NULL, dlq_at = $1::timestamp - interval '1 second'`, stage.Query[any](s.Scene, `SELECT cutoff FROM playbook.operations`))
+		s.Exec(`UPDATE webhook_outbox_entries SET delivered_at = NULL, dlq_at = $1::timestamp - interval '1 second'`,
+			stage.Query[any](s.Scene, `SELECT cutoff FROM playbook.operations`))
 		reset(s, name)
 		s.progress(s.AwaitReady(name), map[string]int64{"requeued": 30, "delivered": 30})
 		s.eachOnce(30)

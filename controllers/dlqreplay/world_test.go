@@ -125,15 +125,18 @@ func message(r *v1alpha1.DLQReplay) string {
 // nudge makes the manager look at a replay with a change that means nothing, and waits until it has.
 func (s *scene) nudge(name string) *v1alpha1.DLQReplay {
 	s.Helper()
-	generation := s.Change(name, fmt.Sprintf(`{"spec":{"deliveryTimeoutSeconds":%d}}`, s.Get(name).Spec.DeliveryTimeoutSeconds-1)).Generation
-	return s.Await(name, "another look", func(r *v1alpha1.DLQReplay) bool { return r.Status.ObservedGeneration >= generation })
+	generation := s.Change(name, fmt.Sprintf(`{"spec":{"deliveryTimeoutSeconds":%d}}`,
+		s.Get(name).Spec.DeliveryTimeoutSeconds-1)).Generation
+	return s.Await(name, "another look",
+		func(r *v1alpha1.DLQReplay) bool { return r.Status.ObservedGeneration >= generation })
 }
 
 // statuses records each status that a replay is seen with, from now until stop is called.
 func (s *scene) statuses(name string) (stop func() []v1alpha1.DLQReplay) {
 	s.Helper()
 	ctx, cancel := context.WithCancel(s.Ctx)
-	watcher, err := shared.Kube.Watch(ctx, &v1alpha1.DLQReplayList{}, client.InNamespace(world.Namespace), client.MatchingFields{"metadata.name": name})
+	watcher, err := shared.Kube.Watch(ctx, &v1alpha1.DLQReplayList{}, client.InNamespace(world.Namespace),
+		client.MatchingFields{"metadata.name": name})
 	if err != nil {
 		s.Fatal(err)
 	}

@@ -27,7 +27,8 @@ import (
 	"github.com/1pass-dev/playbook-operator/hack/world"
 )
 
-// shortly is how long the far sides of these tests have: the timeouts of the clients are paging's, render's and statuspage's own.
+// shortly is how long the far sides of these tests have: the timeouts of the clients are paging's, render's and
+// statuspage's own.
 const shortly = 3 * time.Second
 
 type hasty struct{ next http.RoundTripper }
@@ -79,19 +80,30 @@ func troubles() []trouble {
 		}
 	}
 	return []trouble{
-		{name: "refused", service: logi.ServiceFault{Refuse: true}, render: logi.RenderFault{Refuse: true}, says: "the connection was closed without an answer", saysRender: "the connection was closed without an answer"},
-		{name: "timeout", service: logi.ServiceFault{DelayMilliseconds: 6000}, render: logi.RenderFault{DelayMilliseconds: 6000}, says: "no answer in time", saysRender: "no answer in time"},
-		{name: "slow-body", service: logi.ServiceFault{Status: 200, Stall: true}, render: logi.RenderFault{Status: 200, SlowBody: true, DelayMilliseconds: 9000}, says: "broke off or is too long", saysRender: "broke off or is too long"},
-		{name: "10-mb", service: logi.ServiceFault{Status: 200, BodyBytes: 10 << 20}, render: logi.RenderFault{Status: 200, Megabytes: 10}, says: "broke off or is too long", saysRender: "broke off or is too long"},
-		{name: "html", service: logi.ServiceFault{Status: 200, Body: html, Echo: true}, render: logi.RenderFault{Status: 200, Body: html}, says: "is not this API's", saysRender: "is not this API's"},
+		{name: "refused", service: logi.ServiceFault{Refuse: true}, render: logi.RenderFault{Refuse: true},
+			says: "the connection was closed without an answer", saysRender: "the connection was closed without an answer"},
+		{name: "timeout", service: logi.ServiceFault{DelayMilliseconds: 6000},
+			render: logi.RenderFault{DelayMilliseconds: 6000}, says: "no answer in time", saysRender: "no answer in time"},
+		{name: "slow-body", service: logi.ServiceFault{Status: 200, Stall: true},
+			render: logi.RenderFault{Status: 200, SlowBody: true, DelayMilliseconds: 9000}, says: "broke off or is too " +
+				"long", saysRender: "broke off or is too long"},
+		{name: "10-mb", service: logi.ServiceFault{Status: 200, BodyBytes: 10 << 20},
+			render: logi.RenderFault{Status: 200, Megabytes: 10}, says: "broke off or is too long", saysRender: "broke off " +
+				"or is too long"},
+		{name: "html", service: logi.ServiceFault{Status: 200, Body: html, Echo: true},
+			render: logi.RenderFault{Status: 200, Body: html}, says: "is not this API's", saysRender: "is not this API's"},
 		status(401, "401"), status(404, "404"), status(409, "409"),
-		{name: "429-seconds", service: logi.ServiceFault{Status: 429, RetryAfter: "30"}, render: logi.RenderFault{Status: 429, Header: map[string]string{"Retry-After": "30"}},
-			wait: 30 * time.Second, saysRender: "fewer requests"},
-		{name: "429-date", service: logi.ServiceFault{Status: 429, RetryInSeconds: 30}, render: logi.RenderFault{Status: 429, ResetInSeconds: 30},
-			wait: 30 * time.Second, saysRender: "fewer requests"},
-		{name: "503", service: logi.ServiceFault{Status: 503, Body: html, Echo: true}, render: logi.RenderFault{Status: 503, Body: html}, says: "HTTP 503", saysRender: "HTTP 503"},
-		{name: "redirect", service: logi.ServiceFault{Status: 307, Location: linkLocal, Echo: true}, render: logi.RenderFault{Status: 307, Header: map[string]string{"Location": linkLocal}},
-			says: "a redirect, which is not followed", saysRender: "a redirect, which is not followed"},
+		{name: "429-seconds", service: logi.ServiceFault{Status: 429, RetryAfter: "30"},
+			render: logi.RenderFault{Status: 429, Header: map[string]string{"Retry-After": "30"}},
+			wait:   30 * time.Second, saysRender: "fewer requests"},
+		{name: "429-date", service: logi.ServiceFault{Status: 429, RetryInSeconds: 30},
+			render: logi.RenderFault{Status: 429, ResetInSeconds: 30},
+			wait:   30 * time.Second, saysRender: "fewer requests"},
+		{name: "503", service: logi.ServiceFault{Status: 503, Body: html, Echo: true},
+			render: logi.RenderFault{Status: 503, Body: html}, says: "HTTP 503", saysRender: "HTTP 503"},
+		{name: "redirect", service: logi.ServiceFault{Status: 307, Location: linkLocal, Echo: true},
+			render: logi.RenderFault{Status: 307, Header: map[string]string{"Location": linkLocal}},
+			says:   "a redirect, which is not followed", saysRender: "a redirect, which is not followed"},
 	}
 }
 
@@ -108,7 +120,8 @@ func hurried(t *testing.T, name string) *scene {
 
 func (s *scene) setSecret(suffix, key, value string) {
 	s.Helper()
-	if _, err := w.Kubectl(s.ctx, "-n", world.Namespace, "patch", "secret", s.Name+"-"+suffix, "--type=merge", "-p", fmt.Sprintf(`{"stringData":{%q:%q}}`, key, value)); err != nil {
+	if _, err := w.Kubectl(s.ctx, "-n", world.Namespace, "patch", "secret", s.Name+"-"+suffix, "--type=merge", "-p",
+		fmt.Sprintf(`{"stringData":{%q:%q}}`, key, value)); err != nil {
 		s.Fatal(err)
 	}
 }
@@ -345,7 +358,8 @@ func TestRenderThatHangsHoldsUpNoPage(t *testing.T) {
 	manager := s.manager()
 	look := func() {
 		t.Helper()
-		if _, err := manager.Reconcile(s.ctx, ctrl.Request{NamespacedName: types.NamespacedName{Namespace: world.Namespace, Name: name}}); err != nil {
+		if _, err := manager.Reconcile(s.ctx, ctrl.Request{NamespacedName: types.NamespacedName{Namespace: world.Namespace,
+			Name: name}}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -477,7 +491,8 @@ func TestNothingIsDoneThatCannotBeWrittenDownFirst(t *testing.T) {
 	name := s.regression("inc", "{category: Outage, notice: Publish}")
 	away := errors.New("the API server takes no writes")
 	broken := interceptor.NewClient(kube, interceptor.Funcs{
-		SubResourcePatch: func(context.Context, client.Client, string, client.Object, client.Patch, ...client.SubResourcePatchOption) error {
+		SubResourcePatch: func(context.Context, client.Client, string, client.Object, client.Patch,
+			...client.SubResourcePatchOption) error {
 			return away
 		},
 	})

@@ -47,13 +47,17 @@ func triage(ctx context.Context, s *response) (playbook.Outcome, error) {
 	s.Incident.Status.Triage = found
 	switch {
 	case p.Spec.Render == nil:
-		return playbook.Done("%s; Platform %q has no spec.render, so services and deploys are unknown", found.Health, p.Name), nil
+		return playbook.Done("%s; Platform %q has no spec.render, so services and deploys are unknown", found.Health,
+			p.Name), nil
 	case look.err != nil && len(found.Services) == 0:
-		return playbook.Done("%s; services and deploys are unknown: %s", found.Health, playbook.Normalise(look.err.Error())), nil
+		return playbook.Done("%s; services and deploys are unknown: %s", found.Health,
+			playbook.Normalise(look.err.Error())), nil
 	case look.err != nil && len(found.Deploys) == 0:
-		return playbook.Done("%s; %s; deploys are unknown: %s", found.Health, servicesText(found.Services), playbook.Normalise(look.err.Error())), nil
+		return playbook.Done("%s; %s; deploys are unknown: %s", found.Health, servicesText(found.Services),
+			playbook.Normalise(look.err.Error())), nil
 	}
-	return playbook.Done("%s; %s; the last %d deploys are in status.triage", found.Health, servicesText(found.Services), len(found.Deploys)), nil
+	return playbook.Done("%s; %s; the last %d deploys are in status.triage", found.Health, servicesText(found.Services),
+		len(found.Deploys)), nil
 }
 
 // firstLook is what triage reads.
@@ -91,7 +95,8 @@ func (r *Reconciler) lookAt(ctx context.Context, p *v1alpha1.Platform) firstLook
 }
 
 // services as Render shows them. The error is the last one; a service that could not be read says so.
-func services(ctx context.Context, api *render.Client, p *v1alpha1.Platform) (found []v1alpha1.TriagedService, last error) {
+func services(ctx context.Context, api *render.Client, p *v1alpha1.Platform) (found []v1alpha1.TriagedService,
+	last error) {
 	for _, service := range p.Spec.Render.Services {
 		state := "Running"
 		at, err := api.Service(ctx, service.ServiceID)

@@ -15,7 +15,10 @@ import (
 // deliverAfterRevocation dispatches until the relying party accepted webhook_key.compromised.
 func (s *scene) deliverAfterRevocation() {
 	s.Helper()
-	stage.Eventually(s.T, "the key is revoked", func() bool { return stage.Query[int64](s.Scene, `SELECT count(*) FROM playbook.key_revocations`) == 1 })
+	stage.Eventually(s.T, "the key is revoked", func() bool {
+		return stage.Query[int64](s.Scene,
+			`SELECT count(*) FROM playbook.key_revocations`) == 1
+	})
 	s.deliver()
 }
 
@@ -76,7 +79,8 @@ func TestAReplicaThatLagsOnlyDelays(t *testing.T) {
 
 func TestJWKSThatFailsIsNamedAndMendedAndDoesNotHoldUpTheReSigning(t *testing.T) {
 	for fault, saw := range map[logi.JWKSFault]string{
-		logi.JWKSHangs: "no answer in time", logi.JWKSHangsMidBody: "broke off", logi.JWKSHuge: "longer than", logi.JWKSRedirect: "HTTP 302",
+		logi.JWKSHangs: "no answer in time", logi.JWKSHangsMidBody: "broke off", logi.JWKSHuge: "longer " +
+			"than", logi.JWKSRedirect: "HTTP 302",
 	} {
 		t.Run(string(fault), func(t *testing.T) {
 			s := newScene(t, "jwks-"+strings.ToLower(string(fault)), idle)

@@ -32,10 +32,18 @@ func TestJWKSThatNeverComesCleanStallsAndSaysWhatItSaw(t *testing.T) {
 		answer http.HandlerFunc
 		saw    string
 	}{
-		"old-set":  {func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, `{"keys": [{"kid": "KID"}]}`) }, "still has"},
-		"html":     {func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "<html>secret-words</html>") }, "no JSON"},
-		"error":    {func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "secret-words", http.StatusBadGateway) }, "HTTP 502"},
-		"no-heirs": {func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, `{"keys": [{"kid": "other"}]}`) }, "does not have the successor"},
+		"old-set": {func(w http.ResponseWriter, r *http.Request) {
+			_, _ = io.WriteString(w,
+				`{"keys": [{"kid": "KID"}]}`)
+		}, "still has"},
+		"html": {func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "<html>secret-words</html>") },
+			"no JSON"},
+		"error": {func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "secret-words", http.StatusBadGateway) },
+			"HTTP 502"},
+		"no-heirs": {func(w http.ResponseWriter, _ *http.Request) {
+			_, _ = io.WriteString(w,
+				`{"keys": [{"kid": "other"}]}`)
+		}, "does not have the successor"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newScene(t, "jwks-"+name, idle)
@@ -53,7 +61,8 @@ func TestJWKSThatNeverComesCleanStallsAndSaysWhatItSaw(t *testing.T) {
 				t.Error(message)
 			}
 			// Without a max-age an hour counts. What could not be read tells nothing.
-			if usable := strings.Contains(name, "-"); usable != (k.Status.ExposedUntil != nil) || usable && k.Status.ExposedUntil.Time.Before(k.Status.RevokedAt.Add(time.Hour)) {
+			if usable := strings.Contains(name, "-"); usable != (k.Status.ExposedUntil != nil) || usable &&
+				k.Status.ExposedUntil.Time.Before(k.Status.RevokedAt.Add(time.Hour)) {
 				t.Errorf("exposed until %s, revoked at %s", k.Status.ExposedUntil, k.Status.RevokedAt)
 			}
 			s.Patch(&v1alpha1.Platform{}, s.Name, fmt.Sprintf(`{"spec":{"url":%q}}`, s.URL()))
@@ -86,7 +95,8 @@ func TestTheExposureLastsAsLongAsACacheMayBelieveTheOldKey(t *testing.T) {
 		return stage.Condition(k, v1alpha1.StepPublished).Status == metav1.ConditionTrue
 	})
 	if got := k.Status.ExposedUntil.Sub(k.Status.RevokedAt.Time); got < 1500*time.Second || got > 1502*time.Second {
-		t.Errorf("exposed for %s after the revocation, and the last old answer came %s after it", got, last.Sub(k.Status.RevokedAt.Time))
+		t.Errorf("exposed for %s after the revocation, and the last old answer came %s after it", got,
+			last.Sub(k.Status.RevokedAt.Time))
 	}
 	s.deliver()
 	s.AwaitReason(name, v1alpha1.ReasonWaitingForCaches)
@@ -95,7 +105,8 @@ func TestTheExposureLastsAsLongAsACacheMayBelieveTheOldKey(t *testing.T) {
 // A replica that is stale hands the old kid out after the revocation, and who got it then keeps it from then on.
 func TestTheExposureReckonsWithARelyingPartyThatKeepsJWKSForItsOwnTime(t *testing.T) {
 	s := newScene(t, "own-cache", idle)
-	s.Patch(&v1alpha1.Platform{}, s.Name, `{"spec":{"relyingParties":[{"applicationID":"42","name":"acme","jwksCacheSeconds":3000}]}}`)
+	s.Patch(&v1alpha1.Platform{}, s.Name,
+		`{"spec":{"relyingParties":[{"applicationID":"42","name":"acme","jwksCacheSeconds":3000}]}}`)
 	kid := s.kid()
 	var seen int
 	var last time.Time
@@ -112,7 +123,8 @@ func TestTheExposureReckonsWithARelyingPartyThatKeepsJWKSForItsOwnTime(t *testin
 		return stage.Condition(k, v1alpha1.StepPublished).Status == metav1.ConditionTrue
 	})
 	if got := k.Status.ExposedUntil.Sub(last); got < 3000*time.Second || got >= 3010*time.Second {
-		t.Errorf("exposed for %s after the last answer with the old kid, %s after the revocation", got, last.Sub(k.Status.RevokedAt.Time))
+		t.Errorf("exposed for %s after the last answer with the old kid, %s after the revocation", got,
+			last.Sub(k.Status.RevokedAt.Time))
 	}
 }
 
@@ -127,7 +139,8 @@ func TestARelyingPartyThatRefusesTheEventIsNamedAndHoldsUpNothingElse(t *testing
 	}
 	k := s.AwaitStalled(name, v1alpha1.ReasonNotNotified)
 	message := stage.Condition(k, v1alpha1.StepRelyingPartyNotified).Message
-	if !strings.Contains(message, "acme") || !strings.Contains(message, "+1 555 0100") || !strings.Contains(message, "401") || strings.Contains(message, "secret-words") {
+	if !strings.Contains(message, "acme") || !strings.Contains(message, "+1 555 0100") ||
+		!strings.Contains(message, "401") || strings.Contains(message, "secret-words") {
 		t.Error(message)
 	}
 	for _, step := range []string{v1alpha1.StepPublished, v1alpha1.StepCachesExpired} {
@@ -139,7 +152,8 @@ func TestARelyingPartyThatRefusesTheEventIsNamedAndHoldsUpNothingElse(t *testing
 		t.Errorf("Verified is %s: %s", c.Status, c.Message)
 	}
 	requeues := stage.Query[int64](s.Scene, `SELECT count(*) FROM playbook.event_requeues`)
-	revived := stage.Query[int64](s.Scene, `SELECT count(*) FROM logi_test.requeues WHERE entry_id = $1::bigint`, k.Status.EventEntryID)
+	revived := stage.Query[int64](s.Scene, `SELECT count(*) FROM logi_test.requeues WHERE entry_id = $1::bigint`,
+		k.Status.EventEntryID)
 	if requeues == 0 || requeues != revived {
 		t.Errorf("%d requeues in the ledger, %d in fact", requeues, revived)
 	}
@@ -147,7 +161,8 @@ func TestARelyingPartyThatRefusesTheEventIsNamedAndHoldsUpNothingElse(t *testing
 	s.Patch(&v1alpha1.KeyCompromise{}, name, `{"spec":{"notifyTimeoutSeconds":600}}`)
 	s.request(name, "again")
 	k = s.AwaitReady(name)
-	if outcome := stage.Query[string](s.Scene, `SELECT outcome FROM playbook.operations WHERE kind = 'KeyCompromise'`); outcome != "complete" {
+	if outcome := stage.Query[string](s.Scene,
+		`SELECT outcome FROM playbook.operations WHERE kind = 'KeyCompromise'`); outcome != "complete" {
 		t.Errorf("the operation is %s", outcome)
 	}
 	if k.Status.ReplayRef == nil {
@@ -176,7 +191,8 @@ func TestATransactionFromBeforeTheRevocationIsWaitedForAndNamed(t *testing.T) {
 	}
 	name := s.apply("key", kid, "reSignTimeoutSeconds: 2")
 	k := s.AwaitStalled(name, v1alpha1.ReasonStillSigning)
-	if message := stage.Condition(k, v1alpha1.StepReSigned).Message; !strings.Contains(message, "1 transactions") || !strings.Contains(message, "pg_locks") {
+	if message := stage.Condition(k, v1alpha1.StepReSigned).Message; !strings.Contains(message, "1 transactions") ||
+		!strings.Contains(message, "pg_locks") {
 		t.Error(message)
 	}
 	if _, err := straggler.Exec(s.Ctx, fmt.Sprintf(`INSERT INTO webhook_outbox_entries (oauth_application_id, event_type, payload, idempotency_key, kid, signature, enqueued_at)
@@ -188,7 +204,8 @@ func TestATransactionFromBeforeTheRevocationIsWaitedForAndNamed(t *testing.T) {
 	s.Await(name, "signed anew", func(k *v1alpha1.KeyCompromise) bool {
 		return stage.Condition(k, v1alpha1.StepReSigned).Status == metav1.ConditionTrue
 	})
-	if got := stage.Query[string](s.Scene, `SELECT kid FROM webhook_outbox_entries WHERE idempotency_key = 'late'`); got != k.Status.SuccessorKid {
+	if got := stage.Query[string](s.Scene,
+		`SELECT kid FROM webhook_outbox_entries WHERE idempotency_key = 'late'`); got != k.Status.SuccessorKid {
 		t.Errorf("the late entry is under %s", got)
 	}
 }
@@ -203,7 +220,8 @@ func TestARefusedReSigningChangesNothingAndIsTriedAgain(t *testing.T) {
 	s.Exec(`CREATE TRIGGER refuse BEFORE UPDATE OF signature ON webhook_outbox_entries FOR EACH ROW EXECUTE FUNCTION refuse()`)
 	name := s.apply("key", kid, "{}")
 	k := s.AwaitReason(name, v1alpha1.ReasonRetrying)
-	if !strings.Contains(stage.Condition(k, v1alpha1.StepRevoked).Message, "no signing today") || s.kid() != kid || k.Status.RevokedAt != nil {
+	if !strings.Contains(stage.Condition(k, v1alpha1.StepRevoked).Message, "no signing today") || s.kid() != kid ||
+		k.Status.RevokedAt != nil {
 		t.Errorf("%s", stage.JSON(k.Status))
 	}
 	s.Exec(`DROP TRIGGER refuse ON webhook_outbox_entries`)
@@ -217,7 +235,8 @@ func TestTooManyBytesAndWhatIsFixedAreRefusedAtApply(t *testing.T) {
 			"spec": {"platformRef": {"name": %q}, "applicationID": "42", "kid": %q, "reason": "r"%s}}`, world.Namespace, s.Name, kid, more)
 	}
 	for want, text := range map[string]string{
-		"Too long": manifest(strings.Repeat("x", 10_000), ""), "spec.kid": manifest("", ""), "unknown field": manifest("a", `, "kids": "b"`),
+		"Too long": manifest(strings.Repeat("x", 10_000), ""), "spec.kid": manifest("", ""), "unknown field": manifest("a",
+			`, "kids": "b"`),
 	} {
 		if out, err := shared.KubectlInput(s.Ctx, text, "apply", "-f", "-"); err == nil || !strings.Contains(out, want) {
 			t.Errorf("want %q: %v\n%s", want, err, out)
@@ -225,7 +244,8 @@ func TestTooManyBytesAndWhatIsFixedAreRefusedAtApply(t *testing.T) {
 	}
 	name := s.apply("key", "whk_nobody", "{}")
 	for _, field := range []string{"kid", "reason", "applicationID"} {
-		out, err := shared.Kubectl(s.Ctx, "-n", world.Namespace, "patch", "keyc", name, "--type=merge", "-p", fmt.Sprintf(`{"spec":{%q:"7"}}`, field))
+		out, err := shared.Kubectl(s.Ctx, "-n", world.Namespace, "patch", "keyc", name, "--type=merge", "-p",
+			fmt.Sprintf(`{"spec":{%q:"7"}}`, field))
 		if err == nil || !strings.Contains(out, "is fixed once the key compromise exists") {
 			t.Errorf("%s: %v\n%s", field, err, out)
 		}
@@ -244,6 +264,7 @@ func TestAStalledKeyCompromiseThatCanNotGoOnYetSaysSo(t *testing.T) {
 		t.Errorf("with lastHandledRequestedAt %q the message is %q", k.Status.LastHandledRequestedAt, message)
 	}
 	s.Exec(`ALTER SCHEMA elsewhere RENAME TO playbook`)
-	s.Await(name, "the request is handled", func(k *v1alpha1.KeyCompromise) bool { return k.Status.LastHandledRequestedAt == "now" })
+	s.Await(name, "the request is handled",
+		func(k *v1alpha1.KeyCompromise) bool { return k.Status.LastHandledRequestedAt == "now" })
 	s.AwaitStalled(name, v1alpha1.ReasonUnknownKid)
 }

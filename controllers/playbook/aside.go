@@ -16,8 +16,8 @@ const (
 	asideKept = time.Minute
 )
 
-// Aside runs reads of far sides that can take long beside the passes: a page must not wait behind a slow API. The zero value is ready
-// for use. A manager that starts anew reads again.
+// Aside runs reads of far sides that can take long beside the passes: a page must not wait behind a slow API. The zero
+// value is ready for use. A manager that starts anew reads again.
 type Aside struct {
 	mu    sync.Mutex
 	calls map[string]*call
@@ -30,7 +30,8 @@ type call struct {
 	err   error
 }
 
-// UnderWay is the error of a step whose read is not through yet. The engine comes back for it soon, and it is no failure.
+// UnderWay is the error of a step whose read is not through yet. The engine comes back for it soon, and it is no
+// failure.
 type UnderWay struct {
 	// What is read, for people.
 	What string
@@ -38,9 +39,11 @@ type UnderWay struct {
 
 func (u *UnderWay) Error() string { return "reading " + u.What + " takes its time" }
 
-// Ask reads by do, which has timeout, and waits for it for a moment. Where that does not suffice the error is *UnderWay: do goes on, and the
-// next Ask with the same key waits for it again. An answer is given once. key names the object, and what is read of it.
-func Ask[T any](ctx context.Context, a *Aside, key, what string, timeout time.Duration, do func(context.Context) (T, error)) (T, error) {
+// Ask reads by do, which has timeout, and waits for it for a moment. Where that does not suffice the error is
+// *UnderWay: do goes on, and the next Ask with the same key waits for it again. An answer is given once. key names the
+// object, and what is read of it.
+func Ask[T any](ctx context.Context, a *Aside, key, what string, timeout time.Duration,
+	do func(context.Context) (T, error)) (T, error) {
 	c := a.begin(key, func() (any, error) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeout)
 		defer cancel()

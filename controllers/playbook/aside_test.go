@@ -14,11 +14,12 @@ func TestWhatIsSlowRunsBesideThePassesAndIsAskedOnce(t *testing.T) {
 		var a Aside
 		var asked atomic.Int64
 		ask := func() (string, error) {
-			return Ask(t.Context(), &a, "object/deploys", "Render's deploys", time.Minute, func(ctx context.Context) (string, error) {
-				asked.Add(1)
-				time.Sleep(10 * time.Second)
-				return "deploys", ctx.Err()
-			})
+			return Ask(t.Context(), &a, "object/deploys", "Render's deploys", time.Minute,
+				func(ctx context.Context) (string, error) {
+					asked.Add(1)
+					time.Sleep(10 * time.Second)
+					return "deploys", ctx.Err()
+				})
 		}
 		began := time.Now()
 		under := (*UnderWay)(nil)
@@ -52,7 +53,10 @@ func TestWhatHangsEndsWithItsTimeoutAndIsForgotten(t *testing.T) {
 			t.Fatal("it is through")
 		}
 		time.Sleep(5*time.Second + asideKept + time.Second)
-		if got, err := Ask(t.Context(), &a, "other", "something", time.Second, func(context.Context) (int, error) { return 7, nil }); got != 7 || err != nil {
+		if got, err := Ask(t.Context(), &a, "other", "something", time.Second, func(context.Context) (int,
+			error) {
+			return 7, nil
+		}); got != 7 || err != nil {
 			t.Errorf("%d, %v", got, err)
 		}
 		if len(a.calls) != 0 {

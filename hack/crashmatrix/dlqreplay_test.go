@@ -140,8 +140,8 @@ type slot struct {
 	site *world.Site
 	db   *pgx.Conn
 
-	// Of the end of a key: what ends it, whether its Platform has no database, how long a run may take, and how often the rake had been
-	// started before it.
+	// Of the end of a key: what ends it, whether its Platform has no database, how long a run may take, and how often the
+	// rake had been started before it.
 	via      v1alpha1.CompromiseVia
 	bare     bool
 	deadline time.Duration
@@ -172,7 +172,8 @@ func (r *run) once(what string, do func() error) error {
 // delete deletes the object, once.
 func (r *run) delete(ctx context.Context) error {
 	return r.once("delete", func() error {
-		return r.admin.Delete(ctx, &v1alpha1.DLQReplay{ObjectMeta: metav1.ObjectMeta{Namespace: r.object.Namespace, Name: r.object.Name}})
+		return r.admin.Delete(ctx, &v1alpha1.DLQReplay{ObjectMeta: metav1.ObjectMeta{Namespace: r.object.Namespace,
+			Name: r.object.Name}})
 	})
 }
 
@@ -185,7 +186,8 @@ type variant struct {
 }
 
 // play runs a scenario once, under a plan or none.
-func (s *slot) play(ctx context.Context, sc scenario, plan *crashmatrix.Plan, v variant, stale bool) (got *result, effects []crashmatrix.Recorded, fired bool, err error) {
+func (s *slot) play(ctx context.Context, sc scenario, plan *crashmatrix.Plan, v variant, stale bool) (got *result,
+	effects []crashmatrix.Recorded, fired bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, runDeadline)
 	defer cancel()
 	r := &run{slot: s, scenario: sc, acted: map[string]bool{}}
@@ -259,7 +261,8 @@ func (s *slot) play(ctx context.Context, sc scenario, plan *crashmatrix.Plan, v 
 		}
 		if ctx.Err() != nil {
 			got, err := r.result(context.WithoutCancel(ctx), obj)
-			return nil, nil, wire.Fired(), errors.Join(fmt.Errorf("the run did not end within %s and %d passes: %s", runDeadline, pass, describe(got)), err)
+			return nil, nil, wire.Fired(), errors.Join(fmt.Errorf("the run did not end within %s and %d passes: %s",
+				runDeadline, pass, describe(got)), err)
 		}
 	}
 }
@@ -280,7 +283,8 @@ func (s *stage) newSlot(ctx context.Context, name string) (_ *slot, err error) {
 		n         int
 		lastError string
 		attempts  int
-	}{{12, "HTTP 503: Service Unavailable", 7}, {2, "HTTP 409: already processed", 3}, {1, "HTTP 503: Service Unavailable", 7}} {
+	}{{12, "HTTP 503: Service Unavailable", 7}, {2, "HTTP 409: already processed", 3}, {1,
+		"HTTP 503: Service Unavailable", 7}} {
 		if _, err := o.site.SeedDead(ctx, application, seed.n, seed.lastError, seed.attempts); err != nil {
 			return nil, err
 		}
@@ -307,7 +311,8 @@ func (s *stage) newSlot(ctx context.Context, name string) (_ *slot, err error) {
 
 func (s *slot) secret(suffix string, data map[string]string) *corev1.Secret {
 	return &corev1.Secret{
-		ObjectMeta: metav1.ObjectMeta{Namespace: world.Namespace, Name: s.name + "-" + suffix, Labels: map[string]string{v1alpha1.LabelPlatform: s.name}},
+		ObjectMeta: metav1.ObjectMeta{Namespace: world.Namespace, Name: s.name + "-" + suffix,
+			Labels: map[string]string{v1alpha1.LabelPlatform: s.name}},
 		StringData: data,
 	}
 }
@@ -324,7 +329,8 @@ func (r *run) prepare(ctx context.Context) error {
 		DELETE FROM logi_test.requeues; INSERT INTO webhook_outbox_entries TABLE logi_test.seed`); err != nil {
 		return fmt.Errorf("putting the platform back: %w", err)
 	}
-	replay := &v1alpha1.DLQReplay{ObjectMeta: metav1.ObjectMeta{Namespace: r.object.Namespace, Name: r.object.Name}, Spec: *r.spec.DeepCopy()}
+	replay := &v1alpha1.DLQReplay{ObjectMeta: metav1.ObjectMeta{Namespace: r.object.Namespace, Name: r.object.Name},
+		Spec: *r.spec.DeepCopy()}
 	replay.Spec.PlatformRef.Name = r.slot.name
 	replay.Spec.ApplicationID = strconv.Itoa(application)
 	if replay.Spec.AdminAPI != nil {
@@ -350,7 +356,8 @@ func (r *run) newManager(wire *crashmatrix.Wire, v variant, stale bool) (*dlqrep
 		}
 		return next
 	})
-	c, err := client.NewWithWatch(config, client.Options{Scheme: r.scheme, Mapper: r.mapper, FieldOwner: "playbook-manager"})
+	c, err := client.NewWithWatch(config, client.Options{Scheme: r.scheme, Mapper: r.mapper,
+		FieldOwner: "playbook-manager"})
 	if err != nil {
 		return nil, err
 	}
@@ -366,13 +373,14 @@ func (r *run) newManager(wire *crashmatrix.Wire, v variant, stale bool) (*dlqrep
 	}, nil
 }
 
-// cached is c with the reads of a manager's client, which come from a cache that lists and watches. A stale one never hears of a
-// change: each object stays as it was when it was first read.
+// cached is c with the reads of a manager's client, which come from a cache that lists and watches. A stale one never
+// hears of a change: each object stays as it was when it was first read.
 func (s *stage) cached(c client.WithWatch, stale bool) client.Client {
 	var mu sync.Mutex
 	known := map[string]client.Object{}
 	return interceptor.NewClient(c, interceptor.Funcs{
-		Get: func(ctx context.Context, _ client.WithWatch, key client.ObjectKey, obj client.Object, options ...client.GetOption) error {
+		Get: func(ctx context.Context, _ client.WithWatch, key client.ObjectKey, obj client.Object,
+			options ...client.GetOption) error {
 			mu.Lock()
 			defer mu.Unlock()
 			id := fmt.Sprintf("%T %s", obj, key)
@@ -416,7 +424,8 @@ func kubernetesWrite(request *http.Request) string {
 }
 
 func (r *run) result(ctx context.Context, obj *v1alpha1.DLQReplay) (*result, error) {
-	got := &result{Requeues: map[int64]int{}, Received: r.site.ReceivedKeys(application), Entries: map[int64]string{}, Calls: maps.Clone(r.calls.byEntry)}
+	got := &result{Requeues: map[int64]int{}, Received: r.site.ReceivedKeys(application), Entries: map[int64]string{},
+		Calls: maps.Clone(r.calls.byEntry)}
 	if obj != nil {
 		if c := meta.FindStatusCondition(obj.Status.Conditions, v1alpha1.ConditionReady); c != nil {
 			got.Reason = c.Reason
@@ -435,9 +444,11 @@ func (r *run) result(ctx context.Context, obj *v1alpha1.DLQReplay) (*result, err
 		each func()
 	}{
 		{`SELECT entry_id, count(*) FROM logi_test.requeues GROUP BY 1`, []any{&id, &n}, func() { got.Requeues[id] = n }},
-		{`SELECT entry_id, action::text FROM playbook.replay_entries`, []any{&id, &action}, func() { got.Entries[id] = action }},
+		{`SELECT entry_id, action::text FROM playbook.replay_entries`, []any{&id, &action},
+			func() { got.Entries[id] = action }},
 		{`SELECT coalesce(outcome, 'open') FROM playbook.operations`, []any{&got.Outcome}, func() {}},
-		{`SELECT count(*) FROM logi_test.requeues r JOIN playbook.operations o ON r.requeued_at > o.closed_at`, []any{&got.Late}, func() {}},
+		{`SELECT count(*) FROM logi_test.requeues r JOIN playbook.operations o ON r.requeued_at > o.closed_at`,
+			[]any{&got.Late}, func() {}},
 	} {
 		rows, err := r.db.Query(ctx, q.sql)
 		if err == nil {
@@ -476,7 +487,8 @@ func describe(r *result) string {
 }
 
 func counts(p *v1alpha1.ReplayProgress) (all []int64) {
-	for _, n := range []*int64{p.Remaining, p.Requeued, p.Settled, p.Left, p.Parked, p.Unpublished, p.Gone, p.Changed, p.Delivered, p.Failing, p.DiedAgain, p.Waiting} {
+	for _, n := range []*int64{p.Remaining, p.Requeued, p.Settled, p.Left, p.Parked, p.Unpublished, p.Gone, p.Changed,
+		p.Delivered, p.Failing, p.DiedAgain, p.Waiting} {
 		if n != nil {
 			all = append(all, *n)
 		}
@@ -489,7 +501,8 @@ var replays = []scenario{
 		// The canary fails, an entry dies again under the replay's hands, and a person lets the replay go on.
 		name:  "replay",
 		fault: logi.Fault{Status: http.StatusUnauthorized},
-		spec:  v1alpha1.DLQReplaySpec{MaxInFlight: 5, Canary: v1alpha1.ReplayCanary{Entries: new(int32(2))}, Breaker: v1alpha1.ReplayBreaker{MaxFailurePercent: new(int32(100))}},
+		spec: v1alpha1.DLQReplaySpec{MaxInFlight: 5, Canary: v1alpha1.ReplayCanary{Entries: new(int32(2))},
+			Breaker: v1alpha1.ReplayBreaker{MaxFailurePercent: new(int32(100))}},
 		meanwhile: func(ctx context.Context, r *run, obj *v1alpha1.DLQReplay) error {
 			if !stalled(obj) {
 				return nil
@@ -513,7 +526,8 @@ var replays = []scenario{
 		spec: v1alpha1.DLQReplaySpec{MaxInFlight: 3, Canary: v1alpha1.ReplayCanary{Entries: new(int32(0))}},
 		meanwhile: func(ctx context.Context, r *run, obj *v1alpha1.DLQReplay) error {
 			var requeued int
-			if err := r.db.QueryRow(ctx, `SELECT coalesce(sum(requeued), 0) FROM playbook.operations`).Scan(&requeued); err != nil || requeued < 6 {
+			if err := r.db.QueryRow(ctx,
+				`SELECT coalesce(sum(requeued), 0) FROM playbook.operations`).Scan(&requeued); err != nil || requeued < 6 {
 				return err
 			}
 			return r.delete(ctx)
@@ -532,7 +546,8 @@ var replays = []scenario{
 			}
 			untouched := got.Outcome == "" && len(got.Requeues) == 0 // deleted before anything was done
 			if requeued != len(got.Requeues) || got.Late > 0 || got.Outcome != "deleted" && !untouched {
-				return fmt.Errorf("outcome %s, %d requeues after it was closed; %d requeues in the ledger and %d in fact", got.Outcome, got.Late, requeued, len(got.Requeues))
+				return fmt.Errorf("outcome %s, %d requeues after it was closed; %d requeues in the ledger and %d in fact",
+					got.Outcome, got.Late, requeued, len(got.Requeues))
 			}
 			return nil
 		},
@@ -575,8 +590,8 @@ var replays = []scenario{
 	},
 }
 
-// leavesIntent says whether a plan can leave an intent without its call, so that whoever comes next can't tell whether it was
-// made: the manager ended between the two, or did not learn that the intent was written.
+// leavesIntent says whether a plan can leave an intent without its call, so that whoever comes next can't tell whether
+// it was made: the manager ended between the two, or did not learn that the intent was written.
 func leavesIntent(plan crashmatrix.Plan) bool {
 	switch plan.Fault {
 	case crashmatrix.DiedBefore, crashmatrix.KilledAfter:
@@ -641,8 +656,8 @@ func TestCrashMatrixDLQReplay(t *testing.T) {
 		}
 		return failed.Load() < 20
 	})
-	// A slow clean run writes a status or looks at the outbox once more than a fast one: those effects are further ones of a kind
-	// that has its plans, and few.
+	// A slow clean run writes a status or looks at the outbox once more than a fast one: those effects are further ones of
+	// a kind that has its plans, and few.
 	plans -= int(absent.Load())
 	if absent.Load()*50 > int64(plans) {
 		t.Errorf("%d effects of the clean runs occurred in no other run", absent.Load())
@@ -664,16 +679,18 @@ func TestCrashMatrixDLQReplay(t *testing.T) {
 			t.Errorf("a manager with %s passes", v.name)
 		}
 	}
-	fmt.Printf("crash matrix DLQReplay: %d effects, %d plans, %d/%d variants caught\n", effects, plans, caught, len(variants))
+	fmt.Printf("crash matrix DLQReplay: %d effects, %d plans, %d/%d variants caught\n", effects, plans, caught,
+		len(variants))
 }
 
-// faultsAt is what can happen at an effect. Inside a transaction, a crash after a statement is a crash before the next one; and
-// another manager that comes there waits for the locks, which is as if it came after the COMMIT.
+// faultsAt is what can happen at an effect. Inside a transaction, a crash after a statement is a crash before the next
+// one; and another manager that comes there waits for the locks, which is as if it came after the COMMIT.
 func faultsAt(effect crashmatrix.Recorded) []crashmatrix.Fault {
 	if effect.Within {
 		return []crashmatrix.Fault{crashmatrix.DiedBefore, crashmatrix.ReplyLost}
 	}
-	return []crashmatrix.Fault{crashmatrix.DiedBefore, crashmatrix.ReplyLost, crashmatrix.KilledAfter, crashmatrix.Overtaken}
+	return []crashmatrix.Fault{crashmatrix.DiedBefore, crashmatrix.ReplyLost, crashmatrix.KilledAfter,
+		crashmatrix.Overtaken}
 }
 
 type target struct {
@@ -685,8 +702,8 @@ type target struct {
 // errNoEffect says that the effect of a plan did not occur.
 var errNoEffect = errors.New("the effect did not occur in this run")
 
-// try plays a target. What a pass does depends a little on how fast the machine is, so an effect that did not occur is waited for
-// in a few more runs.
+// try plays a target. What a pass does depends a little on how fast the machine is, so an effect that did not occur is
+// waited for in a few more runs.
 func (s *slot) try(ctx context.Context, target target, v variant) error {
 	for range 5 {
 		got, _, fired, err := s.play(ctx, target.scenario, &target.plan, v, false)
@@ -717,7 +734,8 @@ func each[T any](slots []*slot, targets []T, do func(*slot, T) bool) {
 	workers.Wait()
 }
 
-// broken is a variant, and the targets at which it shows: a hint that saves time, since one that is caught nowhere fails the test.
+// broken is a variant, and the targets at which it shows: a hint that saves time, since one that is caught nowhere
+// fails the test.
 type broken struct {
 	variant
 	shows func(target) bool
@@ -726,10 +744,12 @@ type broken struct {
 var variants = []broken{
 	{variant{name: "no ledger row", rewrite: rewrite(
 		`(?s)INSERT INTO playbook\.replay_entries \([^)]*\)\s*SELECT (\$\d+), id, (\$\d+), action,.*?FROM judged WHERE (.*?)\s*RETURNING entry_id, action, acted_at`,
-		"SELECT id AS entry_id, action, acted_at FROM judged WHERE ($3) AND $1::bigint IS NOT NULL AND $2::integer IS NOT NULL",
+		"SELECT id AS entry_id, action, acted_at FROM judged WHERE ($3) AND $1::bigint IS NOT NULL AND $2::integer IS NOT "+
+			"NULL",
 	)}, in("replay")},
 	{variant{name: "no check that the operation is open", rewrite: rewrite(
-		`(?s)^SELECT (.*?) closed_at, (.* FROM playbook\.operations WHERE uid = .*)$`, "SELECT $1 NULL::timestamptz AS closed_at, $2",
+		`(?s)^SELECT (.*?) closed_at, (.* FROM playbook\.operations WHERE uid = .*)$`, "SELECT $1 NULL::timestamptz AS "+
+			"closed_at, $2",
 	)}, in("deleted", crashmatrix.Overtaken)},
 	{variant{name: "a cutoff by a local clock, which is ahead", rewrite: rewrite(
 		`(?s)(INSERT INTO playbook\.operations .* )clock_timestamp\(\)\)`, "${1}clock_timestamp() + interval '1 hour')",
@@ -743,7 +763,8 @@ var variants = []broken{
 	{variant{name: "a call before its intent", kube: swallow(func(path, body string) bool {
 		return strings.HasSuffix(path, "/status") && strings.Contains(body, `"state":"Intended"`)
 	})}, in("admin API", crashmatrix.ReplyLost)},
-	{variant{name: "a call that is repeated when its reply is lost", http: repeat}, in("admin API", crashmatrix.ReplyLost)},
+	{variant{name: "a call that is repeated when its reply is lost", http: repeat},
+		in("admin API", crashmatrix.ReplyLost)},
 }
 
 // in picks the targets of a scenario, with one of the faults where any are given.

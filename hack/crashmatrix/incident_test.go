@@ -90,27 +90,34 @@ func (s *stage) newOutageSlot(ctx context.Context, name string) (_ *slot, err er
 		return v1alpha1.SecretReference{Name: name + "-" + suffix}
 	}
 	tier := func(name, kind, suffix string, after time.Duration) v1alpha1.OncallTier {
-		return v1alpha1.OncallTier{Name: name, AfterSeconds: new(int32(after.Seconds())), Notify: []v1alpha1.Channel{{Type: kind, SecretRef: ref(suffix)}}}
+		return v1alpha1.OncallTier{Name: name, AfterSeconds: new(int32(after.Seconds())),
+			Notify: []v1alpha1.Channel{{Type: kind, SecretRef: ref(suffix)}}}
 	}
 	for _, object := range []client.Object{
-		o.secret("pagerduty", map[string]string{"routingKey": strings.Repeat("k", 32), "url": o.site.URL() + "/pagerduty/v2/enqueue"}),
+		o.secret("pagerduty", map[string]string{"routingKey": strings.Repeat("k", 32), "url": o.site.URL() +
+			"/pagerduty/v2/enqueue"}),
 		o.secret("slack", map[string]string{"url": o.site.URL() + "/slack/services/T/B/S"}),
 		o.secret("hook", map[string]string{"url": o.site.URL() + "/hooks/manager", "secret": hook}),
 		o.secret("database", map[string]string{"url": o.site.URLAs("playbook_monitor")}),
 		o.secret("render", map[string]string{"apiKey": o.site.Render().Key()}),
-		o.secret("statuspage", map[string]string{"apiKey": o.site.Services.StatuspageKey(), "url": o.site.URL() + "/statuspage/v1"}),
+		o.secret("statuspage", map[string]string{"apiKey": o.site.Services.StatuspageKey(), "url": o.site.URL() +
+			"/statuspage/v1"}),
 		&v1alpha1.Platform{ObjectMeta: metav1.ObjectMeta{Namespace: world.Namespace, Name: name}, Spec: v1alpha1.PlatformSpec{
-			URL:      o.site.URL(),
-			Database: &v1alpha1.PlatformDatabase{SecretRef: v1alpha1.SecretReference{Name: "nowhere"}, ReadOnlySecretRef: new(ref("database"))},
+			URL: o.site.URL(),
+			Database: &v1alpha1.PlatformDatabase{SecretRef: v1alpha1.SecretReference{Name: "nowhere"},
+				ReadOnlySecretRef: new(ref("database"))},
 			Render: &v1alpha1.PlatformRender{
-				SecretRef: ref("render"), URL: o.site.URL() + logi.RenderPath, Services: []v1alpha1.RenderService{{Name: "web", ServiceID: logi.WebService}},
+				SecretRef: ref("render"), URL: o.site.URL() + logi.RenderPath, Services: []v1alpha1.RenderService{{Name: "web",
+					ServiceID: logi.WebService}},
 			},
 			Rollback: &v1alpha1.PlatformRollback{Service: "web"},
 			Probes:   &v1alpha1.PlatformProbes{ClearSeconds: int32(clearAfter.Seconds())},
 			Oncall: &v1alpha1.PlatformOncall{RepeatSeconds: 86400, Tiers: []v1alpha1.OncallTier{
-				tier("first", "PagerDuty", "pagerduty", 0), tier("second", "Slack", "slack", secondTierAfter), tier("third", "Webhook", "hook", thirdTierAfter),
+				tier("first", "PagerDuty", "pagerduty", 0), tier("second", "Slack", "slack", secondTierAfter), tier("third",
+					"Webhook", "hook", thirdTierAfter),
 			}},
-			StatusPage: &v1alpha1.PlatformStatusPage{PageID: "page", SecretRef: new(ref("statuspage")), AfterSeconds: new(int32(noticeAfter.Seconds()))},
+			StatusPage: &v1alpha1.PlatformStatusPage{PageID: "page", SecretRef: new(ref("statuspage")),
+				AfterSeconds: new(int32(noticeAfter.Seconds()))},
 		}},
 	} {
 		if err := s.admin.Create(ctx, object); err != nil {
@@ -130,9 +137,12 @@ type emergency struct {
 	connections []*access.Connections
 }
 
-// respond plays an outage once, under a plan or none. Where deleted is set, a person deletes the object when a manager is overtaken.
-func (s *slot) respond(ctx context.Context, plan *crashmatrix.Plan, v variant, stale, deleted bool) (got *outage, effects []crashmatrix.Recorded, fired bool, err error) {
-	e := &emergency{slot: s, object: client.ObjectKey{Namespace: world.Namespace, Name: fmt.Sprintf("run-%d", s.runs.Add(1))}}
+// respond plays an outage once, under a plan or none. Where deleted is set, a person deletes the object when a manager
+// is overtaken.
+func (s *slot) respond(ctx context.Context, plan *crashmatrix.Plan, v variant, stale, deleted bool) (got *outage,
+	effects []crashmatrix.Recorded, fired bool, err error) {
+	e := &emergency{slot: s, object: client.ObjectKey{Namespace: world.Namespace,
+		Name: fmt.Sprintf("run-%d", s.runs.Add(1))}}
 	if err := e.begin(ctx); err != nil {
 		return nil, nil, false, err
 	}
@@ -141,7 +151,8 @@ func (s *slot) respond(ctx context.Context, plan *crashmatrix.Plan, v variant, s
 	wire := &crashmatrix.Wire{Plan: plan, Rewrite: v.rewrite}
 	wire.Overtake = func() {
 		if deleted {
-			if err := e.admin.Delete(ctx, &v1alpha1.Incident{ObjectMeta: metav1.ObjectMeta{Namespace: e.object.Namespace, Name: e.object.Name}}); err != nil {
+			if err := e.admin.Delete(ctx, &v1alpha1.Incident{ObjectMeta: metav1.ObjectMeta{Namespace: e.object.Namespace,
+				Name: e.object.Name}}); err != nil {
 				panic(err)
 			}
 		}
@@ -168,7 +179,8 @@ func (s *slot) respond(ctx context.Context, plan *crashmatrix.Plan, v variant, s
 				return client.IgnoreNotFound(err)
 			}
 			return client.IgnoreNotFound(e.admin.Patch(ctx, obj, client.RawPatch(types.MergePatchType,
-				fmt.Appendf(nil, `{"spec":{"approvals":[{"step":"RolledBack","digest":%q,"by":"dana"}]}}`, obj.Status.Rollback.Digest))))
+				fmt.Appendf(nil, `{"spec":{"approvals":[{"step":"RolledBack","digest":%q,"by":"dana"}]}}`,
+					obj.Status.Rollback.Digest))))
 		}},
 		{goodAfter, func() error { e.signals = good(e.now); return nil }},
 		{personAfter, func() error {
@@ -176,7 +188,8 @@ func (s *slot) respond(ctx context.Context, plan *crashmatrix.Plan, v variant, s
 				return nil
 			}
 			obj := &v1alpha1.Incident{ObjectMeta: metav1.ObjectMeta{Namespace: e.object.Namespace, Name: e.object.Name}}
-			return e.admin.Patch(ctx, obj, client.RawPatch(types.MergePatchType, []byte(`{"spec":{"resolution":{"by":"dana"}}}`)))
+			return e.admin.Patch(ctx, obj, client.RawPatch(types.MergePatchType,
+				[]byte(`{"spec":{"resolution":{"by":"dana"}}}`)))
 		}},
 		{fixAfter, func() error {
 			e.site.Render().AddDeploy(logi.WebService, "fix", "live", "manual", e.now)
@@ -234,15 +247,16 @@ func (s *slot) respond(ctx context.Context, plan *crashmatrix.Plan, v variant, s
 	return nil, nil, wire.Fired(), errNotEnded
 }
 
-// begin puts the platform back to where each run begins: a bad commit is live. Then it opens the Incident, whose creation is when the
-// clock stands still.
+// begin puts the platform back to where each run begins: a bad commit is live. Then it opens the Incident, whose
+// creation is when the clock stands still.
 func (e *emergency) begin(ctx context.Context) error {
 	e.site.Services.Forget()
 	r := e.site.Render()
 	r.Forget()
 	obj := &v1alpha1.Incident{
 		ObjectMeta: metav1.ObjectMeta{Namespace: e.object.Namespace, Name: e.object.Name},
-		Spec:       v1alpha1.IncidentSpec{PlatformRef: v1alpha1.PlatformReference{Name: e.slot.name}, Category: v1alpha1.CategoryOutage},
+		Spec: v1alpha1.IncidentSpec{PlatformRef: v1alpha1.PlatformReference{Name: e.slot.name},
+			Category: v1alpha1.CategoryOutage},
 	}
 	if err := e.admin.Create(ctx, obj); err != nil {
 		return fmt.Errorf("opening the incident: %w", err)
@@ -251,14 +265,16 @@ func (e *emergency) begin(ctx context.Context) error {
 	r.AddDeploy(logi.WebService, "good", "live", "new_commit", e.now.Add(-10*time.Hour))
 	r.AddDeploy(logi.WebService, "bad", "live", "new_commit", e.now.Add(-time.Minute))
 	e.signals = signals.Signals{Each: []signals.Signal{{
-		Condition: v1alpha1.ConditionUpAnswers, State: metav1.ConditionFalse, Severity: v1alpha1.Sev1, Message: "/up answers HTTP 502",
+		Condition: v1alpha1.ConditionUpAnswers, State: metav1.ConditionFalse, Severity: v1alpha1.Sev1, Message: "/up " +
+			"answers HTTP 502",
 		Ground: true, Since: e.now, BadFrom: e.now, EnoughFrom: e.now,
 	}}}
 	return nil
 }
 
 func good(since time.Time) signals.Signals {
-	return signals.Signals{Each: []signals.Signal{{Condition: v1alpha1.ConditionUpAnswers, State: metav1.ConditionTrue, Since: since}}}
+	return signals.Signals{Each: []signals.Signal{{Condition: v1alpha1.ConditionUpAnswers, State: metav1.ConditionTrue,
+		Since: since}}}
 }
 
 // forget removes the incident, and what the Platform remembers of it.
@@ -270,8 +286,10 @@ func (e *emergency) forget(ctx context.Context) error {
 	p := &v1alpha1.Platform{ObjectMeta: metav1.ObjectMeta{Namespace: world.Namespace, Name: e.slot.name}}
 	return errors.Join(
 		client.IgnoreNotFound(e.admin.Delete(ctx, obj)),
-		client.IgnoreNotFound(e.admin.Patch(ctx, obj, client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`)))),
-		e.admin.Status().Patch(ctx, p, client.RawPatch(types.MergePatchType, []byte(`{"status":{"rollbacks":null,"notice":null,"incidents":null,"suspects":null}}`))),
+		client.IgnoreNotFound(e.admin.Patch(ctx, obj, client.RawPatch(types.MergePatchType,
+			[]byte(`{"metadata":{"finalizers":null}}`)))),
+		e.admin.Status().Patch(ctx, p, client.RawPatch(types.MergePatchType,
+			[]byte(`{"status":{"rollbacks":null,"notice":null,"incidents":null,"suspects":null}}`))),
 	)
 }
 
@@ -285,7 +303,8 @@ func (e *emergency) newManager(wire *crashmatrix.Wire, v variant, stale bool) (*
 		}
 		return next
 	})
-	c, err := client.NewWithWatch(config, client.Options{Scheme: e.scheme, Mapper: e.mapper, FieldOwner: "playbook-manager"})
+	c, err := client.NewWithWatch(config, client.Options{Scheme: e.scheme, Mapper: e.mapper,
+		FieldOwner: "playbook-manager"})
 	if err != nil {
 		return nil, err
 	}
@@ -373,8 +392,8 @@ func (e *emergency) left(ctx context.Context, obj *v1alpha1.Incident, unknown bo
 	return got, nil
 }
 
-// unknownOutcome says whether a plan can leave a rollback of which nobody can tell whether Render was asked for it: the manager ended
-// between the intent and the call, or did not learn that the intent was written.
+// unknownOutcome says whether a plan can leave a rollback of which nobody can tell whether Render was asked for it: the
+// manager ended between the intent and the call, or did not learn that the intent was written.
 func unknownOutcome(plan crashmatrix.Plan) bool {
 	switch plan.What {
 	case "PATCH /platforms/status":
@@ -388,13 +407,15 @@ func unknownOutcome(plan crashmatrix.Plan) bool {
 	return false
 }
 
-// unknownPage says whether a plan can leave a page of which nobody can tell whether it arrived, so that it is sent again.
+// unknownPage says whether a plan can leave a page of which nobody can tell whether it arrived, so that it is sent
+// again.
 func unknownPage(plan crashmatrix.Plan) bool {
 	switch {
 	case plan.What == "PATCH /incidents/status":
 		// What became of the page was not written down, or not yet.
 		return plan.Fault == crashmatrix.DiedBefore || plan.Fault == crashmatrix.Overtaken
-	case strings.HasPrefix(plan.What, "POST /pagerduty"), strings.HasPrefix(plan.What, "POST /slack"), strings.HasPrefix(plan.What, "POST /hooks"):
+	case strings.HasPrefix(plan.What, "POST /pagerduty"), strings.HasPrefix(plan.What,
+		"POST /slack"), strings.HasPrefix(plan.What, "POST /hooks"):
 		return plan.Fault != crashmatrix.DiedBefore
 	}
 	return false
@@ -446,7 +467,8 @@ func judge(clean, got *outage, plan crashmatrix.Plan) error {
 	return nil
 }
 
-// afterDeletedIncident says what is wrong where a person deleted the object in the middle: nobody is left with an alert or a notice.
+// afterDeletedIncident says what is wrong where a person deleted the object in the middle: nobody is left with an alert
+// or a notice.
 func afterDeletedIncident(got *outage) error {
 	switch {
 	case got.Rollbacks > 1:
@@ -517,7 +539,8 @@ func answering(path, text string) func(http.RoundTripper) http.RoundTripper {
 }
 
 // only applies a change to requests of one method whose path contains path.
-func only(method, path string, change func(http.RoundTripper) http.RoundTripper) func(http.RoundTripper) http.RoundTripper {
+func only(method, path string,
+	change func(http.RoundTripper) http.RoundTripper) func(http.RoundTripper) http.RoundTripper {
 	return func(next http.RoundTripper) http.RoundTripper {
 		changed := change(next)
 		return roundTrip(func(request *http.Request) (*http.Response, error) {
@@ -536,21 +559,28 @@ var mistakes = []mistake{
 	{variant{name: "a rollback that does not see the migration", rewrite: func(sql string) string {
 		return strings.ReplaceAll(sql, "> $1", "> '9' || $1")
 	}}, crashmatrix.Overtaken, askRollback},
-	{variant{name: "an intent without the optimistic lock", kube: only(http.MethodPatch, "/platforms/", unlocked)}, crashmatrix.Overtaken, "PATCH /platforms/status"},
-	{variant{name: "a rollback that is asked for again when its answer is lost", http: only(http.MethodPost, "/rollback", repeat)}, crashmatrix.ReplyLost, askRollback},
-	{variant{name: "an auto-deploy of which nobody knows who switched it off", kube: swallow(patching("platforms", `"autoDeploy":"Off"`))}, crashmatrix.KilledAfter, setService},
-	{variant{name: "a page that is written down as accepted before it is sent", kube: body(http.MethodPatch, "/status", func(text string) string {
-		if strings.Contains(text, `"state":"Sending"`) {
-			text = strings.Replace(text, `"status":{`, `"status":{"pagedAt":"2026-01-01T00:00:00Z",`, 1)
-		}
-		return strings.ReplaceAll(text, `"state":"Sending"`, `"state":"Accepted"`)
-	})}, crashmatrix.DiedBefore, "POST /"},
-	{variant{name: "a page of which nobody writes down that it was accepted", kube: swallow(patching("incidents", `"state":"Accepted"`))}, crashmatrix.DiedBefore, "POST /"},
+	{variant{name: "an intent without the optimistic lock", kube: only(http.MethodPatch, "/platforms/", unlocked)},
+		crashmatrix.Overtaken, "PATCH /platforms/status"},
+	{variant{name: "a rollback that is asked for again when its answer is lost",
+		http: only(http.MethodPost, "/rollback", repeat)}, crashmatrix.ReplyLost, askRollback},
+	{variant{name: "an auto-deploy of which nobody knows who switched it off",
+		kube: swallow(patching("platforms", `"autoDeploy":"Off"`))}, crashmatrix.KilledAfter, setService},
+	{variant{name: "a page that is written down as accepted before it is sent",
+		kube: body(http.MethodPatch, "/status", func(text string) string {
+			if strings.Contains(text, `"state":"Sending"`) {
+				text = strings.Replace(text, `"status":{`, `"status":{"pagedAt":"2026-01-01T00:00:00Z",`, 1)
+			}
+			return strings.ReplaceAll(text, `"state":"Sending"`, `"state":"Accepted"`)
+		})}, crashmatrix.DiedBefore, "POST /"},
+	{variant{name: "a page of which nobody writes down that it was accepted",
+		kube: swallow(patching("incidents", `"state":"Accepted"`))}, crashmatrix.DiedBefore, "POST /"},
 	{variant{name: "another alert for each attempt", http: body(http.MethodPost, "/pagerduty/", func(text string) string {
 		return strings.Replace(text, `"dedup_key":"`, `"dedup_key":"`+rand.Text(), 1)
 	})}, crashmatrix.ReplyLost, "POST /pagerduty"},
-	{variant{name: "a notice that is published without looking for it", http: answering("/incidents/unresolved", "[]")}, crashmatrix.ReplyLost, addNotice},
-	{variant{name: "a notice whose intent has no optimistic lock", kube: only(http.MethodPatch, "/incidents/", unlocked)}, crashmatrix.Overtaken, "PATCH /incidents/status"},
+	{variant{name: "a notice that is published without looking for it", http: answering("/incidents/unresolved", "[]")},
+		crashmatrix.ReplyLost, addNotice},
+	{variant{name: "a notice whose intent has no optimistic lock", kube: only(http.MethodPatch, "/incidents/",
+		unlocked)}, crashmatrix.Overtaken, "PATCH /incidents/status"},
 }
 
 func TestCrashMatrixIncident(t *testing.T) {
@@ -644,5 +674,6 @@ func TestCrashMatrixIncident(t *testing.T) {
 			t.Errorf("a manager with %s passes", v.name)
 		}
 	}
-	fmt.Printf("crash matrix Incident: %d effects, %d plans, %d/%d variants caught\n", len(recorded), len(plans)+len(deletions)+1, caught, len(mistakes))
+	fmt.Printf("crash matrix Incident: %d effects, %d plans, %d/%d variants caught\n", len(recorded),
+		len(plans)+len(deletions)+1, caught, len(mistakes))
 }

@@ -162,7 +162,8 @@ func (p *platform) entry(id int64) entry {
 	var e entry
 	err := p.db.QueryRow(p.t.Context(), `SELECT attempts, enqueued_at, next_retry_at, delivered_at, dlq_at, coalesce(last_error, ''), idempotency_key, kid,
 		coalesce(extract(epoch FROM next_retry_at - updated_at), 0) FROM webhook_outbox_entries WHERE id = $1`, id).
-		Scan(&e.Attempts, &e.EnqueuedAt, &e.NextRetryAt, &e.DeliveredAt, &e.DeadAt, &e.LastError, &e.IdempotencyKey, &e.Kid, &e.backoffSeconds)
+		Scan(&e.Attempts, &e.EnqueuedAt, &e.NextRetryAt, &e.DeliveredAt, &e.DeadAt, &e.LastError, &e.IdempotencyKey, &e.Kid,
+			&e.backoffSeconds)
 	if err != nil {
 		p.t.Fatal(err)
 	}
@@ -208,7 +209,8 @@ func TestAnEntryThatIsAnswered2xxIsDelivered(t *testing.T) {
 func TestAnEntryIsRetriedWithBackoffAndThenDies(t *testing.T) {
 	t.Parallel()
 	for name, fault := range map[string]logi.Fault{
-		"500": {Status: 500, Body: "oops"}, "503": {Status: 503}, "408": {Status: 408}, "429": {Status: 429}, "no answer": {Refuse: true},
+		"500": {Status: 500, Body: "oops"}, "503": {Status: 503}, "408": {Status: 408}, "429": {Status: 429},
+		"no answer": {Refuse: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -353,7 +355,8 @@ func TestTheRowLockIsHeldDuringTheCallAndNobodyElseDelivers(t *testing.T) {
 	<-arrived
 
 	var found int64
-	if err := p.db.QueryRow(t.Context(), `SELECT id FROM webhook_outbox_entries FOR UPDATE SKIP LOCKED`).Scan(&found); err != pgx.ErrNoRows {
+	if err := p.db.QueryRow(t.Context(),
+		`SELECT id FROM webhook_outbox_entries FOR UPDATE SKIP LOCKED`).Scan(&found); err != pgx.ErrNoRows {
 		t.Errorf("another session locked entry %d (%v) while it was being delivered", found, err)
 	}
 	if n := p.dispatch(); n != 0 {
@@ -364,7 +367,8 @@ func TestTheRowLockIsHeldDuringTheCallAndNobodyElseDelivers(t *testing.T) {
 	if e := p.entry(id); !e.Delivered || e.Attempts != 1 {
 		t.Errorf("%+v", e)
 	}
-	if err := p.db.QueryRow(t.Context(), `SELECT id FROM webhook_outbox_entries FOR UPDATE SKIP LOCKED`).Scan(&found); err != nil || found != id {
+	if err := p.db.QueryRow(t.Context(),
+		`SELECT id FROM webhook_outbox_entries FOR UPDATE SKIP LOCKED`).Scan(&found); err != nil || found != id {
 		t.Errorf("after the delivery the lock is still held: %v", err)
 	}
 }
@@ -425,10 +429,11 @@ func TestAWebhookIsADetachedSignatureThatJWKSVerifies(t *testing.T) {
 func TestARelyingPartyRefusesWhatItCanNotVerify(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct{ sql, want string }{
-		"a changed payload": {`UPDATE webhook_outbox_entries SET payload = payload || '{"data": {"sub": "somebody else"}}'`, "HTTP 401: signature rejected"},
-		"no signature":      {`UPDATE webhook_outbox_entries SET signature = ''`, "HTTP 401: signature rejected"},
-		"an unknown kid":    {`UPDATE webhook_signing_keys SET kid = 'whk_another'`, "HTTP 401: unknown kid"},
-		"a revoked key":     {`UPDATE webhook_signing_keys SET status = 'revoked'`, "HTTP 401: unknown kid"},
+		"a changed payload": {`UPDATE webhook_outbox_entries SET payload = payload || '{"data": {"sub": "somebody else"}}'`,
+			"HTTP 401: signature rejected"},
+		"no signature":   {`UPDATE webhook_outbox_entries SET signature = ''`, "HTTP 401: signature rejected"},
+		"an unknown kid": {`UPDATE webhook_signing_keys SET kid = 'whk_another'`, "HTTP 401: unknown kid"},
+		"a revoked key":  {`UPDATE webhook_signing_keys SET status = 'revoked'`, "HTTP 401: unknown kid"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -651,17 +656,20 @@ func TestTheAdminAPIRequiresItsToken(t *testing.T) {
 	retry := fmt.Sprintf("/api/v1/admin/webhook_outbox/%d/retry", id)
 	for _, token := range []string{"", "wrong", p.AdminToken() + "x"} {
 		var refused refusal
-		if status := p.request(http.MethodGet, "/api/v1/admin/webhook_outbox?status=dead", token, "", &refused); status != 401 || refused.Error.Code != "unauthorized" {
+		if status := p.request(http.MethodGet, "/api/v1/admin/webhook_outbox?status=dead", token, "",
+			&refused); status != 401 || refused.Error.Code != "unauthorized" {
 			t.Errorf("listing with %q: %d %+v", token, status, refused)
 		}
-		if status := p.request(http.MethodPost, retry, token, `{"action_request_nonce":"`+nonce+`"}`, &refused); status != 401 {
+		if status := p.request(http.MethodPost, retry, token, `{"action_request_nonce":"`+nonce+
+			`"}`, &refused); status != 401 {
 			t.Errorf("a retry with %q: %d", token, status)
 		}
 	}
 	if e := p.entry(id); !e.Dead {
 		t.Errorf("a call without the token revived the entry: %+v", e)
 	}
-	if status := p.request(http.MethodPost, retry, p.AdminToken(), `{"action_request_nonce":"`+nonce+`"}`, nil); status != 200 {
+	if status := p.request(http.MethodPost, retry, p.AdminToken(), `{"action_request_nonce":"`+nonce+
+		`"}`, nil); status != 200 {
 		t.Errorf("the refused calls used the nonce up: %d", status)
 	}
 }
@@ -711,7 +719,8 @@ func TestTheAdminAPIListsDeadEntriesInPages(t *testing.T) {
 		t.Errorf("without a page: %+v", l.Meta)
 	}
 	for _, query := range []string{"", "status=alive", "status=dead&page=0", "status=dead&page=x"} {
-		if status := p.request(http.MethodGet, "/api/v1/admin/webhook_outbox?"+query, p.AdminToken(), "", nil); status != 422 {
+		if status := p.request(http.MethodGet, "/api/v1/admin/webhook_outbox?"+
+			query, p.AdminToken(), "", nil); status != 422 {
 			t.Errorf("%q: %d, want 422", query, status)
 		}
 	}
@@ -726,7 +735,8 @@ func TestARetryNeedsANonceOfItsOwnOnce(t *testing.T) {
 	retry := func(id int64, body string) (int, string) {
 		t.Helper()
 		var refused refusal
-		status := p.request(http.MethodPost, fmt.Sprintf("/api/v1/admin/webhook_outbox/%d/retry", id), p.AdminToken(), body, &refused)
+		status := p.request(http.MethodPost, fmt.Sprintf("/api/v1/admin/webhook_outbox/%d/retry", id), p.AdminToken(), body,
+			&refused)
 		return status, refused.Error.Code
 	}
 	with := func(nonce string) string { return `{"action_request_nonce":"` + nonce + `"}` }
@@ -796,12 +806,14 @@ func TestControlEndpointsDoWhatTheMethodsDo(t *testing.T) {
 		}
 	}
 	var seeded struct{ Dead int }
-	post("/_control/seed", `{"applicationID":"42","dead":3,"lastError":"HTTP 503: Service Unavailable","attempts":7}`, &seeded)
+	post("/_control/seed", `{"applicationID":"42","dead":3,"lastError":"HTTP 503: Service Unavailable","attempts":7}`,
+		&seeded)
 	if seeded.Dead != 3 {
 		t.Errorf("seeded %+v", seeded)
 	}
 	var id int64
-	if err := p.db.QueryRow(t.Context(), `SELECT min(id) FROM webhook_outbox_entries WHERE dlq_at IS NOT NULL`).Scan(&id); err != nil {
+	if err := p.db.QueryRow(t.Context(),
+		`SELECT min(id) FROM webhook_outbox_entries WHERE dlq_at IS NOT NULL`).Scan(&id); err != nil {
 		t.Fatal(err)
 	}
 	var issued map[string]string
@@ -810,7 +822,8 @@ func TestControlEndpointsDoWhatTheMethodsDo(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if status := p.request(http.MethodPost, fmt.Sprintf("/api/v1/admin/webhook_outbox/%d/retry", id), p.AdminToken(), string(body), nil); status != 200 {
+	if status := p.request(http.MethodPost, fmt.Sprintf("/api/v1/admin/webhook_outbox/%d/retry", id), p.AdminToken(),
+		string(body), nil); status != 200 {
 		t.Errorf("a retry with the nonce as it was issued: %d", status)
 	}
 	post("/_control/faults", `{"applicationID":"42","fault":{"status":503,"body":"down"}}`, nil)

@@ -19,8 +19,8 @@ import (
 	"time"
 )
 
-// Services plays those by whom people are told: PagerDuty, Slack, receivers of signed webhooks, and Statuspage.io. It serves
-// HTTP by itself, and as a part of Server.
+// Services plays those by whom people are told: PagerDuty, Slack, receivers of signed webhooks, and Statuspage.io. It
+// serves HTTP by itself, and as a part of Server.
 type Services struct {
 	mux           *http.ServeMux
 	statuspageKey string
@@ -43,14 +43,15 @@ const (
 	Statuspage = "statuspage"
 )
 
-// ServiceFault is how a service fails. The zero ServiceFault is one that is well.
+// ServiceFault is how a service fails. The zero ServiceFault is no fault.
 type ServiceFault struct {
 	// Status answers instead, with Body; nothing is taken.
 	Status int    `json:"status,omitempty"`
 	Body   string `json:"body,omitempty"`
 	// ContentType of Body; the default is text/html, as of a proxy.
 	ContentType string `json:"contentType,omitempty"`
-	// RetryAfter and Location are headers of that answer. RetryInSeconds says Retry-After as a date, counted from the answer.
+	// RetryAfter and Location are headers of that answer. RetryInSeconds says Retry-After as a date, counted from the
+	// answer.
 	RetryAfter     string `json:"retryAfter,omitempty"`
 	RetryInSeconds int    `json:"retryInSeconds,omitempty"`
 	Location       string `json:"location,omitempty"`
@@ -126,7 +127,8 @@ func NewServices() *Services {
 		return in.Fault, nil
 	}))
 	s.mux.HandleFunc("GET /_control/services", func(w http.ResponseWriter, _ *http.Request) {
-		respond(w, http.StatusOK, map[string]any{"pages": s.Pages(), "chats": s.Chats(), "webhooks": s.Webhooks(), "notices": s.Notices()})
+		respond(w, http.StatusOK,
+			map[string]any{"pages": s.Pages(), "chats": s.Chats(), "webhooks": s.Webhooks(), "notices": s.Notices()})
 	})
 	return s
 }
@@ -185,7 +187,8 @@ func (s *Services) Forget() {
 }
 
 // faulty reads the request, and lets do take it and say the answer unless the service's fault is in the way.
-func (s *Services) faulty(service string, do func(r *http.Request, body []byte) (status int, answer any)) http.HandlerFunc {
+func (s *Services) faulty(service string,
+	do func(r *http.Request, body []byte) (status int, answer any)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(io.LimitReader(r.Body, 1<<20))
 		if err != nil {
@@ -371,7 +374,8 @@ func (s *Services) enqueue(_ *http.Request, body []byte) (int, any) {
 	case in.EventAction == "trigger" && open < 0:
 		page := Page{
 			RoutingKey: in.RoutingKey, DedupKey: in.DedupKey, State: "triggered", Triggers: 1, TriggeredAt: now,
-			Summary: in.Payload.Summary, Severity: in.Payload.Severity, Source: in.Payload.Source, Details: in.Payload.CustomDetails,
+			Summary: in.Payload.Summary, Severity: in.Payload.Severity, Source: in.Payload.Source,
+			Details: in.Payload.CustomDetails,
 		}
 		for _, link := range in.Links {
 			page.Links = append(page.Links, link.Href)
@@ -387,11 +391,13 @@ func (s *Services) enqueue(_ *http.Request, body []byte) (int, any) {
 	default:
 		s.pages[open].State, s.pages[open].ResolvedAt = "resolved", now
 	}
-	return http.StatusAccepted, map[string]string{"status": "success", "message": "Event processed", "dedup_key": in.DedupKey}
+	return http.StatusAccepted,
+		map[string]string{"status": "success", "message": "Event processed", "dedup_key": in.DedupKey}
 }
 
 func invalidEvent(problem string) (int, any) {
-	return http.StatusBadRequest, map[string]any{"status": "invalid event", "message": "Event object is invalid", "errors": []string{problem}}
+	return http.StatusBadRequest,
+		map[string]any{"status": "invalid event", "message": "Event object is invalid", "errors": []string{problem}}
 }
 
 // chat answers a Slack incoming webhook, in plain text.
@@ -411,7 +417,8 @@ func (s *Services) chat(r *http.Request, body []byte) (int, any) {
 	return http.StatusOK, "ok"
 }
 
-// webhookTolerance is how far a webhook's timestamp may be from the receiver's clock, as in the libraries of Standard Webhooks.
+// webhookTolerance is how far a webhook's timestamp may be from the receiver's clock, as in the libraries of Standard
+// Webhooks.
 const webhookTolerance = 5 * time.Minute
 
 // receive verifies a webhook as Standard Webhooks 1.0.0 has it.
@@ -428,7 +435,8 @@ func (s *Services) receive(r *http.Request, body []byte) (int, any) {
 		return http.StatusInternalServerError, "the receiver's secret is no base64"
 	}
 	seconds, err := strconv.ParseInt(sent, 10, 64)
-	if err != nil || id == "" || strings.Contains(id, ".") || math.Abs(float64(time.Now().Unix()-seconds)) > webhookTolerance.Seconds() {
+	if err != nil || id == "" || strings.Contains(id, ".") ||
+		math.Abs(float64(time.Now().Unix()-seconds)) > webhookTolerance.Seconds() {
 		return http.StatusBadRequest, "webhook-id or webhook-timestamp is missing or out of range"
 	}
 	mac := hmac.New(sha256.New, key)

@@ -28,13 +28,15 @@ func TestARiseBeginsARoundOfItsOwn(t *testing.T) {
 	if e.Begin() || status.Escalation.Severity != v1alpha1.Sev2 || !status.Escalation.Since.Time.Equal(night) {
 		t.Fatalf("it begins with %+v", status.Escalation)
 	}
-	status.Escalation.Pages = []v1alpha1.PageStatus{{Key: "sev2-1-1-1", Severity: v1alpha1.Sev2, State: v1alpha1.PageAccepted}}
+	status.Escalation.Pages = []v1alpha1.PageStatus{{Key: "sev2-1-1-1", Severity: v1alpha1.Sev2,
+		State: v1alpha1.PageAccepted}}
 	status.PagedAt, status.Reached = journal.Seconds(night), "oncall-engineer"
 	if e.Begin() || len(e.pages()) != 1 || status.PagedAt == nil {
 		t.Errorf("without a rise it is %+v", status)
 	}
 	status.Severity = v1alpha1.Sev1
-	if !e.Begin() || len(e.pages()) != 0 || status.PagedAt != nil || status.Reached != "" || !status.Escalation.Since.Time.Equal(e.Now) {
+	if !e.Begin() || len(e.pages()) != 0 || status.PagedAt != nil || status.Reached != "" ||
+		!status.Escalation.Since.Time.Equal(e.Now) {
 		t.Errorf("after a rise it is %+v", status)
 	}
 	// A person lowers it: what was paged at sev1 was paged.
@@ -47,7 +49,8 @@ func TestARiseBeginsARoundOfItsOwn(t *testing.T) {
 
 func TestPagesOfTheReleaseBeforeAreOfTheSeverityThatTheyWereSentAt(t *testing.T) {
 	e := of(v1alpha1.Sev1)
-	e.Incident.Status.Escalation = &v1alpha1.EscalationStatus{Pages: []v1alpha1.PageStatus{{Key: "1-1-1", Tier: "t", State: v1alpha1.PageAccepted}}}
+	e.Incident.Status.Escalation = &v1alpha1.EscalationStatus{Pages: []v1alpha1.PageStatus{{Key: "1-1-1", Tier: "t",
+		State: v1alpha1.PageAccepted}}}
 	e.Begin()
 	pages := e.pages()
 	if len(pages) != 1 || pages[0].Key != "1-1-1" {
@@ -90,7 +93,8 @@ func TestThePolicyOfSev1IsThePlaybooks(t *testing.T) {
 			t.Errorf("%s: %s", severity, got)
 		}
 		e := of(severity)
-		e.Platform.Spec.Escalation = &v1alpha1.PlatformEscalation{Sev2: v1alpha1.EscalateNone, Sev3: v1alpha1.EscalateAllTiers}
+		e.Platform.Spec.Escalation = &v1alpha1.PlatformEscalation{Sev2: v1alpha1.EscalateNone,
+			Sev3: v1alpha1.EscalateAllTiers}
 		rules := map[v1alpha1.Severity]v1alpha1.EscalationPolicy{
 			v1alpha1.Sev1: v1alpha1.EscalateAllTiers, v1alpha1.Sev2: v1alpha1.EscalateNone, v1alpha1.Sev3: v1alpha1.EscalateAllTiers,
 		}

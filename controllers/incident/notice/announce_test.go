@@ -37,7 +37,8 @@ func TestThePublicIsToldOfAConfirmedOutageThatLasts(t *testing.T) {
 	}{
 		"as it is": {change: func(*Notice) {}},
 		"another Incident has the slot": {
-			change: func(n *Notice) { n.First = "first" }, why: "Incident first of the same category is open, and tells the public",
+			change: func(n *Notice) { n.First = "first" }, why: "Incident first of the same category is open, and tells the " +
+				"public",
 		},
 		"withheld": {
 			change: func(n *Notice) { n.Incident.Spec.Notice = v1alpha1.NoticeWithhold }, why: "withheld by spec.notice",
@@ -62,7 +63,8 @@ func TestThePublicIsToldOfAConfirmedOutageThatLasts(t *testing.T) {
 		},
 		"nobody kept out": {
 			change: func(n *Notice) { n.Incident.Status.AffectedSince = nil },
-			why:    "no signal says that relying parties' users are kept out; spec.notice: Publish tells the public all the same",
+			why: "no signal says that relying parties' users are kept out; spec.notice: Publish tells the public all the " +
+				"same",
 		},
 		"for less than half an hour": {
 			change: func(n *Notice) { n.Now = night.Add(20 * time.Minute) }, after: 10 * time.Minute,
@@ -98,7 +100,8 @@ func TestANoticeGoesForwardAndSaysEachThingOnce(t *testing.T) {
 	for _, update := range n.Incident.Status.Notice.Updates {
 		said = append(said, update.State)
 	}
-	if len(said) != 3 || said[0] != v1alpha1.NoticeInvestigating || said[1] != v1alpha1.NoticeIdentified || said[2] != v1alpha1.NoticeResolved {
+	if len(said) != 3 || said[0] != v1alpha1.NoticeInvestigating || said[1] != v1alpha1.NoticeIdentified ||
+		said[2] != v1alpha1.NoticeResolved {
 		t.Errorf("the public reads %v", said)
 	}
 }

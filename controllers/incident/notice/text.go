@@ -18,9 +18,11 @@ func text(state v1alpha1.NoticeState, status *v1alpha1.IncidentStatus) string {
 	case v1alpha1.NoticeMonitoring:
 		return fmt.Sprintf("Sign-in works again since %s. We keep watching it.", clock(status.MitigatedAt.Time))
 	case v1alpha1.NoticeResolved:
-		return fmt.Sprintf("This is resolved. Users may have been unable to sign in since %s.", clock(status.Notice.StartedAt.Time))
+		return fmt.Sprintf("This is resolved. Users may have been unable to sign in since %s.",
+			clock(status.Notice.StartedAt.Time))
 	}
-	return fmt.Sprintf("Since %s, users may be unable to sign in by our platform. We are looking into it.", clock(status.AffectedSince.Time))
+	return fmt.Sprintf("Since %s, users may be unable to sign in by our platform. We are looking into it.",
+		clock(status.AffectedSince.Time))
 }
 
 // add an update to the notice, once per state, and never back to an earlier one.

@@ -26,7 +26,8 @@ type request struct {
 }
 
 // ask Render once, or look for what came of an earlier call.
-func (r *Rollback) ask(ctx context.Context, api *render.Client, plan *v1alpha1.IncidentRollback, saw string) (playbook.Outcome, error) {
+func (r *Rollback) ask(ctx context.Context, api *render.Client, plan *v1alpha1.IncidentRollback,
+	saw string) (playbook.Outcome, error) {
 	q := &request{Rollback: r, api: api, plan: plan, saw: saw}
 	effect := playbook.Effect{
 		Class: playbook.AtMostOnce, Settle: journal.Settle, Now: r.Now, Intend: q.intend, Act: q.act, Look: q.look, Withdraw: q.withdraw,
@@ -40,7 +41,8 @@ func (r *Rollback) ask(ctx context.Context, api *render.Client, plan *v1alpha1.I
 	case fate == playbook.Made:
 		return r.follow(ctx, r.ours())
 	case fate == playbook.Lost:
-		r.Record(v1alpha1.ReasonRollingBack, "Render was asked to roll %s back to %s, and its answer was lost", plan.Service, plan.To)
+		r.Record(v1alpha1.ReasonRollingBack, "Render was asked to roll %s back to %s, and its answer was lost",
+			plan.Service, plan.To)
 		return q.awaited(), nil
 	case fate == playbook.Open:
 		return q.awaited(), nil
@@ -51,7 +53,8 @@ func (r *Rollback) ask(ctx context.Context, api *render.Client, plan *v1alpha1.I
 	case fate == playbook.Untold:
 		return r.unsettled(v1alpha1.ReasonOutcomeUnknown, fmt.Sprintf(
 			"Render was asked once to roll %s back to %s (%s), and shows no such deploy. "+
-				"It is not asked again: see its dashboard, and roll back by hand if need be", plan.Service, plan.To, plan.ToCommit)), nil
+				"It is not asked again: see its dashboard, and roll back by hand if need "+
+				"be", plan.Service, plan.To, plan.ToCommit)), nil
 	case q.holder != "":
 		return busy(plan.Service, q.holder), nil
 	}
@@ -110,8 +113,12 @@ func (q *request) look(ctx context.Context) (bool, error) {
 
 // adopt the deploy that the call made.
 func (q *request) adopt(ctx context.Context, deployID string) error {
-	q.Record(v1alpha1.ReasonRollingBack, "%s is rolled back from %s to %s, by %s", q.plan.Service, q.plan.FromCommit, q.plan.ToCommit, deployID)
-	return q.amend(ctx, q.plan.Service, func(c *v1alpha1.ServiceRollback) { c.State, c.DeployID = v1alpha1.RollbackDeploying, deployID })
+	q.Record(v1alpha1.ReasonRollingBack, "%s is rolled back from %s to %s, by %s", q.plan.Service, q.plan.FromCommit,
+		q.plan.ToCommit, deployID)
+	return q.amend(ctx, q.plan.Service, func(c *v1alpha1.ServiceRollback) {
+		c.State,
+			c.DeployID = v1alpha1.RollbackDeploying, deployID
+	})
 }
 
 // withdraw what Render certainly did not do.
@@ -127,11 +134,12 @@ func withdrawn(to v1alpha1.RollbackState) func(*v1alpha1.ServiceRollback) {
 	return func(c *v1alpha1.ServiceRollback) { c.State, c.RequestedAt = to, nil }
 }
 
-// refused is where Render certainly did nothing. Where the target's artifact is gone, the next older one is the target. Where the
-// account is refused, or nothing could be sent, no other target helps.
+// refused is where Render certainly did nothing. Where the target's artifact is gone, the next older one is the target.
+// Where the account is refused, or nothing could be sent, no other target helps.
 func (r *Rollback) refused(plan *v1alpha1.IncidentRollback, refusal *outbound.Refused) playbook.Outcome {
 	said := playbook.Normalise(refusal.Error())
-	r.Warn(v1alpha1.ReasonRefused, "Render refused to roll %s back to %s (%s): %s", plan.Service, plan.To, plan.ToCommit, said)
+	r.Warn(v1alpha1.ReasonRefused, "Render refused to roll %s back to %s (%s): %s", plan.Service, plan.To, plan.ToCommit,
+		said)
 	if slices.Contains([]int{0, http.StatusUnauthorized, http.StatusForbidden}, refusal.Status) {
 		return playbook.Stall(v1alpha1.ReasonRefused,
 			"Render refused to roll %s back to %s: %s. Mend spec.render of Platform %q, or roll back by hand. To try again: %s",
@@ -142,7 +150,8 @@ func (r *Rollback) refused(plan *v1alpha1.IncidentRollback, refusal *outbound.Re
 		"Render refused to roll %s back to %s: %s. The next older deploy is looked for", plan.Service, plan.To, said)
 }
 
-// madeBy finds the deploy that a rollback made: one by a rollback, of its commit, newer than what was there before Render was asked.
+// madeBy finds the deploy that a rollback made: one by a rollback, of its commit, newer than what was there before
+// Render was asked.
 func madeBy(ours *v1alpha1.ServiceRollback, deploys []render.Deploy) *render.Deploy {
 	i := slices.IndexFunc(deploys, func(d render.Deploy) bool { return d.ID == ours.SawDeploy })
 	if i < 0 {
@@ -150,7 +159,8 @@ func madeBy(ours *v1alpha1.ServiceRollback, deploys []render.Deploy) *render.Dep
 	}
 	saw := deploys[i].CreatedAt
 	for _, d := range deploys {
-		if d.ID != ours.SawDeploy && d.Trigger == render.TriggerRollback && d.Commit == ours.ToCommit && !d.CreatedAt.Before(saw) {
+		if d.ID != ours.SawDeploy && d.Trigger == render.TriggerRollback && d.Commit == ours.ToCommit &&
+			!d.CreatedAt.Before(saw) {
 			return &d
 		}
 	}

@@ -15,8 +15,8 @@ import (
 // restoreTimeout bounds what is read and written of Render in a pass.
 const restoreTimeout = 20 * time.Second
 
-// RestoreAutoDeploy switches auto-deploy on again where the Incident switched it off. The bad commit is still at the branch's head. So it
-// takes a person's word, or a new commit that is live, with which the signals stayed good.
+// RestoreAutoDeploy switches auto-deploy on again where the Incident switched it off. The bad commit is still at the
+// branch's head. So it takes a person's word, or a new commit that is live, with which the signals stayed good.
 func (r *Rollback) RestoreAutoDeploy(ctx context.Context) (playbook.Outcome, error) {
 	ctx, cancel := context.WithTimeout(ctx, restoreTimeout)
 	defer cancel()
@@ -30,7 +30,8 @@ func (r *Rollback) RestoreAutoDeploy(ctx context.Context) (playbook.Outcome, err
 	case ours.AutoDeploy == v1alpha1.AutoDeployRestored:
 		return playbook.Done("auto-deploy of %s is on again", ours.Service), nil
 	}
-	if other := claims.RollbackOf(&r.Platform.Status, ours.Service); other != nil && other.IncidentUID != string(r.Incident.UID) {
+	if other := claims.RollbackOf(&r.Platform.Status, ours.Service); other != nil &&
+		other.IncidentUID != string(r.Incident.UID) {
 		return leaveTo(ours, other), nil
 	}
 	r.show(ours)
@@ -54,7 +55,8 @@ func (r *Rollback) RestoreAutoDeploy(ctx context.Context) (playbook.Outcome, err
 	if err := api.SetAutoDeploy(ctx, r.Incident.Status.Rollback.ServiceID, true); err != nil {
 		return journal.Patient("Render", fmt.Errorf("switching auto-deploy of %s on: %w", ours.Service, err))
 	}
-	if err := r.amend(ctx, ours.Service, func(c *v1alpha1.ServiceRollback) { c.AutoDeploy = v1alpha1.AutoDeployRestored }); err != nil {
+	if err := r.amend(ctx, ours.Service,
+		func(c *v1alpha1.ServiceRollback) { c.AutoDeploy = v1alpha1.AutoDeployRestored }); err != nil {
 		return playbook.Outcome{}, err
 	}
 	r.Record(v1alpha1.StepAutoDeployRestored, "auto-deploy of %s is on again: %s", ours.Service, why)
@@ -82,7 +84,8 @@ func (r *Rollback) remind(ctx context.Context, ours *v1alpha1.ServiceRollback) e
 }
 
 // mayRestore says why auto-deploy may be put back now, or what is waited for.
-func (r *Rollback) mayRestore(ctx context.Context, api *render.Client, ours *v1alpha1.ServiceRollback) (string, *playbook.Outcome, error) {
+func (r *Rollback) mayRestore(ctx context.Context, api *render.Client, ours *v1alpha1.ServiceRollback) (string,
+	*playbook.Outcome, error) {
 	switch {
 	case !asked(ours):
 		return "nothing was rolled back", nil, nil
@@ -95,14 +98,16 @@ func (r *Rollback) mayRestore(ctx context.Context, api *render.Client, ours *v1a
 	}
 	why, waits, after := r.restorable(ours, fix)
 	if waits != "" {
-		return "", new(playbook.Wait(after, v1alpha1.ReasonAwaitingFix, "%s. To switch it on now: %s", waits, r.ResolveCommand())), nil
+		return "", new(playbook.Wait(after, v1alpha1.ReasonAwaitingFix, "%s. To switch it on now: %s", waits,
+			r.ResolveCommand())), nil
 	}
 	return why, nil, nil
 }
 
-// restorable says why auto-deploy may be put back with what is live now, or what is waited for, and for how long. fix is nil where
-// nothing new is live.
-func (r *Rollback) restorable(ours *v1alpha1.ServiceRollback, fix *render.Deploy) (why, waits string, after time.Duration) {
+// restorable says why auto-deploy may be put back with what is live now, or what is waited for, and for how long. fix
+// is nil where nothing new is live.
+func (r *Rollback) restorable(ours *v1alpha1.ServiceRollback, fix *render.Deploy) (why, waits string,
+	after time.Duration) {
 	wait := func(after time.Duration, format string, args ...any) (string, string, time.Duration) {
 		return "", fmt.Sprintf(format, args...), after
 	}
@@ -111,14 +116,16 @@ func (r *Rollback) restorable(ours *v1alpha1.ServiceRollback, fix *render.Deploy
 		return wait(fixInterval, "auto-deploy of %s stays off: %s is at the branch's head. Deploy its fix by hand. "+
 			"When it is live and the signals stay good, auto-deploy is switched on again", ours.Service, ours.FromCommit)
 	case r.Evidence.ClearSince.IsZero():
-		return wait(fixInterval, "%s is live with %s; auto-deploy of %s stays off until the signals are good", fix.ID, fix.Commit, ours.Service)
+		return wait(fixInterval, "%s is live with %s; auto-deploy of %s stays off until the signals are good", fix.ID,
+			fix.Commit, ours.Service)
 	}
 	since := r.Evidence.ClearSince
 	if fix.FinishedAt.After(since) {
 		since = fix.FinishedAt
 	}
 	if clear := since.Add(r.clearFor()); r.Now.Before(clear) {
-		return wait(min(r.Until(clear), fixInterval), "%s is live with %s; auto-deploy of %s is switched on again at %s if the signals stay good",
+		return wait(min(r.Until(clear), fixInterval), "%s is live with %s; auto-deploy of %s is switched on again at %s "+
+			"if the signals stay good",
 			fix.ID, fix.Commit, ours.Service, clear.UTC().Format(time.RFC3339))
 	}
 	return fmt.Sprintf("%s is live with %s, and the signals stayed good", fix.ID, fix.Commit), "", 0
@@ -131,9 +138,10 @@ func (r *Rollback) clearFor() time.Duration {
 	return time.Duration(r.Platform.Spec.Probes.ClearSeconds) * time.Second
 }
 
-// fix finds a live deploy of a commit that was not live before the rollback: an older one that somebody deployed leaves the bad one at
-// the branch's head.
-func (r *Rollback) fix(ctx context.Context, api *render.Client, ours *v1alpha1.ServiceRollback) (*render.Deploy, error) {
+// fix finds a live deploy of a commit that was not live before the rollback: an older one that somebody deployed leaves
+// the bad one at the branch's head.
+func (r *Rollback) fix(ctx context.Context, api *render.Client, ours *v1alpha1.ServiceRollback) (*render.Deploy,
+	error) {
 	deploys, err := r.history(ctx, api)
 	if err != nil {
 		return nil, err

@@ -17,11 +17,14 @@ func TestAFixIsANewCommitWithWhichTheSignalsStayedGood(t *testing.T) {
 		probed bool
 		waits  string // empty: auto-deploy is put back
 	}{
-		"none":                              {clear: night.Add(-time.Hour), probed: true, waits: "Deploy its fix by hand"},
-		"with signals that are not good":    {fix: fix, probed: true, waits: "stays off until the signals are good"},
-		"with signals good for too short":   {fix: fix, clear: night.Add(-time.Minute), probed: true, waits: "is switched on again at 2026-11-27T03:04:00Z"},
-		"with signals good since it is up":  {fix: fix, clear: night.Add(-time.Hour), probed: true},
-		"that is live for too short a time": {fix: &render.Deploy{ID: "dep-fix", Commit: "fix", FinishedAt: night.Add(-time.Minute)}, clear: night.Add(-time.Hour), probed: true, waits: "is switched on again at 2026-11-27T03:04:00Z"},
+		"none":                           {clear: night.Add(-time.Hour), probed: true, waits: "Deploy its fix by hand"},
+		"with signals that are not good": {fix: fix, probed: true, waits: "stays off until the signals are good"},
+		"with signals good for too short": {fix: fix, clear: night.Add(-time.Minute), probed: true,
+			waits: "is switched on again at 2026-11-27T03:04:00Z"},
+		"with signals good since it is up": {fix: fix, clear: night.Add(-time.Hour), probed: true},
+		"that is live for too short a time": {fix: &render.Deploy{ID: "dep-fix", Commit: "fix",
+			FinishedAt: night.Add(-time.Minute)}, clear: night.Add(-time.Hour), probed: true, waits: "is switched on again " +
+			"at 2026-11-27T03:04:00Z"},
 	} {
 		r := suspected()
 		r.Platform.Spec.Probes = &v1alpha1.PlatformProbes{ClearSeconds: 300}

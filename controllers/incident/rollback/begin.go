@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
 	"github.com/1pass-dev/playbook-operator/controllers/access"
 	"github.com/1pass-dev/playbook-operator/controllers/claims"
@@ -13,8 +15,9 @@ import (
 	"github.com/1pass-dev/playbook-operator/controllers/systems/render"
 )
 
-// A rollback is held in two places. The Platform's status says whose it is, so that two Incidents don't do it twice. The Incident's
-// status repeats that, so that a Platform that was deleted and applied again loses nothing. Both are written before Render is asked.
+// A rollback is held in two places. The Platform's status says whose it is, so that two Incidents don't do it twice.
+// The Incident's status repeats that, so that a Platform that was deleted and applied again loses nothing. Both are
+// written before Render is asked.
 
 // read the Platform past the cache.
 func (r *Rollback) read(ctx context.Context) error {
@@ -28,7 +31,8 @@ func (r *Rollback) read(ctx context.Context) error {
 // ours is this Incident's rollback; nil where it has none.
 func (r *Rollback) ours() *v1alpha1.ServiceRollback {
 	uid := string(r.Incident.UID)
-	i := slices.IndexFunc(r.Platform.Status.Rollbacks, func(c v1alpha1.ServiceRollback) bool { return c.IncidentUID == uid })
+	i := slices.IndexFunc(r.Platform.Status.Rollbacks,
+		func(c v1alpha1.ServiceRollback) bool { return c.IncidentUID == uid })
 	if i >= 0 {
 		return &r.Platform.Status.Rollbacks[i]
 	}
@@ -60,15 +64,18 @@ func (r *Rollback) keep(ctx context.Context, plan *v1alpha1.IncidentRollback) er
 	return nil
 }
 
-// take writes this Incident's rollback into the Platform's status, or returns another Incident that has the service.
-func (r *Rollback) take(ctx context.Context, plan *v1alpha1.IncidentRollback, change func(*v1alpha1.ServiceRollback)) (holder string, err error) {
-	p, err := r.Claims.Decide(ctx, r.PlatformKey(), func(p *v1alpha1.PlatformStatus) bool {
+// take writes this Incident's rollback into the Platform's status, and the commit that is left as unfit. Or it returns
+// another Incident that has the service. The Platform was read past the cache in this pass.
+func (r *Rollback) take(ctx context.Context, plan *v1alpha1.IncidentRollback,
+	change func(*v1alpha1.ServiceRollback)) (holder string, err error) {
+	decide := func(p *v1alpha1.PlatformStatus) bool {
 		known := claims.RollbackOf(p, plan.Service)
 		if holder = r.holder(known); holder != "" {
 			return false
 		}
 		if known == nil {
-			p.Rollbacks = append(p.Rollbacks, v1alpha1.ServiceRollback{Service: plan.Service, AutoDeploy: v1alpha1.AutoDeployWasOff})
+			p.Rollbacks = append(p.Rollbacks, v1alpha1.ServiceRollback{Service: plan.Service,
+				AutoDeploy: v1alpha1.AutoDeployWasOff})
 			known = &p.Rollbacks[len(p.Rollbacks)-1]
 		}
 		// Auto-deploy that an earlier Incident switched off, and nobody restored, was on.
@@ -82,8 +89,16 @@ func (r *Rollback) take(ctx context.Context, plan *v1alpha1.IncidentRollback, ch
 			State: v1alpha1.RollbackPreparing, AutoDeploy: autoDeploy,
 		}
 		change(known)
+		if r.Incident.Status.ConfirmedAt != nil {
+			claims.Suspect(p, plan.Service, plan.FromCommit, r.Incident.Name, journal.Seconds(r.Now))
+		}
 		return true
-	})
+	}
+	p, err := r.Claims.DecideOn(ctx, r.Platform, decide)
+	if apierrors.IsConflict(err) {
+		// Most others write what the signals say. Who has the service is decided again on what is there now.
+		p, err = r.Claims.Decide(ctx, r.PlatformKey(), decide)
+	}
 	if err != nil {
 		return "", err
 	}
@@ -91,8 +106,8 @@ func (r *Rollback) take(ctx context.Context, plan *v1alpha1.IncidentRollback, ch
 	return holder, nil
 }
 
-// holder is the Incident that has the service now, so that this one can't; empty where it can. What Render refused was never done,
-// and what ended an hour ago, or with a person's approval, is over.
+// holder is the Incident that has the service now, so that this one can't; empty where it can. What Render refused was
+// never done, and what ended an hour ago, or with a person's approval, is over.
 func (r *Rollback) holder(known *v1alpha1.ServiceRollback) string {
 	switch {
 	case known == nil, known.State == v1alpha1.RollbackRefused:
@@ -115,7 +130,8 @@ func (r *Rollback) holder(known *v1alpha1.ServiceRollback) string {
 }
 
 func busy(service, holder string) playbook.Outcome {
-	return playbook.Wait(deployInterval, v1alpha1.ReasonRollingBack, "%s is rolled back by Incident %s already", service, holder)
+	return playbook.Wait(deployInterval, v1alpha1.ReasonRollingBack, "%s is rolled back by Incident %s already", service,
+		holder)
 }
 
 // begin switches auto-deploy off, since the next push would bring the bad commit back, and then asks Render once.
@@ -132,9 +148,13 @@ func (r *Rollback) begin(ctx context.Context, v *view, plan *v1alpha1.IncidentRo
 		if err := v.api.SetAutoDeploy(ctx, v.service.ID, false); err != nil {
 			return journal.Patient("Render", fmt.Errorf("switching auto-deploy of %s off: %w", plan.Service, err))
 		}
-		r.Record(v1alpha1.ReasonSwitchedOff, "auto-deploy of %s was switched off, so that the next push does not bring %s back", plan.Service, plan.FromCommit)
+		r.Record(v1alpha1.ReasonSwitchedOff, "auto-deploy of %s was switched off, so that the next push does not bring %s "+
+			"back", plan.Service, plan.FromCommit)
 	}
-	return r.ask(ctx, v.api, plan, slices.MaxFunc(v.deploys, func(a, b render.Deploy) int { return a.CreatedAt.Compare(b.CreatedAt) }).ID)
+	return r.ask(ctx, v.api, plan, slices.MaxFunc(v.deploys, func(a,
+		b render.Deploy) int {
+		return a.CreatedAt.Compare(b.CreatedAt)
+	}).ID)
 }
 
 // amend changes what is known of this Incident's rollback, in both places. The Incident's own is written with the pass.

@@ -11,8 +11,8 @@ import (
 	"github.com/1pass-dev/playbook-operator/controllers/systems/render"
 )
 
-// follow watches what became of a rollback that was asked for, to its end: also where the Incident was resolved meanwhile. It asks for
-// nothing.
+// follow watches what became of a rollback that was asked for, to its end: also where the Incident was resolved
+// meanwhile. It asks for nothing.
 func (r *Rollback) follow(ctx context.Context, ours *v1alpha1.ServiceRollback) (playbook.Outcome, error) {
 	r.show(ours)
 	api, err := r.Access.Render(ctx, r.Platform)
@@ -33,7 +33,8 @@ func (r *Rollback) follow(ctx context.Context, ours *v1alpha1.ServiceRollback) (
 		ours = r.ours()
 	}
 	if ours.State == v1alpha1.RollbackFailed {
-		return r.unsettled(v1alpha1.ReasonRollbackFailed, fmt.Sprintf("the deploy %s, which rolls %s back to %s, did not become live. It is not done twice: see Render's dashboard, and roll back by hand",
+		return r.unsettled(v1alpha1.ReasonRollbackFailed, fmt.Sprintf("the deploy %s, which rolls %s back to %s, did not "+
+			"become live. It is not done twice: see Render's dashboard, and roll back by hand",
 			ours.DeployID, ours.Service, ours.ToCommit)), nil
 	}
 	if r.Incident.Status.RolledBackAt == nil {
@@ -45,7 +46,8 @@ func (r *Rollback) follow(ctx context.Context, ours *v1alpha1.ServiceRollback) (
 		ours.Service, ours.ToCommit, ours.DeployID, schemaText(r.Incident.Status.Rollback), ours.FromCommit, ours.ToCommit, ours.FromCommit), nil
 }
 
-// show writes what is rolled back into the Incident's status. The claim may be of a pair that is not the one planned last.
+// show writes what is rolled back into the Incident's status. The claim may be of a pair that is not the one planned
+// last.
 func (r *Rollback) show(ours *v1alpha1.ServiceRollback) {
 	known := r.Incident.Status.Rollback
 	if known == nil || known.From != ours.From || known.To != ours.To || known.Service != ours.Service {
@@ -69,22 +71,26 @@ func (r *Rollback) show(ours *v1alpha1.ServiceRollback) {
 // history of the service that was rolled back.
 func (r *Rollback) history(ctx context.Context, api *render.Client) ([]render.Deploy, error) {
 	service := r.Incident.Status.Rollback.ServiceID
-	return playbook.Ask(ctx, r.Aside, r.key("history"), "Render's deploys", lookTimeout, func(ctx context.Context) ([]render.Deploy, error) {
-		return api.History(ctx, service)
-	})
+	return playbook.Ask(ctx, r.Aside, r.key("history"), "Render's deploys", lookTimeout,
+		func(ctx context.Context) ([]render.Deploy, error) {
+			return api.History(ctx, service)
+		})
 }
 
 // await the end of the deploy that the rollback made. It returns what is waited for, or nil once it ended.
-func (r *Rollback) await(ctx context.Context, api *render.Client, ours *v1alpha1.ServiceRollback) (*playbook.Outcome, error) {
+func (r *Rollback) await(ctx context.Context, api *render.Client, ours *v1alpha1.ServiceRollback) (*playbook.Outcome,
+	error) {
 	service, id := r.Incident.Status.Rollback.ServiceID, ours.DeployID
-	deploy, err := playbook.Ask(ctx, r.Aside, r.key("deploy/"+id), "Render's deploy "+id, lookTimeout, func(ctx context.Context) (*render.Deploy, error) {
-		return api.Deploy(ctx, service, id)
-	})
+	deploy, err := playbook.Ask(ctx, r.Aside, r.key("deploy/"+id), "Render's deploy "+id, lookTimeout,
+		func(ctx context.Context) (*render.Deploy, error) {
+			return api.Deploy(ctx, service, id)
+		})
 	if err != nil {
 		return nil, err
 	}
 	if deploy.InProgress() {
-		return new(playbook.Wait(deployInterval, v1alpha1.ReasonRollingBack, "waiting for %s (%s) live", ours.DeployID, ours.ToCommit).Loud()), nil
+		return new(playbook.Wait(deployInterval, v1alpha1.ReasonRollingBack, "waiting for %s (%s) live", ours.DeployID,
+			ours.ToCommit).Loud()), nil
 	}
 	state, liveAt := v1alpha1.RollbackFailed, deploy.FinishedAt
 	if deploy.Status == render.StatusLive || deploy.Status == render.StatusDeactivated {
@@ -101,8 +107,8 @@ func (r *Rollback) await(ctx context.Context, api *render.Client, ours *v1alpha1
 	})
 }
 
-// unsettled is a rollback that only a person can bring to its end. Once the outage is over, or a person resolved it, nothing is left to
-// do.
+// unsettled is a rollback that only a person can bring to its end. Once the outage is over, or a person resolved it,
+// nothing is left to do.
 func (r *Rollback) unsettled(reason, what string) playbook.Outcome {
 	switch {
 	case r.ByHand():

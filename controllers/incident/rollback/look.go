@@ -16,8 +16,8 @@ import (
 const (
 	// lookTimeout bounds what is read of Render.
 	lookTimeout = 15 * time.Second
-	// schemaTimeout bounds the look at the database, which may be what is down: the rollback does not depend on it. A database that
-	// is merely slow, as after a migration, is waited for.
+	// schemaTimeout bounds the look at the database, which may be what is down: the rollback does not depend on it. A
+	// database that is merely slow, as after a migration, is waited for.
 	schemaTimeout = 8 * time.Second
 )
 
@@ -38,19 +38,21 @@ type schema struct {
 	err    error
 }
 
-// look reads beside the pass what Render shows. Where a rollback would follow, it reads the database's migrations as well.
+// look reads beside the pass what Render shows. Where a rollback would follow, it reads the database's migrations as
+// well.
 func (r *Rollback) look(ctx context.Context) (*view, error) {
 	p, known := r.Platform, r.regression()
-	return playbook.Ask(ctx, r.Aside, r.key("look"), "Render's deploys", lookTimeout+schemaTimeout, func(ctx context.Context) (*view, error) {
-		v, err := read(ctx, r.Access, p)
-		if err != nil {
-			return nil, err
-		}
-		if target := v.choose(known).Target; target != nil {
-			v.schema = migrationsSince(ctx, r.Access, p, *target)
-		}
-		return v, nil
-	})
+	return playbook.Ask(ctx, r.Aside, r.key("look"), "Render's deploys", lookTimeout+schemaTimeout,
+		func(ctx context.Context) (*view, error) {
+			v, err := read(ctx, r.Access, p)
+			if err != nil {
+				return nil, err
+			}
+			if target := v.choose(known).Target; target != nil {
+				v.schema = migrationsSince(ctx, r.Access, p, *target)
+			}
+			return v, nil
+		})
 }
 
 // key of what is read of this Incident.
@@ -113,7 +115,8 @@ func (v *view) choose(known render.Regression) render.Choice {
 	return render.Choose(v.service, v.deploys, known)
 }
 
-// weigh writes into the plan whether the database was migrated since the commit that is gone back to was made, where that was seen.
+// weigh writes into the plan whether the database was migrated since the commit that is gone back to was made, where
+// that was seen.
 func (r *Rollback) weigh(plan *v1alpha1.IncidentRollback, seen schema) {
 	before := r.Incident.Status.Rollback
 	if before == nil || before.Digest != plan.Digest {
@@ -139,7 +142,8 @@ func (r *Rollback) weigh(plan *v1alpha1.IncidentRollback, seen schema) {
 }
 
 // migrationsSince reads by the read-only role: a replica that lags is seconds behind, and a deploy takes longer.
-func migrationsSince(ctx context.Context, connections *access.Connections, p *v1alpha1.Platform, target render.Deploy) schema {
+func migrationsSince(ctx context.Context, connections *access.Connections, p *v1alpha1.Platform,
+	target render.Deploy) schema {
 	seen := schema{commit: target.Commit}
 	if target.CommittedAt.IsZero() {
 		seen.err = errors.New("when the commit was made is not known")
@@ -160,7 +164,8 @@ func migrationsSince(ctx context.Context, connections *access.Connections, p *v1
 func schemaText(plan *v1alpha1.IncidentRollback) string {
 	switch plan.Schema {
 	case v1alpha1.SchemaMigrated:
-		return fmt.Sprintf("; migrations newer than %s have run: %d, the newest %s", plan.ToCommit, *plan.Migrations, plan.NewestMigration)
+		return fmt.Sprintf("; migrations newer than %s have run: %d, the newest %s", plan.ToCommit, *plan.Migrations,
+			plan.NewestMigration)
 	case v1alpha1.SchemaUnknown:
 		return fmt.Sprintf("; whether migrations newer than %s have run could not be looked at", plan.ToCommit)
 	case v1alpha1.SchemaUnchanged:

@@ -1,4 +1,5 @@
-// Package rollback goes back to the last good deploy where a regression is suspected, and puts auto-deploy back afterwards.
+// Package rollback goes back to the last good deploy where a regression is suspected, and puts auto-deploy back
+// afterwards.
 package rollback
 
 import (
@@ -98,7 +99,8 @@ func (r *Rollback) withheld() *playbook.Outcome {
 	}
 	switch {
 	case r.First != "":
-		return wait(v1alpha1.ReasonWaitingForOther, fmt.Sprintf("Incident %s of the same category is open, and acts; this one pages only", r.First))
+		return wait(v1alpha1.ReasonWaitingForOther, fmt.Sprintf("Incident %s of the same category is open, and acts; this "+
+			"one pages only", r.First))
 	case r.Platform.Spec.Rollback == nil:
 		return wait(v1alpha1.ReasonRollbackWithheld, fmt.Sprintf("Platform %q has no spec.rollback", r.Platform.Name))
 	case Policy(&r.Incident.Spec) == v1alpha1.RollbackNever:
@@ -127,14 +129,12 @@ func (r *Rollback) decide(ctx context.Context, view *view) (playbook.Outcome, er
 	case render.NotEnoughLooks:
 		return playbook.Wait(looksInterval, v1alpha1.ReasonNoSuspect, "%s%s", r.prefix(), choice.Why), nil
 	case render.NoSuspect:
-		return playbook.Wait(fixInterval, v1alpha1.ReasonNoSuspect, "%sno deploy is suspected: %s", r.prefix(), choice.Why), nil
+		return playbook.Wait(fixInterval, v1alpha1.ReasonNoSuspect, "%sno deploy is suspected: %s", r.prefix(),
+			choice.Why), nil
 	case render.NoTarget, render.Pair:
 	}
-	if err := r.suspect(ctx, choice.Suspect.Commit); err != nil {
-		return playbook.Outcome{}, err
-	}
 	if choice.Target == nil {
-		return r.noTarget(choice), nil
+		return r.noTarget(choice), r.suspect(ctx, choice.Suspect.Commit)
 	}
 	plan, err := r.plan(view, choice)
 	if err != nil {
@@ -142,15 +142,16 @@ func (r *Rollback) decide(ctx context.Context, view *view) (playbook.Outcome, er
 	}
 	if view.schema.commit != choice.Target.Commit {
 		// The evidence changed while Render was read.
-		return playbook.Wait(time.Millisecond, v1alpha1.ReasonRollingBack, "%sanother deploy is the target now", r.prefix()), nil
+		return playbook.Wait(time.Millisecond, v1alpha1.ReasonRollingBack, "%sanother deploy is the target now",
+			r.prefix()), nil
 	}
 	r.weigh(plan, view.schema)
 	r.Incident.Status.Rollback = plan
 	if wait := r.approved(plan, choice); wait != nil {
-		return *wait, nil
+		return *wait, r.suspect(ctx, choice.Suspect.Commit)
 	}
 	if outcome, ok := r.MayAct(); !ok {
-		return outcome, nil
+		return outcome, r.suspect(ctx, choice.Suspect.Commit)
 	}
 	return r.begin(ctx, view, plan)
 }
@@ -165,10 +166,12 @@ func (r *Rollback) prefix() string {
 // noTarget is where a person has to find a way. Once Render refused each target, it waits for their word.
 func (r *Rollback) noTarget(choice render.Choice) playbook.Outcome {
 	if known := r.Incident.Status.Rollback; known != nil && len(known.Refused) > 0 {
-		return playbook.Stall(v1alpha1.ReasonRefused, "Render refused to roll %s back to %s, and %s. Roll back by hand; it closes when the signals stay good. To try again: %s",
+		return playbook.Stall(v1alpha1.ReasonRefused, "Render refused to roll %s back to %s, and %s. Roll back by hand; "+
+			"it closes when the signals stay good. To try again: %s",
 			known.Service, strings.Join(known.Refused, " and "), choice.Why, r.ResumeCommand())
 	}
-	return playbook.Wait(fixInterval, v1alpha1.ReasonNoTarget, "%s%s. Roll back by hand, or deploy a fix", r.prefix(), choice.Why).Loud()
+	return playbook.Wait(fixInterval, v1alpha1.ReasonNoTarget, "%s%s. Roll back by hand, or deploy a fix", r.prefix(),
+		choice.Why).Loud()
 }
 
 // plan is the exact pair, with what is known of an earlier try.
@@ -190,7 +193,8 @@ func (r *Rollback) plan(view *view, choice render.Choice) (*v1alpha1.IncidentRol
 // suspect keeps the commit as unfit to go back to, where the signals confirmed the outage.
 func (r *Rollback) suspect(ctx context.Context, commit string) error {
 	service := r.Platform.Spec.Rollback.Service
-	known := slices.ContainsFunc(r.Platform.Status.Suspects, func(s v1alpha1.SuspectCommit) bool { return s.Service == service && s.Commit == commit })
+	known := slices.ContainsFunc(r.Platform.Status.Suspects,
+		func(s v1alpha1.SuspectCommit) bool { return s.Service == service && s.Commit == commit })
 	if known || r.Incident.Status.ConfirmedAt == nil {
 		return nil
 	}
@@ -199,8 +203,8 @@ func (r *Rollback) suspect(ctx context.Context, commit string) error {
 	})
 }
 
-// clearSuspect takes the suspicion back where the signals stayed good with that commit live: something else was wrong. Where Render
-// can't be asked, the commit stays unfit.
+// clearSuspect takes the suspicion back where the signals stayed good with that commit live: something else was wrong.
+// Where Render can't be asked, the commit stays unfit.
 func (r *Rollback) clearSuspect(ctx context.Context) {
 	mine := func(s v1alpha1.SuspectCommit) bool { return s.Incident == r.Incident.Name }
 	if r.Platform.Spec.Rollback == nil || !slices.ContainsFunc(r.Platform.Status.Suspects, mine) {
@@ -215,6 +219,9 @@ func (r *Rollback) clearSuspect(ctx context.Context) {
 		return
 	}
 	_ = r.insist(ctx, func(p *v1alpha1.PlatformStatus) {
-		p.Suspects = slices.DeleteFunc(p.Suspects, func(s v1alpha1.SuspectCommit) bool { return mine(s) && s.Commit == live.Commit })
+		p.Suspects = slices.DeleteFunc(p.Suspects, func(s v1alpha1.SuspectCommit) bool {
+			return mine(s) &&
+				s.Commit == live.Commit
+		})
 	})
 }

@@ -31,7 +31,8 @@ func suspected() *Rollback {
 }
 
 func of(incident string, state v1alpha1.RollbackState, ago time.Duration) v1alpha1.ServiceRollback {
-	return v1alpha1.ServiceRollback{Service: "web", Incident: incident, IncidentUID: incident, State: state, At: journal.Seconds(night.Add(-ago))}
+	return v1alpha1.ServiceRollback{Service: "web", Incident: incident, IncidentUID: incident, State: state,
+		At: journal.Seconds(night.Add(-ago))}
 }
 
 func TestWhatARollbackNeedsAPersonFor(t *testing.T) {
@@ -58,11 +59,15 @@ func TestWhatARollbackNeedsAPersonFor(t *testing.T) {
 			why: "the Platform's spec.requireApproval asks for it",
 		},
 		"a migration": {
-			change: func(_ *Rollback, plan *v1alpha1.IncidentRollback, _ *render.Choice) { plan.Schema = v1alpha1.SchemaMigrated },
-			why:    "the database was migrated since",
+			change: func(_ *Rollback, plan *v1alpha1.IncidentRollback, _ *render.Choice) {
+				plan.Schema = v1alpha1.SchemaMigrated
+			},
+			why: "the database was migrated since",
 		},
 		"a schema that nobody could look at": {
-			change: func(_ *Rollback, plan *v1alpha1.IncidentRollback, _ *render.Choice) { plan.Schema = v1alpha1.SchemaUnknown },
+			change: func(_ *Rollback, plan *v1alpha1.IncidentRollback, _ *render.Choice) {
+				plan.Schema = v1alpha1.SchemaUnknown
+			},
 		},
 		"another service": {
 			change: func(_ *Rollback, _ *v1alpha1.IncidentRollback, choice *render.Choice) {
@@ -104,7 +109,8 @@ func TestTheOldFieldOfThePolicyWins(t *testing.T) {
 			if now != "" {
 				spec.Outage = &v1alpha1.IncidentOutage{Rollback: now}
 			}
-			want := slices.DeleteFunc([]v1alpha1.RollbackPolicy{old, now, v1alpha1.RollbackAutomatic}, func(p v1alpha1.RollbackPolicy) bool { return p == "" })[0]
+			want := slices.DeleteFunc([]v1alpha1.RollbackPolicy{old, now, v1alpha1.RollbackAutomatic},
+				func(p v1alpha1.RollbackPolicy) bool { return p == "" })[0]
 			if got := Policy(spec); got != want {
 				t.Errorf("rollback %q and outage.rollback %q are %s", old, now, got)
 			}
@@ -117,15 +123,18 @@ func TestWhoHasAService(t *testing.T) {
 		known  *v1alpha1.ServiceRollback
 		holder string
 	}{
-		"nobody":                        {},
-		"ours, prepared":                {known: new(of("ours", v1alpha1.RollbackPreparing, time.Second))},
-		"ours, refused":                 {known: new(of("ours", v1alpha1.RollbackRefused, time.Second))},
-		"ours, by another manager":      {known: new(of("ours", v1alpha1.RollbackRequested, time.Second)), holder: "ours"},
-		"theirs, prepared":              {known: new(of("theirs", v1alpha1.RollbackPreparing, time.Second)), holder: "theirs"},
-		"theirs, prepared long ago":     {known: new(of("theirs", v1alpha1.RollbackPreparing, 2*time.Minute))},
-		"theirs, refused":               {known: new(of("theirs", v1alpha1.RollbackRefused, time.Second))},
-		"theirs, asked for":             {known: new(of("theirs", v1alpha1.RollbackRequested, time.Minute)), holder: "theirs"},
-		"theirs, under way":             {known: new(of("theirs", v1alpha1.RollbackDeploying, time.Minute)), holder: "theirs"},
+		"nobody":                   {},
+		"ours, prepared":           {known: new(of("ours", v1alpha1.RollbackPreparing, time.Second))},
+		"ours, refused":            {known: new(of("ours", v1alpha1.RollbackRefused, time.Second))},
+		"ours, by another manager": {known: new(of("ours", v1alpha1.RollbackRequested, time.Second)), holder: "ours"},
+		"theirs, prepared": {known: new(of("theirs", v1alpha1.RollbackPreparing, time.Second)),
+			holder: "theirs"},
+		"theirs, prepared long ago": {known: new(of("theirs", v1alpha1.RollbackPreparing, 2*time.Minute))},
+		"theirs, refused":           {known: new(of("theirs", v1alpha1.RollbackRefused, time.Second))},
+		"theirs, asked for": {known: new(of("theirs", v1alpha1.RollbackRequested, time.Minute)),
+			holder: "theirs"},
+		"theirs, under way": {known: new(of("theirs", v1alpha1.RollbackDeploying, time.Minute)),
+			holder: "theirs"},
 		"theirs, under way for an hour": {known: new(of("theirs", v1alpha1.RollbackDeploying, 2*time.Hour))},
 		"theirs, live":                  {known: new(of("theirs", v1alpha1.RollbackLive, time.Minute))},
 		"theirs, failed":                {known: new(of("theirs", v1alpha1.RollbackFailed, time.Minute))},
@@ -138,7 +147,8 @@ func TestWhoHasAService(t *testing.T) {
 
 func TestTheDeployThatARollbackMadeIsKnownByWhatWasThereBefore(t *testing.T) {
 	deploy := func(id, trigger, commit string, minute int) render.Deploy {
-		return render.Deploy{ID: id, Trigger: trigger, Commit: commit, CreatedAt: night.Add(time.Duration(minute) * time.Minute)}
+		return render.Deploy{ID: id, Trigger: trigger, Commit: commit,
+			CreatedAt: night.Add(time.Duration(minute) * time.Minute)}
 	}
 	ours := &v1alpha1.ServiceRollback{SawDeploy: "saw", ToCommit: "good"}
 	older, saw := deploy("older", render.TriggerRollback, "good", 0), deploy("saw", "new_commit", "bad", 1)
