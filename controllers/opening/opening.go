@@ -28,8 +28,6 @@ const (
 	maxPlatformInName = 200
 	// maxSummary is spec.summary's.
 	maxSummary = 255
-	// conflictInterval is how soon it is tried again where somebody else wrote the Platform's status meanwhile.
-	conflictInterval = 10 * time.Millisecond
 )
 
 // Opener opens Incidents of Platforms.
@@ -57,13 +55,13 @@ func (o *Opener) Open(ctx context.Context, p *v1alpha1.Platform, s signals.Signa
 		again = openInterval
 		if err := o.open(ctx, p, claims.Place{Category: category, ApplicationID: claims.Platformwide},
 			s); apierrors.IsConflict(err) {
-			return ctrl.Result{RequeueAfter: conflictInterval}, nil // somebody else wrote the Platform's status
+			return ctrl.Result{RequeueAfter: time.Second}, nil // somebody else wrote the Platform's status
 		} else if err != nil {
 			return ctrl.Result{}, fmt.Errorf("opening an Incident of category %s: %w", category, err)
 		}
 	}
 	if err := o.Claims.Tidy(ctx, p, s); apierrors.IsConflict(err) {
-		again = conflictInterval
+		again = time.Second
 	} else if err != nil {
 		return ctrl.Result{}, fmt.Errorf("tidying the slots of Incidents: %w", err)
 	}
