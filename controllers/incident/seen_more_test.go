@@ -16,8 +16,8 @@ import (
 	"github.com/1pass-dev/playbook-operator/hack/logi"
 )
 
-// 7. Webhooks that two relying parties refused rolled the platform back, and closed as "the signals stayed good" with both
-// still down.
+// 7. Webhooks that two relying parties refused rolled the platform back, and closed as "the signals stayed good" with
+// both still down.
 func TestWebhooksThatNobodyTakesRollNothingBackAndCloseNothing(t *testing.T) {
 	s := newScene(t, "seen-webhooks")
 	s.Server.Render().AddDeploy(logi.WebService, "healthy", "live", "new_commit", time.Now().Add(-90*time.Second))

@@ -38,7 +38,8 @@ type cell struct {
 }
 
 func (c cell) String() string {
-	return fmt.Sprintf("%s, signals %s, opened by %s, severity %q, %s", c.category, c.pattern, c.opener, c.severity, c.twist)
+	return fmt.Sprintf("%s, signals %s, opened by %s, severity %q, %s", c.category, c.pattern, c.opener, c.severity,
+		c.twist)
 }
 
 // cells are the product, and each pair of category and signals with each twist, without a severity.
@@ -91,8 +92,8 @@ func TestEvidenceMatrix(t *testing.T) {
 		len(all), beyond.Load(), caught, len(variants), time.Since(began).Round(time.Second))
 }
 
-// play runs a cell: the Incident is opened, the manager looks; two minutes later, after the turn, comes the twist; the manager looks
-// after eight minutes, and after 31.
+// play runs a cell: the Incident is opened, the manager looks; two minutes later, after the turn, comes the twist; the
+// manager looks after eight minutes, and after 31.
 func (c cell) play(ctx context.Context, name string, faulty faults) (string, error) {
 	automation := v1alpha1.AutomationEnabled
 	if c.twist == observeOnly {
@@ -225,5 +226,6 @@ func (s *scene) approve(name string, other bool) error {
 	if obj.Status.Rollback != nil && !other {
 		digest = obj.Status.Rollback.Digest
 	}
-	return s.patch(obj, name, fmt.Sprintf(`{"spec":{"approvals":[{"step":"RolledBack","digest":%q,"by":"dana"}]}}`, digest))
+	return s.patch(obj, name, fmt.Sprintf(`{"spec":{"approvals":[{"step":"RolledBack","digest":%q,"by":"dana"}]}}`,
+		digest))
 }

@@ -53,7 +53,8 @@ type faults struct {
 }
 
 func newScene(ctx context.Context, name string, automation v1alpha1.Automation, faulty faults) (*scene, error) {
-	s := &scene{ctx: ctx, name: name, render: logi.NewRender(), services: logi.NewServices(), now: time.Now().Truncate(time.Second), faulty: faulty}
+	s := &scene{ctx: ctx, name: name, render: logi.NewRender(), services: logi.NewServices(),
+		now: time.Now().Truncate(time.Second), faulty: faulty}
 	mux := http.NewServeMux()
 	mux.Handle(logi.RenderPath+"/", http.StripPrefix(logi.RenderPath, s.render))
 	mux.Handle("/", s.services)
@@ -70,7 +71,8 @@ func newScene(ctx context.Context, name string, automation v1alpha1.Automation, 
 		"statuspage": {"apiKey": s.services.StatuspageKey(), "url": s.url() + "/statuspage/v1"},
 	} {
 		if err := kube.Create(ctx, &corev1.Secret{
-			ObjectMeta: metav1.ObjectMeta{Namespace: name, Name: secret, Labels: map[string]string{v1alpha1.LabelPlatform: "p"}}, StringData: data,
+			ObjectMeta: metav1.ObjectMeta{Namespace: name, Name: secret,
+				Labels: map[string]string{v1alpha1.LabelPlatform: "p"}}, StringData: data,
 		}); err != nil {
 			return nil, err
 		}
@@ -80,12 +82,15 @@ func newScene(ctx context.Context, name string, automation v1alpha1.Automation, 
 		return v1alpha1.OncallTier{Name: name, Notify: []v1alpha1.Channel{{Type: "PagerDuty", SecretRef: ref(secret)}}}
 	}
 	s.spec = v1alpha1.PlatformSpec{
-		URL: address, Database: &v1alpha1.PlatformDatabase{SecretRef: ref("nowhere")}, Automation: automation, Rollback: &v1alpha1.PlatformRollback{Service: "web"},
+		URL: address, Database: &v1alpha1.PlatformDatabase{SecretRef: ref("nowhere")}, Automation: automation,
+		Rollback: &v1alpha1.PlatformRollback{Service: "web"},
 		Render: &v1alpha1.PlatformRender{
-			SecretRef: ref("render"), URL: s.url() + logi.RenderPath, Services: []v1alpha1.RenderService{{Name: "web", ServiceID: logi.WebService}},
+			SecretRef: ref("render"), URL: s.url() + logi.RenderPath, Services: []v1alpha1.RenderService{{Name: "web",
+				ServiceID: logi.WebService}},
 		},
-		Probes:     &v1alpha1.PlatformProbes{IntervalSeconds: 10},
-		Oncall:     &v1alpha1.PlatformOncall{Tiers: []v1alpha1.OncallTier{tier("engineer", "engineer"), tier("owner", "owner")}},
+		Probes: &v1alpha1.PlatformProbes{IntervalSeconds: 10},
+		Oncall: &v1alpha1.PlatformOncall{Tiers: []v1alpha1.OncallTier{tier("engineer", "engineer"),
+			tier("owner", "owner")}},
 		StatusPage: &v1alpha1.PlatformStatusPage{PageID: "page", SecretRef: new(ref("statuspage"))},
 		AutoOpen:   []v1alpha1.IncidentCategory{v1alpha1.CategoryOutage, v1alpha1.CategoryWebhookDelivery},
 	}
@@ -96,7 +101,8 @@ func newScene(ctx context.Context, name string, automation v1alpha1.Automation, 
 func (s *scene) url() string { return address + "/" + s.name }
 
 func (s *scene) applyPlatform() error {
-	return kube.Create(s.ctx, &v1alpha1.Platform{ObjectMeta: metav1.ObjectMeta{Namespace: s.name, Name: "p"}, Spec: s.spec})
+	return kube.Create(s.ctx, &v1alpha1.Platform{ObjectMeta: metav1.ObjectMeta{Namespace: s.name, Name: "p"},
+		Spec: s.spec})
 }
 
 // newManager is one that has just started.
@@ -162,7 +168,8 @@ func (s *scene) pass(name string) error {
 		}
 	}
 	for range 50 {
-		result, err := s.manager.Reconcile(s.ctx, ctrl.Request{NamespacedName: types.NamespacedName{Namespace: s.name, Name: name}})
+		result, err := s.manager.Reconcile(s.ctx, ctrl.Request{NamespacedName: types.NamespacedName{Namespace: s.name,
+			Name: name}})
 		if err != nil {
 			return err
 		}
@@ -193,7 +200,8 @@ func (s *scene) outcome(name string) (string, error) {
 	return fmt.Sprintf("%s; %s; %s; %s", s.pages(), s.rolledBack(obj), state(obj), s.public()), nil
 }
 
-// pages that PagerDuty has, as the tier's initial and the severity: r is resolved, a acknowledged, and otherwise it rings.
+// pages that PagerDuty has, as the tier's initial and the severity: r is resolved, a acknowledged, and otherwise it
+// rings.
 func (s *scene) pages() string {
 	var texts []string
 	for _, p := range s.services.Pages() {
@@ -240,7 +248,8 @@ func state(obj *v1alpha1.Incident) string {
 	for _, step := range []string{v1alpha1.StepMitigated, v1alpha1.StepResolved} {
 		if c := meta.FindStatusCondition(obj.Status.Conditions, step); c != nil {
 			return map[string]string{
-				v1alpha1.ReasonAwaitingMitigation: "bad", v1alpha1.ReasonNotConfirmed: "unconfirmed", v1alpha1.ReasonSignalsUnknown: "lost",
+				v1alpha1.ReasonAwaitingMitigation: "bad", v1alpha1.ReasonNotConfirmed: "unconfirmed",
+				v1alpha1.ReasonSignalsUnknown:     "lost",
 				v1alpha1.ReasonAwaitingResolution: "person",
 			}[c.Reason]
 		}

@@ -16,8 +16,8 @@ const (
 	all        = "" // of what a row does not select by
 )
 
-// A row says what becomes of the cells that it selects: "pages; rollback; state; public", as scene.outcome writes it, 31 minutes after the
-// Incident was opened. Nobody acknowledges, and the signals stay as they are after the turn.
+// A row says what becomes of the cells that it selects: "pages; rollback; state; public", as scene.outcome writes it,
+// 31 minutes after the Incident was opened. Nobody acknowledges, and the signals stay as they are after the turn.
 type row struct {
 	categories []v1alpha1.IncidentCategory
 	opener     string
@@ -37,8 +37,8 @@ var (
 
 // table is written by hand from the evidence table of the Incident. Each cell has exactly one row.
 var table = []row{
-	// An Outage that a person reports. Its floor is sev2. What no signal confirms is never closed by signals, and never rolled back
-	// without an approval.
+	// An Outage that a person reports. Its floor is sev2. What no signal confirms is never closed by signals, and never
+	// rolled back without an approval.
 	{of(outage), person, of(notGiven), quiet, "E2; asks; unconfirmed; -"},
 	{of(outage), person, of(notGiven), of(Bad), "E1 O1; back; bad; public"},
 	{of(outage), person, of(notGiven), of(BadBy4xx), "E1 O1; asks; bad; public"},
@@ -88,7 +88,8 @@ var table = []row{
 	{of(v1alpha1.CategoryUnclassified), person, of(notGiven), quiet, "-; -; person; -"},
 	{of(v1alpha1.CategoryUnclassified), bySignals, of(notGiven), quiet, "E2; -; person; -"},
 	{of(v1alpha1.CategoryUnclassified), all, of(notGiven), of(Flaky), "E2; -; person; -"},
-	{of(v1alpha1.CategoryUnclassified), all, of(notGiven), of(Bad, BadBy4xx, BadThenGood, BadThenUnknown), "E1 O1; -; person; -"},
+	{of(v1alpha1.CategoryUnclassified), all, of(notGiven), of(Bad, BadBy4xx, BadThenGood, BadThenUnknown),
+		"E1 O1; -; person; -"},
 	{of(v1alpha1.CategoryUnclassified), all, of(notGiven), of(Rises), "E2 E1 O1; -; person; -"},
 
 	// No signal is about these. An alert that opens one passes sev2.
@@ -98,11 +99,13 @@ var table = []row{
 	{of(keyExposed), all, of(notGiven), patterns, "E2; -; person; -"},
 
 	// A person's severity is final.
-	{append(of(webhook, v1alpha1.CategoryUnclassified, keyExposed), reported...), all, of(sev1), patterns, "E1 O1; -; person; -"},
+	{append(of(webhook, v1alpha1.CategoryUnclassified, keyExposed), reported...), all, of(sev1), patterns,
+		"E1 O1; -; person; -"},
 	{append(of(webhook, v1alpha1.CategoryUnclassified), reported...), all, of(sev3), patterns, "-; -; person; -"},
 }
 
-// twists are what else is so, each with what it changes of an outcome. An outcome that a twist does not name stays as it is.
+// twists are what else is so, each with what it changes of an outcome. An outcome that a twist does not name stays as
+// it is.
 var twists = []struct {
 	name    string
 	changes map[string]string
@@ -152,7 +155,8 @@ var twists = []struct {
 		"E2 E1 O1; back; bad; public": "E2r; -; closed; -",
 		"E2 E1 O1; -; person; -":      "E2r; -; closed; -",
 	}},
-	// The first keeps the place, and is a person's sev3 about nothing. This one pages only. It does not close what it cannot see the end of.
+	// The first keeps the place, and is a person's sev3 about nothing. This one pages only. It does not close what it
+	// cannot see the end of.
 	{sameOpen, map[string]string{
 		"E2; asks; unconfirmed; -":    "E2; WaitingForOther; unconfirmed; -",
 		"E2; asks; bad; -":            "E2; WaitingForOther; bad; -",
