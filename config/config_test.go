@@ -95,7 +95,8 @@ func TestTheKindsAreServedAsTheyAreWritten(t *testing.T) {
 		for _, c := range crd.Status.Conditions {
 			is[c.Type] = c.Status
 		}
-		if is["Established"] != metav1.ConditionTrue || is["NamesAccepted"] != metav1.ConditionTrue || is["NonStructuralSchema"] == metav1.ConditionTrue {
+		if is["Established"] != metav1.ConditionTrue || is["NamesAccepted"] != metav1.ConditionTrue ||
+			is["NonStructuralSchema"] == metav1.ConditionTrue {
 			t.Errorf("%s: %v", crd.Metadata.Name, is)
 		}
 	}
@@ -104,14 +105,16 @@ func TestTheKindsAreServedAsTheyAreWritten(t *testing.T) {
 func TestKubectlExplainsEachField(t *testing.T) {
 	t.Parallel()
 	for field, want := range map[string][]string{
-		"dlqreplay.spec":             {"platformRef", "applicationID", "selector", "mode", "canary", "breaker", "maxInFlight", "approvals", "-required-", "enum: "},
-		"dlqr.spec.selector":         {"deadAfter", "deadBefore", "causes", "entryIDs"},
-		"platform.spec":              {"url", "automation", "database", "adminAPI", "relyingParties", "requireApproval"},
-		"platform.spec.database":     {"secretRef", "readOnlySecretRef"},
-		"dlqreplay.status":           {"conditions"},
-		"keyc.spec":                  {"platformRef", "applicationID", "kid", "reason", "approvals", "-required-"},
-		"keycompromise.status":       {"conditions", "exposedUntil", "successorKid"},
-		"inc.spec":                   {"platformRef", "category", "severity", "acknowledgement", "resolution", "-required-", "enum: "},
+		"dlqreplay.spec": {"platformRef", "applicationID", "selector", "mode", "canary", "breaker", "maxInFlight",
+			"approvals", "-required-", "enum: "},
+		"dlqr.spec.selector":     {"deadAfter", "deadBefore", "causes", "entryIDs"},
+		"platform.spec":          {"url", "automation", "database", "adminAPI", "relyingParties", "requireApproval"},
+		"platform.spec.database": {"secretRef", "readOnlySecretRef"},
+		"dlqreplay.status":       {"conditions"},
+		"keyc.spec":              {"platformRef", "applicationID", "kid", "reason", "approvals", "-required-"},
+		"keycompromise.status":   {"conditions", "exposedUntil", "successorKid"},
+		"inc.spec": {"platformRef", "category", "severity", "acknowledgement", "resolution", "-required-",
+			"enum: "},
 		"incident.status":            {"conditions", "respondBy", "timeline", "notice"},
 		"platform.status.conditions": {"lastTransitionTime"},
 	} {
@@ -127,7 +130,8 @@ func TestKubectlExplainsEachField(t *testing.T) {
 	}
 }
 
-// explain waits for the field: the API server publishes a kind's schema some time after it serves the kind, each kind by itself.
+// explain waits for the field: the API server publishes a kind's schema some time after it serves the kind, each kind
+// by itself.
 func explain(t *testing.T, field string) string {
 	t.Helper()
 	for end := time.Now().Add(deadline); ; time.Sleep(100 * time.Millisecond) {
@@ -191,13 +195,16 @@ func deployment(t *testing.T) *appsv1.Deployment {
 	return d
 }
 
-// A Deployment is admitted whatever its pods are; a pod that breaks its namespace's rule is refused later, when nobody looks.
+// A Deployment is admitted whatever its pods are; a pod that breaks its namespace's rule is refused later, when nobody
+// looks.
 func TestTheManagersPodKeepsToItsNamespacesRestrictedRule(t *testing.T) {
 	t.Parallel()
 	template := deployment(t).Spec.Template
 	admit := func(spec corev1.PodSpec) error {
-		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{GenerateName: "playbook-manager-", Labels: template.Labels}, Spec: spec}
-		_, err := kube.CoreV1().Pods(world.Namespace).Create(t.Context(), pod, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{GenerateName: "playbook-manager-", Labels: template.Labels},
+			Spec: spec}
+		_, err := kube.CoreV1().Pods(world.Namespace).Create(t.Context(), pod,
+			metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 		return err
 	}
 	if err := admit(template.Spec); err != nil {
@@ -311,10 +318,13 @@ func TestEachPersonMayWhatTheirRoleSays(t *testing.T) {
 	const namespace = "identity-team"
 	kubectl(t, "create", "namespace", namespace)
 	type act struct{ verb, resource string }
-	look := []act{{"get", "dlqreplays"}, {"list", "dlqreplays"}, {"watch", "dlqreplays"}, {"list", "keycompromises"}, {"get", "platforms"}, {"list", "platforms"}, {"watch", "platforms"}}
-	run := []act{{"create", "dlqreplays"}, {"update", "dlqreplays"}, {"patch", "dlqreplays"}, {"delete", "dlqreplays"}, {"create", "keycompromises"}, {"patch", "keycompromises"}}
+	look := []act{{"get", "dlqreplays"}, {"list", "dlqreplays"}, {"watch", "dlqreplays"}, {"list", "keycompromises"},
+		{"get", "platforms"}, {"list", "platforms"}, {"watch", "platforms"}}
+	run := []act{{"create", "dlqreplays"}, {"update", "dlqreplays"}, {"patch", "dlqreplays"}, {"delete", "dlqreplays"},
+		{"create", "keycompromises"}, {"patch", "keycompromises"}}
 	own := []act{{"create", "platforms"}, {"update", "platforms"}, {"patch", "platforms"}, {"delete", "platforms"}}
-	nobody := []act{{"get", "secrets"}, {"patch", "dlqreplays/status"}, {"patch", "keycompromises/status"}, {"patch", "platforms/status"}, {"deletecollection", "dlqreplays"}}
+	nobody := []act{{"get", "secrets"}, {"patch", "dlqreplays/status"}, {"patch", "keycompromises/status"},
+		{"patch", "platforms/status"}, {"deletecollection", "dlqreplays"}}
 	for role, c := range map[string]struct {
 		may, mayNot [][]act
 		builtIn     string
@@ -340,7 +350,8 @@ func TestEachPersonMayWhatTheirRoleSays(t *testing.T) {
 		}
 		aggregated(t, role, c.builtIn)
 	}
-	if out := kubectl(t, "auth", "can-i", "create", "dlqreplays", "--as=a-playbook-responder", "--namespace="+namespace); strings.TrimSpace(out) != "yes" {
+	if out := kubectl(t, "auth", "can-i", "create", "dlqreplays", "--as=a-playbook-responder", "--namespace="+
+		namespace); strings.TrimSpace(out) != "yes" {
 		t.Errorf("kubectl auth can-i says %q", out)
 	}
 }
@@ -383,7 +394,8 @@ func TestTheManagerMayNothingBeyondTheNamespacesThatItWatches(t *testing.T) {
 	const manager = "system:serviceaccount:playbook-system:playbook-manager"
 	awaitMay(t, manager, world.Namespace, "list", "platforms")
 	for _, resource := range []string{"dlqreplays", "keycompromises", "platforms"} {
-		for verb, want := range map[string]bool{"list": true, "watch": true, "create": resource == "dlqreplays", "update": false, "delete": false} {
+		for verb, want := range map[string]bool{"list": true, "watch": true, "create": resource == "dlqreplays",
+			"update": false, "delete": false} {
 			if got := may(t, manager, world.Namespace, verb, resource); got != want {
 				t.Errorf("the manager may %s %s: %v, want %v", verb, resource, got, want)
 			}
@@ -392,7 +404,8 @@ func TestTheManagerMayNothingBeyondTheNamespacesThatItWatches(t *testing.T) {
 			}
 		}
 	}
-	for verb, want := range map[string]bool{"get": true, "list": false, "watch": false, "create": false, "update": false, "delete": false} {
+	for verb, want := range map[string]bool{"get": true, "list": false, "watch": false, "create": false, "update": false,
+		"delete": false} {
 		if got := may(t, manager, world.Namespace, verb, "secrets"); got != want {
 			t.Errorf("the manager may %s secrets: %v, want %v", verb, got, want)
 		}

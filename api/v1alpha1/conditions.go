@@ -1,7 +1,7 @@
 package v1alpha1
 
-// Conditions that every kind reports. Ready is the root; Reconciling and Stalled are present only while True, as kstatus
-// expects (https://github.com/kubernetes-sigs/cli-utils/tree/master/pkg/kstatus).
+// Conditions that every kind reports. Ready is the root; Reconciling and Stalled are present only while True, as
+// kstatus expects (https://github.com/kubernetes-sigs/cli-utils/tree/master/pkg/kstatus).
 const (
 	ConditionReady       = "Ready"
 	ConditionReconciling = "Reconciling"
@@ -26,8 +26,8 @@ const (
 	StepCachesExpired        = "CachesExpired"
 )
 
-// Steps of an Incident: its classification; then people, who are paged, acknowledge and announce, each for itself; and beside them
-// the response, in its order.
+// Steps of an Incident: its classification; then people, who are paged, acknowledge and announce, each for itself; and
+// beside them the response, in its order.
 const (
 	StepClassified         = "Classified"
 	StepEscalated          = "Escalated"
@@ -75,6 +75,8 @@ const (
 const (
 	// ReasonRetrying says that the last try failed and the next one follows; the message has the error.
 	ReasonRetrying = "Retrying"
+	// ReasonLooking says that a far side is read which takes its time. Nothing else waits for it.
+	ReasonLooking = "Looking"
 	// ReasonPlatformNotFound says that no Platform of that name exists in the namespace.
 	ReasonPlatformNotFound = "PlatformNotFound"
 	// ReasonSecretUnusable says that a Secret is missing, unlabelled or malformed.
@@ -126,7 +128,6 @@ const (
 	ReasonNotAnnounced = "NotAnnounced"
 	// ReasonPublished says that the public notice is out.
 	ReasonPublished   = "Published"
-	ReasonTriaging    = "Triaging"
 	ReasonRollingBack = "RollingBack"
 	// ReasonWaitingForDeploy says that a deploy is under way at Render, and what to do depends on it.
 	ReasonWaitingForDeploy = "WaitingForDeploy"
@@ -192,8 +193,8 @@ const (
 	ReasonRefused = "Refused"
 	// ReasonUnknownKid says that the application has no key of that kid; the message lists those that it has.
 	ReasonUnknownKid = "UnknownKid"
-	// ReasonStillSigning says that undelivered entries are still, or again, under the old kid, or that a transaction that began
-	// before the revocation is still open.
+	// ReasonStillSigning says that undelivered entries are still, or again, under the old kid, or that a transaction that
+	// began before the revocation is still open.
 	ReasonStillSigning = "StillSigning"
 	// ReasonStillPublished says that JWKS still shows the old kid, or not the successor.
 	ReasonStillPublished = "StillPublished"
@@ -201,7 +202,8 @@ const (
 	ReasonNotNotified = "NotNotified"
 	// ReasonRollbackFailed says that the deploy of a rollback did not become live.
 	ReasonRollbackFailed = "RollbackFailed"
-	// ReasonHostKeyRefused says that the host of spec.commands showed a key that is not pinned; the message has its fingerprint.
+	// ReasonHostKeyRefused says that the host of spec.commands showed a key that is not pinned; the message has its
+	// fingerprint.
 	ReasonHostKeyRefused = "HostKeyRefused"
 	// ReasonCommandFailed says that the platform's own command ended with a failure, and did nothing.
 	ReasonCommandFailed = "CommandFailed"
@@ -213,9 +215,9 @@ const (
 // status.lastHandledRequestedAt, by custom the time.
 const AnnotationRequestedAt = "playbook.1pass.dev/requestedAt"
 
-// AnnotationSeenSeverity and AnnotationSeenBy stand on an Incident that opened by itself: the severity that the signals had then, and
-// the condition of the worst of them. They are written with the object, so that a signal that is good a second later changes nothing.
-// A person writes spec.severity instead.
+// AnnotationSeenSeverity and AnnotationSeenBy stand on an Incident that opened by itself: the severity that the signals
+// had then, and the condition of the worst of them. They are written with the object, so that a signal that is good a
+// second later changes nothing. A person writes spec.severity instead.
 const (
 	AnnotationSeenSeverity = "playbook.1pass.dev/seen-severity"
 	AnnotationSeenBy       = "playbook.1pass.dev/seen-by"

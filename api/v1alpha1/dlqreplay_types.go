@@ -2,6 +2,7 @@ package v1alpha1
 
 import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 )
 
 // DeadLetterCause is why an entry died, as its last_error and attempts tell.
@@ -113,8 +114,8 @@ type DLQReplaySpec struct {
 	// +kubebuilder:validation:Maximum=10000000
 	MaxEntries int64 `json:"maxEntries,omitempty"`
 
-	// ratePerSecond is how many entries are requeued a second. After a pause up to a second's worth go at once, which makes up for
-	// no more of it. Absent: only maxInFlight limits.
+	// ratePerSecond is how many entries are requeued a second. After a pause up to a second's worth go at once, which
+	// makes up for no more of it. Absent: only maxInFlight limits.
 	// +optional
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=100000
@@ -143,16 +144,16 @@ type DLQReplaySpec struct {
 	// +default="Settle"
 	IdempotencyConflicts ConflictPolicy `json:"idempotencyConflicts,omitempty"`
 
-	// maxReplaysPerEntry is how often all replays together may requeue an entry; one that died again after that is parked as
-	// poison and reported.
+	// maxReplaysPerEntry is how often all replays together may requeue an entry; one that died again after that is parked
+	// as poison and reported.
 	// +optional
 	// +default=3
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=100
 	MaxReplaysPerEntry int32 `json:"maxReplaysPerEntry,omitempty"`
 
-	// deliveryTimeoutSeconds is how long after the last requeue every entry must be delivered or dead again. The default of two
-	// days is longer than the dispatcher's whole retry schedule.
+	// deliveryTimeoutSeconds is how long after the last requeue every entry must be delivered or dead again. The default
+	// of two days is longer than the dispatcher's whole retry schedule.
 	// +optional
 	// +default=172800
 	// +kubebuilder:validation:Minimum=1
@@ -328,8 +329,8 @@ type ReplayPlan struct {
 	// +kubebuilder:validation:MinItems=1
 	Causes []CauseCount `json:"causes,omitempty"`
 
-	// oldestEnqueued and newestEnqueued span the times at which the entries were last enqueued: events this old arrive after
-	// newer ones.
+	// oldestEnqueued and newestEnqueued span the times at which the entries were last enqueued: events this old arrive
+	// after newer ones.
 	// +optional
 	OldestEnqueued *metav1.Time `json:"oldestEnqueued,omitempty"`
 
@@ -349,8 +350,8 @@ type CauseCount struct {
 	Entries *int64 `json:"entries,omitempty"`
 }
 
-// ReplayProgress counts entries. total = requeued + settled + left + parked + unpublished + gone + changed + remaining, and
-// requeued = delivered + failing + diedAgain + waiting.
+// ReplayProgress counts entries. total = requeued + settled + left + parked + unpublished + gone + changed + remaining,
+// and requeued = delivered + failing + diedAgain + waiting.
 // +kubebuilder:validation:MinProperties=1
 type ReplayProgress struct {
 	// observedAt is when these counts were read.
@@ -372,8 +373,8 @@ type ReplayProgress struct {
 	// parked entries were already replayed maxReplaysPerEntry times.
 	// +optional
 	Parked *int64 `json:"parked,omitempty"`
-	// resigned entries are requeued ones that were under a kid that is no longer published, and were signed anew. That takes the
-	// Platform's database.signingSecretRef.
+	// resigned entries are requeued ones that were under a kid that is no longer published, and were signed anew. That
+	// takes the Platform's database.signingSecretRef.
 	// +optional
 	Resigned *int64 `json:"resigned,omitempty"`
 	// unpublished entries are signed under a kid that is no longer published, and were left.
@@ -489,6 +490,17 @@ type DLQReplayList struct {
 
 // GetConditions returns the conditions for reading and setting.
 func (r *DLQReplay) GetConditions() *[]metav1.Condition { return &r.Status.Conditions }
+
+// Observed returns what the status says of the spec's generation and of the last request that was handled, for reading
+// and setting.
+func (r *DLQReplay) Observed() (generation *int64, requestedAt *string) {
+	return &r.Status.ObservedGeneration, &r.Status.LastHandledRequestedAt
+}
+
+// SetStatusOf takes over the status of another object of this kind.
+func (r *DLQReplay) SetStatusOf(other runtime.Object) {
+	other.(*DLQReplay).Status.DeepCopyInto(&r.Status)
+}
 
 // PlatformName is the name of the Platform that it is about.
 func (r *DLQReplay) PlatformName() string { return r.Spec.PlatformRef.Name }

@@ -2,6 +2,7 @@ package v1alpha1
 
 import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 )
 
 // Severity of an incident, by the playbook's table.
@@ -41,8 +42,8 @@ const (
 type RollbackPolicy string
 
 const (
-	// RollbackAutomatic rolls back at once. Where the database is seen to have been migrated since the earlier commit was made, it
-	// waits as RollbackApproval does: older code may not work with the newer schema.
+	// RollbackAutomatic rolls back at once. Where the database is seen to have been migrated since the earlier commit was
+	// made, it waits as RollbackApproval does: older code may not work with the newer schema.
 	RollbackAutomatic RollbackPolicy = "Automatic"
 	// RollbackApproval waits for spec.approvals with the exact pair of deploys.
 	RollbackApproval RollbackPolicy = "Approval"
@@ -55,7 +56,8 @@ const (
 type NoticePolicy string
 
 const (
-	// NoticeAutomatic tells the public of a sev1 that keeps relying parties' users out for longer than the Platform allows.
+	// NoticeAutomatic tells the public of a sev1 that keeps relying parties' users out for longer than the Platform
+	// allows.
 	NoticeAutomatic NoticePolicy = "Automatic"
 	// NoticePublish tells it of a sev1 at once.
 	NoticePublish NoticePolicy = "Publish"
@@ -87,9 +89,9 @@ type IncidentSpec struct {
 	// +default="Unclassified"
 	Category IncidentCategory `json:"category,omitempty"`
 
-	// severity that a person decided on. It is final for this object: a worse signal is only reported here, and may open an Incident of
-	// its own. Without it the severity begins at sev2 for Outage and KeyExposure, and at sev3 otherwise. The signals of the incident's own
-	// category raise it, for Unclassified all signals. Nothing lowers it.
+	// severity that a person decided on. It is final for this object: a worse signal is only reported here, and may open
+	// an Incident of its own. Without it the severity begins at sev2 for Outage and KeyExposure, and at sev3 otherwise.
+	// The signals of the incident's own category raise it, for Unclassified all signals. Nothing lowers it.
 	// +optional
 	Severity Severity `json:"severity,omitempty"`
 
@@ -124,8 +126,8 @@ type IncidentSpec struct {
 	// +optional
 	Acknowledgement *IncidentAcknowledgement `json:"acknowledgement,omitempty"`
 
-	// resolution closes the incident by hand. Without one an Outage that the signals confirmed closes when they stay good. All else
-	// waits for a resolution.
+	// resolution closes the incident by hand. Without one an Outage that the signals confirmed closes when they stay good.
+	// All else waits for a resolution.
 	// +optional
 	Resolution *IncidentResolution `json:"resolution,omitempty"`
 
@@ -171,9 +173,9 @@ type IncidentAffected struct {
 // IncidentOutage says what an Outage may do.
 // +kubebuilder:validation:MinProperties=1
 type IncidentOutage struct {
-	// rollback of a suspected regression. Automatic rolls back by itself only while a sev1 signal is bad by HTTP 404, a 5xx, a time-out
-	// or a refused connection. Otherwise, and where the database was migrated since the earlier commit, the exact pair of deploys
-	// waits for an approval.
+	// rollback of a suspected regression. Automatic rolls back by itself only while a sev1 signal is bad by HTTP 404, a
+	// 5xx, a time-out or a refused connection. Otherwise, and where the database was migrated since the earlier commit,
+	// the exact pair of deploys waits for an approval.
 	// +optional
 	// +default="Automatic"
 	Rollback RollbackPolicy `json:"rollback,omitempty"`
@@ -187,8 +189,8 @@ type IncidentAcknowledgement struct {
 	// +kubebuilder:validation:MaxLength=63
 	By string `json:"by,omitempty"`
 
-	// severity up to which it holds: when the severity rises above it, people are paged again. Default: the severity that the
-	// incident has when the acknowledgement is first seen.
+	// severity up to which it holds: when the severity rises above it, people are paged again. Default: the severity that
+	// the incident has when the acknowledgement is first seen.
 	// +optional
 	Severity Severity `json:"severity,omitempty"`
 }
@@ -215,8 +217,9 @@ type IncidentStatus struct {
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
 
-	// conditions are Ready; Reconciling or Stalled; ResponseOverdue, while True; and one per step. Each category has Classified,
-	// Escalated, Acknowledged, Triaged and Resolved. An Outage has Announced, RolledBack, Mitigated and AutoDeployRestored too.
+	// conditions are Ready; Reconciling or Stalled; ResponseOverdue, while True; and one per step. Each category has
+	// Classified, Escalated, Acknowledged, Triaged and Resolved. An Outage has Announced, RolledBack, Mitigated and
+	// AutoDeployRestored too.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -234,8 +237,8 @@ type IncidentStatus struct {
 	// +optional
 	Severity Severity `json:"severity,omitempty"`
 
-	// respondBy is when somebody must have responded: at once, within an hour or within a day of its opening. A rise of the severity
-	// begins it anew.
+	// respondBy is when somebody must have responded: at once, within an hour or within a day of its opening. A rise of
+	// the severity begins it anew.
 	// +optional
 	RespondBy *metav1.Time `json:"respondBy,omitempty"`
 
@@ -247,8 +250,8 @@ type IncidentStatus struct {
 	// +optional
 	DetectedAt *metav1.Time `json:"detectedAt,omitempty"`
 
-	// confirmedAt is when a signal of the incident's own category, at least as severe as the incident, was first seen bad. It is written
-	// once. Only a confirmed incident closes by itself.
+	// confirmedAt is when a signal of the incident's own category, at least as severe as the incident, was first seen bad.
+	// It is written once. Only a confirmed incident closes by itself.
 	// +optional
 	ConfirmedAt *metav1.Time `json:"confirmedAt,omitempty"`
 
@@ -258,7 +261,8 @@ type IncidentStatus struct {
 	// +kubebuilder:validation:MaxLength=64
 	ConfirmedBy string `json:"confirmedBy,omitempty"`
 
-	// signals that this incident watches, as they were seen since it was opened. It closes by itself only when each that was bad is good.
+	// signals that this incident watches, as they were seen since it was opened. It closes by itself only when each that
+	// was bad is good.
 	// +optional
 	// +listType=map
 	// +listMapKey=condition
@@ -574,8 +578,8 @@ type IncidentRollback struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=128
 	DeployID string `json:"deployID,omitempty"`
-	// claim is what the Platform's status.rollbacks says of this incident's rollback. It is repeated here, so that nothing is lost
-	// when the Platform is deleted and applied again.
+	// claim is what the Platform's status.rollbacks says of this incident's rollback. It is repeated here, so that nothing
+	// is lost when the Platform is deleted and applied again.
 	// +optional
 	Claim *ServiceRollback `json:"claim,omitempty"`
 	// refused lists the deploys that Render refused to go back to, since their artifacts are gone.
@@ -667,8 +671,8 @@ type TimelineEntry struct {
 	Text string `json:"text,omitempty"`
 }
 
-// Incident is an outage or another trouble of a platform: it is classified, people are paged until one takes it on, a suspected
-// regression is rolled back, and the public is told. Its conditions say how far that is.
+// Incident is an outage or another trouble of a platform: it is classified, people are paged until one takes it on, a
+// suspected regression is rolled back, and the public is told. Its conditions say how far that is.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status
@@ -706,6 +710,17 @@ type IncidentList struct {
 
 // GetConditions returns the conditions for reading and setting.
 func (i *Incident) GetConditions() *[]metav1.Condition { return &i.Status.Conditions }
+
+// Observed returns what the status says of the spec's generation and of the last request that was handled, for reading
+// and setting.
+func (i *Incident) Observed() (generation *int64, requestedAt *string) {
+	return &i.Status.ObservedGeneration, &i.Status.LastHandledRequestedAt
+}
+
+// SetStatusOf takes over the status of another object of this kind.
+func (i *Incident) SetStatusOf(other runtime.Object) {
+	other.(*Incident).Status.DeepCopyInto(&i.Status)
+}
 
 // PlatformName is the name of the Platform that it is about.
 func (i *Incident) PlatformName() string { return i.Spec.PlatformRef.Name }

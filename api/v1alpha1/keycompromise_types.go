@@ -2,6 +2,7 @@ package v1alpha1
 
 import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 )
 
 // CompromiseVia says what ends the key.
@@ -48,16 +49,16 @@ type KeyCompromiseSpec struct {
 	// +kubebuilder:validation:MaxLength=1024
 	Reason string `json:"reason,omitempty"`
 
-	// via is what ends the key. Database is one transaction by the operator, which reads and writes signing keys. Command runs the
-	// platform's own rake, webhooks:compromise, at most once, by the Platform's spec.commands: the way for a platform that encrypts
-	// its keys. What follows is proven in the same way; where the Platform has no database, by JWKS alone, and the steps that only
-	// the outbox could show are not needed.
+	// via is what ends the key. Database is one transaction by the operator, which reads and writes signing keys. Command
+	// runs the platform's own rake, webhooks:compromise, at most once, by the Platform's spec.commands: the way for a
+	// platform that encrypts its keys. What follows is proven in the same way; where the Platform has no database, by JWKS
+	// alone, and the steps that only the outbox could show are not needed.
 	// +optional
 	// +default="Database"
 	Via CompromiseVia `json:"via,omitempty"`
 
-	// reSignTimeoutSeconds is how long after the revocation undelivered entries may still be under the old kid, and transactions
-	// that began before it still be open.
+	// reSignTimeoutSeconds is how long after the revocation undelivered entries may still be under the old kid, and
+	// transactions that began before it still be open.
 	// +optional
 	// +default=900
 	// +kubebuilder:validation:Minimum=1
@@ -71,8 +72,8 @@ type KeyCompromiseSpec struct {
 	// +kubebuilder:validation:Maximum=2592000
 	PublishTimeoutSeconds int32 `json:"publishTimeoutSeconds,omitempty"`
 
-	// notifyTimeoutSeconds is how long the relying party may take to accept webhook_key.compromised. It should exceed the time for
-	// which it keeps JWKS.
+	// notifyTimeoutSeconds is how long the relying party may take to accept webhook_key.compromised. It should exceed the
+	// time for which it keeps JWKS.
 	// +optional
 	// +default=86400
 	// +kubebuilder:validation:Minimum=1
@@ -116,8 +117,8 @@ type KeyCompromiseStatus struct {
 	// +kubebuilder:validation:MinLength=1
 	SuccessorKid string `json:"successorKid,omitempty"`
 
-	// revokedAt is the database's time of the revocation; without a database, when JWKS first had the old key no more, which is
-	// later.
+	// revokedAt is the database's time of the revocation; without a database, when JWKS first had the old key no more,
+	// which is later.
 	// +optional
 	RevokedAt *metav1.Time `json:"revokedAt,omitempty"`
 
@@ -129,8 +130,8 @@ type KeyCompromiseStatus struct {
 	// +optional
 	ResignedEntries *int64 `json:"resignedEntries,omitempty"`
 
-	// claimedEntries were held by the dispatcher when the revocation committed: their bodies may have been in the air, under the
-	// old kid.
+	// claimedEntries were held by the dispatcher when the revocation committed: their bodies may have been in the air,
+	// under the old kid.
 	// +optional
 	ClaimedEntries *int64 `json:"claimedEntries,omitempty"`
 
@@ -178,9 +179,9 @@ const (
 	CommandLost CommandOutcome = "Lost"
 )
 
-// CommandRun is a command that was run on the platform, once. A pass that finds one that it did not just write only observes:
-// whether it did its work is read from the key's row, and what it printed is in the ledger, in playbook.command_runs. Without a
-// database the former is read from JWKS, and the latter is not kept.
+// CommandRun is a command that was run on the platform, once. A pass that finds one that it did not just write only
+// observes: whether it did its work is read from the key's row, and what it printed is in the ledger, in
+// playbook.command_runs. Without a database the former is read from JWKS, and the latter is not kept.
 type CommandRun struct {
 	// startedAt is when it was about to be sent.
 	// +required
@@ -227,13 +228,13 @@ type JWKSObservation struct {
 	// +optional
 	OldKidSeenAt *metav1.Time `json:"oldKidSeenAt,omitempty"`
 
-	// oldKidKeptUntil is until when an answer with the old kid may be kept that was seen before the revocation was, where the
-	// Platform has no database.
+	// oldKidKeptUntil is until when an answer with the old kid may be kept that was seen before the revocation was, where
+	// the Platform has no database.
 	// +optional
 	OldKidKeptUntil *metav1.Time `json:"oldKidKeptUntil,omitempty"`
 
-	// kidsBefore are those of the latest answer with the old kid before the command, where the Platform has no database: a kid that
-	// is not among them may be the successor's.
+	// kidsBefore are those of the latest answer with the old kid before the command, where the Platform has no database: a
+	// kid that is not among them may be the successor's.
 	// +optional
 	// +listType=set
 	// +kubebuilder:validation:MinItems=1
@@ -256,8 +257,8 @@ type StepBegun struct {
 	At *metav1.Time `json:"at,omitempty"`
 }
 
-// KeyCompromise ends a webhook signing key that leaked: it is revoked and replaced in one transaction, and the object proves that
-// nobody has to believe it any more. It runs once; the proof stays.
+// KeyCompromise ends a webhook signing key that leaked: it is revoked and replaced in one transaction, and the object
+// proves that nobody has to believe it any more. It runs once; the proof stays.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status
@@ -298,6 +299,17 @@ type KeyCompromiseList struct {
 
 // GetConditions returns the conditions for reading and setting.
 func (k *KeyCompromise) GetConditions() *[]metav1.Condition { return &k.Status.Conditions }
+
+// Observed returns what the status says of the spec's generation and of the last request that was handled, for reading
+// and setting.
+func (k *KeyCompromise) Observed() (generation *int64, requestedAt *string) {
+	return &k.Status.ObservedGeneration, &k.Status.LastHandledRequestedAt
+}
+
+// SetStatusOf takes over the status of another object of this kind.
+func (k *KeyCompromise) SetStatusOf(other runtime.Object) {
+	other.(*KeyCompromise).Status.DeepCopyInto(&k.Status)
+}
 
 // PlatformName is the name of the Platform that it is about.
 func (k *KeyCompromise) PlatformName() string { return k.Spec.PlatformRef.Name }

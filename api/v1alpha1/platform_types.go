@@ -34,8 +34,8 @@ type PlatformSpec struct {
 	// +default="Enabled"
 	Automation Automation `json:"automation,omitempty"`
 
-	// database is the platform's Postgres. Without it nothing is replayed, and a KeyCompromise needs via: Command, whose outcome is
-	// then read from JWKS.
+	// database is the platform's Postgres. Without it nothing is replayed, and a KeyCompromise needs via: Command, whose
+	// outcome is then read from JWKS.
 	// +optional
 	Database *PlatformDatabase `json:"database,omitempty"`
 
@@ -103,19 +103,20 @@ type PlatformSpec struct {
 
 // PlatformDatabase is the platform's Postgres, by the roles that `manager migrate` grants.
 type PlatformDatabase struct {
-	// secretRef names the Secret whose key "url" is the connection URL of the role playbook_operator. Where the server's certificate
-	// is not signed by a public authority, the key "ca.crt" has the certificate of the one that signed it, here and in the other two.
+	// secretRef names the Secret whose key "url" is the connection URL of the role playbook_operator. Where the server's
+	// certificate is not signed by a public authority, the key "ca.crt" has the certificate of the one that signed it,
+	// here and in the other two.
 	// +required
 	SecretRef SecretReference `json:"secretRef,omitzero"`
 
-	// readOnlySecretRef names the Secret whose key "url" is the connection URL of the role playbook_monitor, for monitoring; it
-	// may point to a replica. Monitoring uses secretRef when it is absent.
+	// readOnlySecretRef names the Secret whose key "url" is the connection URL of the role playbook_monitor, for
+	// monitoring; it may point to a replica. Monitoring uses secretRef when it is absent.
 	// +optional
 	ReadOnlySecretRef *SecretReference `json:"readOnlySecretRef,omitempty"`
 
-	// signingSecretRef names the Secret whose key "url" is the connection URL of the role playbook_signer, the only one that can
-	// read and write signing keys. Without it no KeyCompromise runs, and a DLQReplay leaves what is signed under a kid that is no
-	// longer published.
+	// signingSecretRef names the Secret whose key "url" is the connection URL of the role playbook_signer, the only one
+	// that can read and write signing keys. Without it no KeyCompromise runs, and a DLQReplay leaves what is signed under
+	// a kid that is no longer published.
 	// +optional
 	SigningSecretRef *SecretReference `json:"signingSecretRef,omitempty"`
 }
@@ -123,8 +124,9 @@ type PlatformDatabase struct {
 // PlatformSigningKeys says how webhook signing keys are replaced.
 // +kubebuilder:validation:MinProperties=1
 type PlatformSigningKeys struct {
-	// resignLimit is how many undelivered entries a revocation signs anew in its own transaction, so that readers see all or
-	// nothing. Where there are more, it commits without them, and they follow in batches: volume never delays it. Default 100000.
+	// resignLimit is how many undelivered entries a revocation signs anew in its own transaction, so that readers see all
+	// or nothing. Where there are more, it commits without them, and they follow in batches: volume never delays it.
+	// Default 100000.
 	// +optional
 	// +default=100000
 	// +kubebuilder:validation:Minimum=0
@@ -265,8 +267,8 @@ type PlatformSSH struct {
 	// +kubebuilder:validation:Pattern=`^[A-Za-z0-9_][A-Za-z0-9_.-]*$`
 	User string `json:"user,omitempty"`
 
-	// secretRef names the Secret whose key "privateKey" lets the user in, without a passphrase, and whose key "knownHosts" has the
-	// host's keys, as lines of known_hosts. A host that shows another key is not trusted.
+	// secretRef names the Secret whose key "privateKey" lets the user in, without a passphrase, and whose key "knownHosts"
+	// has the host's keys, as lines of known_hosts. A host that shows another key is not trusted.
 	// +required
 	SecretRef SecretReference `json:"secretRef,omitzero"`
 }
@@ -332,17 +334,18 @@ type PlatformProbes struct {
 	// +kubebuilder:validation:Maximum=60
 	TimeoutSeconds int32 `json:"timeoutSeconds,omitempty"`
 
-	// failures in a row that make a signal bad, and good answers in a row that make it good again: one blip is nothing. So do as many
-	// that are not in a row, where more than 20 % of the looks in each half of the window fail; such a signal is sev2, since the rest
-	// gets through. It, and one that was bad twice within a window, is good again when at most 10 % of the newer half fail.
+	// failures in a row that make a signal bad, and good answers in a row that make it good again: one blip is nothing. So
+	// do as many that are not in a row, where more than 20 % of the looks in each half of the window fail; such a signal
+	// is sev2, since the rest gets through. It, and one that was bad twice within a window, is good again when at most 10
+	// % of the newer half fail.
 	// +optional
 	// +default=3
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=100
 	Failures int32 `json:"failures,omitempty"`
 
-	// windowSeconds over which latency, webhooks and the share of failures are judged: what is slow for less is not sustained. Where
-	// fewer than 22 looks fit into it, that share is judged over 22 looks.
+	// windowSeconds over which latency, webhooks and the share of failures are judged: what is slow for less is not
+	// sustained. Where fewer than 22 looks fit into it, that share is judged over 22 looks.
 	// +optional
 	// +default=300
 	// +kubebuilder:validation:Minimum=10
@@ -373,8 +376,9 @@ type PlatformProbes struct {
 	// +kubebuilder:validation:items:Pattern=`^/[A-Za-z0-9._~!$&'()*+,;=:@%/?-]*$`
 	Paths []string `json:"paths,omitempty"`
 
-	// tokenSecretRef names the Secret whose keys "clientID" and "clientSecret" are a client of its own, that gets a token in each
-	// look. Without it the error that a bad client gets is looked for, which proves that requests arrive, and not that tokens are issued.
+	// tokenSecretRef names the Secret whose keys "clientID" and "clientSecret" are a client of its own, that gets a token
+	// in each look. Without it the error that a bad client gets is looked for, which proves that requests arrive, and not
+	// that tokens are issued.
 	// +optional
 	TokenSecretRef *SecretReference `json:"tokenSecretRef,omitempty"`
 }
@@ -405,8 +409,8 @@ type OncallTier struct {
 	// +kubebuilder:validation:MaxLength=63
 	Name string `json:"name,omitempty"`
 
-	// afterSeconds is how long after the first page of the first tier this one is paged, where nobody acknowledged. It is paged
-	// earlier where no channel of the tier before accepted the page. Default 900 for each but the first.
+	// afterSeconds is how long after the first page of the first tier this one is paged, where nobody acknowledged. It is
+	// paged earlier where no channel of the tier before accepted the page. Default 900 for each but the first.
 	// +optional
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=86400
@@ -427,8 +431,8 @@ type Channel struct {
 	// +kubebuilder:validation:Enum=PagerDuty;Slack;Webhook
 	Type string `json:"type,omitempty"`
 
-	// secretRef names the Secret that it needs. PagerDuty: "routingKey", and "url" where it isn't the world-wide service. Slack: "url".
-	// Webhook: "url" and "secret", as Standard Webhooks has it (whsec_…).
+	// secretRef names the Secret that it needs. PagerDuty: "routingKey", and "url" where it isn't the world-wide service.
+	// Slack: "url". Webhook: "url" and "secret", as Standard Webhooks has it (whsec_…).
 	// +required
 	SecretRef SecretReference `json:"secretRef,omitzero"`
 }
@@ -460,7 +464,8 @@ type PlatformEscalation struct {
 	Sev3 EscalationPolicy `json:"sev3,omitempty"`
 }
 
-// PlatformStatusPage is where the public is told. An Incident's status.notice has the same, for the page that cmd/statuspage serves.
+// PlatformStatusPage is where the public is told. An Incident's status.notice has the same, for the page that
+// cmd/statuspage serves.
 // +kubebuilder:validation:XValidation:rule="has(self.pageID) == has(self.secretRef)",message="pageID and secretRef belong together: Statuspage.io needs both, and cmd/statuspage neither"
 // +kubebuilder:validation:MinProperties=1
 type PlatformStatusPage struct {
@@ -477,7 +482,8 @@ type PlatformStatusPage struct {
 	// +kubebuilder:validation:MaxLength=64
 	PageID string `json:"pageID,omitempty"`
 
-	// secretRef names the Secret whose key "apiKey" is an API key of Statuspage.io, and "url" where it is served elsewhere.
+	// secretRef names the Secret whose key "apiKey" is an API key of Statuspage.io, and "url" where it is served
+	// elsewhere.
 	// +optional
 	SecretRef *SecretReference `json:"secretRef,omitempty"`
 }
@@ -512,9 +518,9 @@ type PlatformStatus struct {
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
 
-	// conditions are Ready, and Reconciling while not Ready; where it has a database, DatabaseReachable and LedgerReady; where it is
-	// probed, UpAnswers, TokensIssued, JWKSServed, EndpointsAnswer, LatencyGood, and with a database WebhooksDelivered; and
-	// AutoDeployOff, while an Incident has it off.
+	// conditions are Ready, and Reconciling while not Ready; where it has a database, DatabaseReachable and LedgerReady;
+	// where it is probed, UpAnswers, TokensIssued, JWKSServed, EndpointsAnswer, LatencyGood, and with a database
+	// WebhooksDelivered; and AutoDeployOff, while an Incident has it off.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -551,7 +557,8 @@ type PlatformStatus struct {
 	// +kubebuilder:validation:MinItems=1
 	Incidents []IncidentSlot `json:"incidents,omitempty"`
 
-	// suspects are commits that a confirmed Outage suspected. None of them is gone back to, until the signals stayed good with it.
+	// suspects are commits that a confirmed Outage suspected. None of them is gone back to, until the signals stayed good
+	// with it.
 	// +optional
 	// +listType=map
 	// +listMapKey=service
@@ -593,16 +600,16 @@ type IncidentSlot struct {
 	// at is when it was taken.
 	// +required
 	At *metav1.Time `json:"at,omitempty"`
-	// severity that a person decided on, as it was last looked at: the incident's spec.severity. Empty where the severity follows the
-	// signals. From quietSince on, the severity that the incident ended with.
+	// severity that a person decided on, as it was last looked at: the incident's spec.severity. Empty where the severity
+	// follows the signals. From quietSince on, the severity that the incident ended with.
 	// +optional
 	Severity Severity `json:"severity,omitempty"`
-	// quietSince is when a person resolved it. Nothing opens in its place until the signals were good once, or repeatSeconds
-	// of spec.oncall later; a higher severity ends that.
+	// quietSince is when a person resolved it. Nothing opens in its place until the signals were good once, or
+	// repeatSeconds of spec.oncall later; a higher severity ends that.
 	// +optional
 	QuietSince *metav1.Time `json:"quietSince,omitempty"`
-	// known signals were bad when a person lowered the severity, or resolved the incident. They open no other incident. A signal
-	// that is good once is taken off the list.
+	// known signals were bad when a person lowered the severity, or resolved the incident. They open no other incident. A
+	// signal that is good once is taken off the list.
 	// +optional
 	// +listType=map
 	// +listMapKey=condition
@@ -681,7 +688,8 @@ type RollbackState string
 const (
 	// RollbackPreparing switches auto-deploy off.
 	RollbackPreparing RollbackState = "Preparing"
-	// RollbackRequested was written before Render was asked, once. What came of it is read from Render, and it is never asked again.
+	// RollbackRequested was written before Render was asked, once. What came of it is read from Render, and it is never
+	// asked again.
 	RollbackRequested RollbackState = "Requested"
 	// RollbackRefused was asked for, and Render certainly did nothing.
 	RollbackRefused RollbackState = "Refused"

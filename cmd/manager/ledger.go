@@ -15,7 +15,8 @@ import (
 
 // databaseURL adds the flag that all subcommands have.
 func databaseURL(flags *flag.FlagSet, role string) *string {
-	return flags.String("database-url", "", "`URL` to connect by as "+role+"; the default is the environment variable DATABASE_URL, which ps does not show")
+	return flags.String("database-url", "", "`URL` to connect by as "+role+
+		"; the default is the environment variable DATABASE_URL, which ps does not show")
 }
 
 func resolve(url string) (string, error) {
@@ -30,7 +31,9 @@ func resolve(url string) (string, error) {
 
 func migrate(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("manager migrate", flag.ContinueOnError)
-	url := databaseURL(flags, "the owner of the platform's tables, who may create a schema in the database and, where an administrator has not, roles")
+	url := databaseURL(flags,
+		"the owner of the platform's tables, who may create a schema in the database and, where an administrator has not, "+
+			"roles")
 	if err := parse(flags, args); err != nil {
 		return err
 	}
@@ -43,7 +46,8 @@ func migrate(ctx context.Context, args []string) error {
 		return fmt.Errorf("migrating: %w", err)
 	}
 	if len(applied) == 0 {
-		fmt.Printf("the ledger is up to date at version %d; roles and grants were applied again\n", platformdb.LatestVersion())
+		fmt.Printf("the ledger is up to date at version %d; roles and grants were applied again\n",
+			platformdb.LatestVersion())
 		return nil
 	}
 	fmt.Printf("applied %s, and roles and grants\n", strings.Join(applied, ", "))
@@ -84,7 +88,8 @@ func undoSettlement(ctx context.Context, args []string) error {
 func purge(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("manager purge", flag.ContinueOnError)
 	url := databaseURL(flags, "playbook_operator")
-	olderThan := flags.Duration("older-than", 90*24*time.Hour, "clear error texts of operations that were closed longer ago")
+	olderThan := flags.Duration("older-than", 90*24*time.Hour,
+		"clear error texts of operations that were closed longer ago")
 	if err := parse(flags, args); err != nil {
 		return err
 	}

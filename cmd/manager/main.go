@@ -1,5 +1,5 @@
-// The manager runs the playbooks: it reconciles Platform, DLQReplay and KeyCompromise. Its subcommands do what needs an owner's credentials or a
-// person's decision, once, from a terminal.
+// The manager runs the playbooks: it reconciles Platforms, Incidents, DLQReplays and KeyCompromises. Its subcommands do
+// what needs an owner's credentials or a person's decision, once, from a terminal.
 package main
 
 import (

@@ -65,7 +65,9 @@ func TestEachCallSaysWhatItWants(t *testing.T) {
 		code int
 		says []string
 	}{
-		{"-h", 0, []string{"manager migrate", "manager undo-settlement", "manager purge", "-namespaces names", "-leader-elect", "-metrics-bind-address", "-health-probe-bind-address", "-kubeconfig"}},
+		{"-h", 0,
+			[]string{"manager migrate", "manager undo-settlement", "manager purge", "-namespaces names", "-leader-elect",
+				"-metrics-bind-address", "-health-probe-bind-address", "-kubeconfig"}},
 		{"--help", 0, []string{"Usage:"}},
 		{"migrate -h", 0, []string{"-database-url", "DATABASE_URL"}},
 		{"undo-settlement -h", 0, []string{"-uid", "-entries", "-database-url"}},
@@ -84,9 +86,12 @@ func TestEachCallSaysWhatItWants(t *testing.T) {
 		{"migrate " + elsewhere, 1, []string{"takes flags, and no arguments after them"}},
 		{"migrate --database-url=" + elsewhere, 1, []string{"unreachable", "connection refused"}},
 		{"purge --database-url=" + elsewhere, 1, []string{"unreachable", "connection refused"}},
-		{"migrate --database-url=postgres://owner:pa55word%zz@127.0.0.1/identity", 1, []string{"can't be parsed: write postgres://"}},
-		{"purge --database-url=postgres://owner:pa55word%zz@127.0.0.1/identity", 1, []string{"can't be parsed: write postgres://"}},
-		{"migrate --database-url=postgres://owner:pa55word@127.0.0.1:1/identity?sslmode=verify-full&sslrootcert=/nonexistent", 1, []string{"names a file that is not there, such as sslrootcert's"}},
+		{"migrate --database-url=postgres://owner:pa55word%zz@127.0.0.1/identity", 1,
+			[]string{"can't be parsed: write postgres://"}},
+		{"purge --database-url=postgres://owner:pa55word%zz@127.0.0.1/identity", 1,
+			[]string{"can't be parsed: write postgres://"}},
+		{"migrate --database-url=postgres://owner:pa55word@127.0.0.1:1/identity?sslmode=verify-full&sslrootcert=/nonexistent",
+			1, []string{"names a file that is not there, such as sslrootcert's"}},
 		{"undo-settlement", 1, []string{"--uid is required", "kubectl get dlqreplay NAME -o jsonpath='{.metadata.uid}'"}},
 		{"undo-settlement --uid=x --entries=1,two", 1, []string{`--entries: "two" is no id`}},
 		{"undo-settlement --uid=x --entries=1,", 1, []string{`--entries: "" is no id`}},
@@ -115,7 +120,8 @@ func TestEachCallSaysWhatItWants(t *testing.T) {
 // server is a Postgres that no migration has touched: roles belong to the whole server.
 func server(t *testing.T) *servers.Postgres {
 	t.Helper()
-	postgres, err := servers.StartPostgres(t.Context(), filepath.Join(t.TempDir(), "postgres"), servers.PostgresOptions{Fast: true})
+	postgres, err := servers.StartPostgres(t.Context(), filepath.Join(t.TempDir(), "postgres"),
+		servers.PostgresOptions{Fast: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -209,7 +215,8 @@ func TestMigratingAtOnceAndAgainIsMigratingOnce(t *testing.T) {
 func TestAWrongPasswordIsSaidAndNotRepeated(t *testing.T) {
 	t.Parallel()
 	postgres := server(t)
-	for _, args := range [][]string{{"migrate"}, {"purge"}, {"undo-settlement", "--uid=00000000-0000-0000-0000-000000000000"}} {
+	for _, args := range [][]string{{"migrate"}, {"purge"},
+		{"undo-settlement", "--uid=00000000-0000-0000-0000-000000000000"}} {
 		out, code := call(t, postgres.URLFor("postgres", "pa55word", "postgres"), args...)
 		if code != 1 || !strings.Contains(out, "password authentication failed") || strings.Contains(out, "pa55word") {
 			t.Errorf("manager %s: exit code %d:\n%s", args, code, out)
@@ -221,7 +228,8 @@ func TestAWrongPasswordIsSaidAndNotRepeated(t *testing.T) {
 func TestMigratingNeedsNoSuperuser(t *testing.T) {
 	t.Parallel()
 	ownerOf := func(t *testing.T, postgres *servers.Postgres, attributes string) (url string) {
-		execute(t, postgres.URL("postgres"), `CREATE ROLE owner LOGIN PASSWORD 'owner' `+attributes, `CREATE DATABASE identity OWNER owner`)
+		execute(t, postgres.URL("postgres"), `CREATE ROLE owner LOGIN PASSWORD 'owner' `+
+			attributes, `CREATE DATABASE identity OWNER owner`)
 		url = postgres.URLFor("owner", "owner", "identity")
 		if err := logi.Migrate(t.Context(), url); err != nil {
 			t.Fatal(err)
@@ -294,7 +302,8 @@ func TestATableOfMigrationsIsGrantedWhereThereIsOne(t *testing.T) {
 	defer monitor.Close()
 	look := func(says string) {
 		t.Helper()
-		if _, _, err := monitor.MigrationsSince(t.Context(), time.Now()); says == "" && err != nil || says != "" && (err == nil || !strings.Contains(err.Error(), says)) {
+		if _, _, err := monitor.MigrationsSince(t.Context(), time.Now()); says == "" && err != nil || says != "" &&
+			(err == nil || !strings.Contains(err.Error(), says)) {
 			t.Errorf("%v, and it should say %q", err, says)
 		}
 	}

@@ -59,10 +59,13 @@ func run(ctx context.Context, args []string) error {
 		}
 		return nil
 	})
-	flags.BoolVar(&o.leaderElect, "leader-elect", false, "work only while holding the lease, so that one of several managers does")
-	flags.StringVar(&o.leaderElectionNamespace, "leader-election-namespace", "", "`namespace` of the lease; the default is the pod's own")
+	flags.BoolVar(&o.leaderElect, "leader-elect", false,
+		"work only while holding the lease, so that one of several managers does")
+	flags.StringVar(&o.leaderElectionNamespace, "leader-election-namespace", "",
+		"`namespace` of the lease; the default is the pod's own")
 	flags.StringVar(&o.metricsAddress, "metrics-bind-address", "0", "`address` to serve metrics on; 0 serves none")
-	flags.StringVar(&o.probeAddress, "health-probe-bind-address", ":8081", "`address` to serve /healthz and /readyz on; 0 serves none")
+	flags.StringVar(&o.probeAddress, "health-probe-bind-address", ":8081",
+		"`address` to serve /healthz and /readyz on; 0 serves none")
 	flags.Usage = func() {
 		fmt.Fprint(flags.Output(), usage)
 		flags.PrintDefaults()
@@ -105,7 +108,8 @@ func newManager(o options) (ctrl.Manager, error) {
 	if err != nil {
 		return nil, fmt.Errorf("finding the API server: %w", err)
 	}
-	// The API server's own priority and fairness limits us; the client's default of 5 a second would hold a page behind counts.
+	// The API server's own priority and fairness limits us; the client's default of 5 a second would hold a page behind
+	// counts.
 	config.QPS = -1
 
 	scheme := runtime.NewScheme()
@@ -136,7 +140,8 @@ func add(mgr ctrl.Manager, connections *access.Connections) error {
 		return fmt.Errorf("adding the Prober: %w", err)
 	}
 	platforms := &platform.Reconciler{
-		Client: mgr.GetClient(), APIReader: mgr.GetAPIReader(), Connections: connections, Recorder: mgr.GetEventRecorder("platform"), Prober: prober,
+		Client: mgr.GetClient(), APIReader: mgr.GetAPIReader(), Connections: connections,
+		Recorder: mgr.GetEventRecorder("platform"), Prober: prober,
 		Opener: &opening.Opener{
 			Claims:   claims.Claims{Client: mgr.GetClient(), APIReader: mgr.GetAPIReader(), Now: time.Now},
 			Recorder: mgr.GetEventRecorder("platform"),
@@ -146,20 +151,23 @@ func add(mgr ctrl.Manager, connections *access.Connections) error {
 		return fmt.Errorf("adding the Platform controller: %w", err)
 	}
 	incidents := &incident.Reconciler{
-		Client: mgr.GetClient(), APIReader: mgr.GetAPIReader(), Connections: connections, Recorder: mgr.GetEventRecorder("incident"),
-		Signals: prober.Signals, Changes: prober.Changes(), Now: time.Now,
+		Client: mgr.GetClient(), APIReader: mgr.GetAPIReader(), Connections: connections,
+		Recorder: mgr.GetEventRecorder("incident"),
+		Signals:  prober.Signals, Changes: prober.Changes(), Now: time.Now,
 	}
 	if err := incidents.SetupWithManager(mgr); err != nil {
 		return fmt.Errorf("adding the Incident controller: %w", err)
 	}
 	replays := &dlqreplay.Reconciler{
-		Client: mgr.GetClient(), APIReader: mgr.GetAPIReader(), Connections: connections, Recorder: mgr.GetEventRecorder("dlqreplay"),
+		Client: mgr.GetClient(), APIReader: mgr.GetAPIReader(), Connections: connections,
+		Recorder: mgr.GetEventRecorder("dlqreplay"),
 	}
 	if err := replays.SetupWithManager(mgr); err != nil {
 		return fmt.Errorf("adding the DLQReplay controller: %w", err)
 	}
 	compromises := &keycompromise.Reconciler{
-		Client: mgr.GetClient(), APIReader: mgr.GetAPIReader(), Connections: connections, Recorder: mgr.GetEventRecorder("keycompromise"),
+		Client: mgr.GetClient(), APIReader: mgr.GetAPIReader(), Connections: connections,
+		Recorder: mgr.GetEventRecorder("keycompromise"),
 	}
 	if err := compromises.SetupWithManager(mgr); err != nil {
 		return fmt.Errorf("adding the KeyCompromise controller: %w", err)

@@ -19,7 +19,8 @@ import (
 	"k8s.io/client-go/tools/cache"
 )
 
-var incidentsResource = schema.GroupVersionResource{Group: "playbook.1pass.dev", Version: "v1alpha1", Resource: "incidents"}
+var incidentsResource = schema.GroupVersionResource{Group: "playbook.1pass.dev", Version: "v1alpha1",
+	Resource: "incidents"}
 
 // Notice is an Incident's status.notice, all of which is written for the public.
 type Notice struct {
@@ -57,16 +58,17 @@ func newIncidents(config *rest.Config, namespace string) (*Incidents, error) {
 	if err != nil {
 		return nil, fmt.Errorf("preparing the client: %w", err)
 	}
-	i.SharedIndexInformer = dynamicinformer.NewFilteredDynamicInformer(client, incidentsResource, namespace, 0, cache.Indexers{}, nil).Informer()
+	i.SharedIndexInformer = dynamicinformer.NewFilteredDynamicInformer(client, incidentsResource, namespace, 0,
+		cache.Indexers{}, nil).Informer()
 	if err := i.SetTransform(public); err != nil {
 		return nil, fmt.Errorf("preparing the informer: %w", err)
 	}
 	return i, nil
 }
 
-// contact notes whether the API server is there. A watch that breaks is begun again at once, so the last call says it; where the
-// server vanishes without a word, the client notices by HTTP/2 pings in about a minute. The informer doesn't tell: to it, a watch that is
-// cut off before it begins is an empty one.
+// contact notes whether the API server is there. A watch that breaks is begun again at once, so the last call says it;
+// where the server vanishes without a word, the client notices by HTTP/2 pings in about a minute. The informer doesn't
+// tell: to it, a watch that is cut off before it begins is an empty one.
 type contact struct {
 	next      http.RoundTripper
 	incidents *Incidents
@@ -84,8 +86,8 @@ func (c *contact) RoundTrip(r *http.Request) (*http.Response, error) {
 	return response, err
 }
 
-// public leaves of an Incident what may be shown, and what the cache needs: nothing else of it is kept in this process. It may be
-// given again what it has left, and leaves all of that.
+// public leaves of an Incident what may be shown, and what the cache needs: nothing else of it is kept in this process.
+// It may be given again what it has left, and leaves all of that.
 func public(object any) (any, error) {
 	incident, ok := object.(*unstructured.Unstructured)
 	if !ok {
@@ -106,8 +108,8 @@ func public(object any) (any, error) {
 	return kept, nil
 }
 
-// Notices as the API server told them, and since when it has told nothing; zero where it is there. known is false before it first
-// answered.
+// Notices as the API server told them, and since when it has told nothing; zero where it is there. known is false
+// before it first answered.
 func (i *Incidents) Notices() (notices []Notice, lostAt time.Time, known bool) {
 	if !i.HasSynced() {
 		return nil, time.Time{}, false

@@ -38,7 +38,8 @@ func newAPIServer(t *testing.T, incidents ...map[string]any) *apiServer {
 		w.Header().Set("Content-Type", "application/json")
 		if r.URL.Query().Get("watch") == "" {
 			_ = json.NewEncoder(w).Encode(map[string]any{
-				"apiVersion": "playbook.1pass.dev/v1alpha1", "kind": "IncidentList", "metadata": map[string]any{"resourceVersion": "10"}, "items": items,
+				"apiVersion": "playbook.1pass.dev/v1alpha1", "kind": "IncidentList",
+				"metadata": map[string]any{"resourceVersion": "10"}, "items": items,
 			})
 			return
 		}
@@ -53,9 +54,10 @@ func newAPIServer(t *testing.T, incidents ...map[string]any) *apiServer {
 			for _, item := range items {
 				event("ADDED", item)
 			}
-			event("BOOKMARK", map[string]any{"apiVersion": "playbook.1pass.dev/v1alpha1", "kind": "Incident", "metadata": map[string]any{
-				"resourceVersion": "10", "annotations": map[string]any{"k8s.io/initial-events-end": "true"},
-			}})
+			event("BOOKMARK",
+				map[string]any{"apiVersion": "playbook.1pass.dev/v1alpha1", "kind": "Incident", "metadata": map[string]any{
+					"resourceVersion": "10", "annotations": map[string]any{"k8s.io/initial-events-end": "true"},
+				}})
 		}
 		_ = http.NewResponseController(w).Flush()
 		<-ctx.Done()
@@ -84,9 +86,10 @@ func incident(name, severity string, notice any) map[string]any {
 	}
 	return map[string]any{
 		"apiVersion": "playbook.1pass.dev/v1alpha1", "kind": "Incident",
-		"metadata": map[string]any{"name": name, "namespace": "identity", "uid": "uid-" + name, "resourceVersion": "5", "annotations": map[string]any{"a": "an internal remark"}},
-		"spec":     map[string]any{"summary": "an internal remark"},
-		"status":   status,
+		"metadata": map[string]any{"name": name, "namespace": "identity", "uid": "uid-" +
+			name, "resourceVersion": "5", "annotations": map[string]any{"a": "an internal remark"}},
+		"spec":   map[string]any{"summary": "an internal remark"},
+		"status": status,
 	}
 }
 
@@ -135,7 +138,8 @@ func TestOnlySev1NoticesAreShownAndNothingElseIsKept(t *testing.T) {
 	strange["updates"] = "none"
 	s := newAPIServer(t,
 		incident("a", "sev1", told("shown")), incident("b", "sev2", told("sev2")), incident("c", "", told("unclassified")),
-		incident("d", "sev1", nil), incident("e", "sev1", "no object"), incident("f", "sev1", strange), incident("g", "sev1", resolved), declared)
+		incident("d", "sev1", nil), incident("e", "sev1", "no object"), incident("f", "sev1", strange),
+		incident("g", "sev1", resolved), declared)
 	incidents := follow(t, s)
 	eventually(t, "known", func() bool { _, _, known := incidents.Notices(); return known })
 	notices, lostAt, _ := incidents.Notices()
@@ -153,7 +157,8 @@ func TestOnlySev1NoticesAreShownAndNothingElseIsKept(t *testing.T) {
 		t.Errorf("%+v", n)
 	}
 	kept, err := json.Marshal(incidents.GetStore().List())
-	if text := string(kept); err != nil || strings.Contains(text, "internal") || strings.Contains(text, "sev2") || !strings.Contains(text, "shown") {
+	if text := string(kept); err != nil || strings.Contains(text, "internal") || strings.Contains(text, "sev2") ||
+		!strings.Contains(text, "shown") {
 		t.Errorf("%s, %v", text, err)
 	}
 }

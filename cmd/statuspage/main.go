@@ -1,5 +1,6 @@
-// The status page is for platforms that have none at Statuspage.io. It shows the public notices of sev1 Incidents of one namespace, and
-// nothing else of them: it may read Incidents, and has no other credential. It needs the API server only to learn what changed.
+// The status page is for platforms that have none at Statuspage.io. It shows the public notices of sev1 Incidents of
+// one namespace, and nothing else of them: it may read Incidents, and has no other credential. It needs the API server
+// only to learn what changed.
 package main
 
 import (
@@ -41,7 +42,8 @@ func run(ctx context.Context, args []string) error {
 		return errors.New("--namespace is required, and takes the name of one namespace")
 	}
 	// In a pod, the service account's; elsewhere, kubectl's.
-	config, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(clientcmd.NewDefaultClientConfigLoadingRules(), nil).ClientConfig()
+	config, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(clientcmd.NewDefaultClientConfigLoadingRules(),
+		nil).ClientConfig()
 	if err != nil {
 		return fmt.Errorf("finding the API server: %w", err)
 	}
@@ -54,7 +56,8 @@ func run(ctx context.Context, args []string) error {
 		return fmt.Errorf("listening: %w", err)
 	}
 	server := &http.Server{
-		Handler: handler(*title, incidents.Notices, time.Now), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second,
+		Handler: handler(*title, incidents.Notices, time.Now), ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second,
 		IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
 	}
 	ctx, cancel := context.WithCancel(ctx)

@@ -31,10 +31,12 @@ var page = template.Must(template.New("page").Funcs(template.FuncMap{
 	"lower":   strings.ToLower,
 }).Parse(pageText))
 
-// policy lets a browser use the page's own style, and nothing else: a notice's text that got past the escaping could do nothing.
+// policy lets a browser use the page's own style, and nothing else: a notice's text that got past the escaping could do
+// nothing.
 var policy = func() string {
 	sum := sha256.Sum256([]byte(style))
-	return fmt.Sprintf("default-src 'none'; style-src 'sha256-%s'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'", base64.StdEncoding.EncodeToString(sum[:]))
+	return fmt.Sprintf("default-src 'none'; style-src 'sha256-%s'; base-uri 'none'; form-action 'none'; "+
+		"frame-ancestors 'none'", base64.StdEncoding.EncodeToString(sum[:]))
 }()
 
 // View is /incidents.json, and what the page shows.
@@ -64,9 +66,10 @@ func view(notices []Notice, lostAt, now time.Time) View {
 	return v
 }
 
-// handler serves the page, /incidents.json, and /healthz, which is about this process and not about the platform. latest is
-// Incidents.Notices.
-func handler(title string, latest func() (notices []Notice, lostAt time.Time, known bool), now func() time.Time) http.Handler {
+// handler serves the page, /incidents.json, and /healthz, which is about this process and not about the platform.
+// latest is Incidents.Notices.
+func handler(title string, latest func() (notices []Notice, lostAt time.Time, known bool),
+	now func() time.Time) http.Handler {
 	mux := http.NewServeMux()
 	serve := func(w http.ResponseWriter, contentType string, render func(View) ([]byte, error)) {
 		notices, lostAt, known := latest()

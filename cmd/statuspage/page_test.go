@@ -21,7 +21,8 @@ var now = time.Date(2026, 11, 25, 3, 0, 0, 0, time.UTC)
 func ago(d time.Duration) metav1.Time { return metav1.NewTime(now.Add(-d)) }
 
 func notice(title, state string, started time.Duration, resolved ...time.Duration) Notice {
-	n := Notice{Title: title, State: state, StartedAt: ago(started), Updates: []Update{{At: ago(started), State: "Investigating", Text: "We are looking into " + title + "."}}}
+	n := Notice{Title: title, State: state, StartedAt: ago(started),
+		Updates: []Update{{At: ago(started), State: "Investigating", Text: "We are looking into " + title + "."}}}
 	for _, d := range resolved {
 		n.ResolvedAt = new(ago(d))
 	}
@@ -31,7 +32,8 @@ func notice(title, state string, started time.Duration, resolved ...time.Duratio
 // get asks the page over HTTP for what it shows of notices.
 func get(t *testing.T, path string, notices []Notice, lostAt time.Time, known bool) (*http.Response, string) {
 	t.Helper()
-	server := httptest.NewServer(handler("1pass.dev <status>", func() ([]Notice, time.Time, bool) { return notices, lostAt, known }, func() time.Time { return now }))
+	server := httptest.NewServer(handler("1pass.dev <status>",
+		func() ([]Notice, time.Time, bool) { return notices, lostAt, known }, func() time.Time { return now }))
 	defer server.Close()
 	response, err := http.Get(server.URL + path)
 	if err != nil {
@@ -42,7 +44,8 @@ func get(t *testing.T, path string, notices []Notice, lostAt time.Time, known bo
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, want := range map[string]string{"Content-Security-Policy": policy, "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"} {
+	for name, want := range map[string]string{"Content-Security-Policy": policy, "X-Content-Type-Options": "nosniff",
+		"Referrer-Policy": "no-referrer"} {
 		if got := response.Header.Get(name); got != want {
 			t.Errorf("%s: %s is %q, want %q", path, name, got, want)
 		}
@@ -71,13 +74,15 @@ func lacks(t *testing.T, body string, texts ...string) {
 func TestAQuietPageSaysSo(t *testing.T) {
 	t.Parallel()
 	response, body := get(t, "/", nil, time.Time{}, true)
-	if response.StatusCode != http.StatusOK || response.Header.Get("Content-Type") != "text/html; charset=utf-8" || response.Header.Get("Cache-Control") != "public, max-age=10" {
+	if response.StatusCode != http.StatusOK || response.Header.Get("Content-Type") != "text/html; charset=utf-8" ||
+		response.Header.Get("Cache-Control") != "public, max-age=10" {
 		t.Errorf("%s %v", response.Status, response.Header)
 	}
 	contains(t, body, "<h1>1pass.dev &lt;status&gt;</h1>", "No incidents.", "As of 25 November 2026, 03:00 UTC")
 	lacks(t, body, "<script", "Resolved in", "what was known")
 	response, body = get(t, "/incidents.json", nil, time.Time{}, true)
-	if response.Header.Get("Content-Type") != "application/json" || response.Header.Get("Cache-Control") != "public, max-age=10" {
+	if response.Header.Get("Content-Type") != "application/json" ||
+		response.Header.Get("Cache-Control") != "public, max-age=10" {
 		t.Errorf("%v", response.Header)
 	}
 	if want := `{"asOf":"2026-11-25T03:00:00Z","stale":false,"current":[],"past":[]}`; body != want {
@@ -94,7 +99,8 @@ func TestTheStyleIsTheOneThatThePolicyAllows(t *testing.T) {
 		t.Fatal("there is no style")
 	}
 	sum := sha256.Sum256([]byte(found[1]))
-	contains(t, policy, "'sha256-"+base64.StdEncoding.EncodeToString(sum[:])+"'", "default-src 'none'", "frame-ancestors 'none'")
+	contains(t, policy, "'sha256-"+base64.StdEncoding.EncodeToString(sum[:])+
+		"'", "default-src 'none'", "frame-ancestors 'none'")
 	lacks(t, body, " style=")
 }
 
@@ -107,31 +113,37 @@ func TestSeveralNoticesAndWhatIsPast(t *testing.T) {
 		notice("long ago", "Resolved", 9*24*time.Hour, 7*24*time.Hour),
 	}
 	_, body := get(t, "/", notices, time.Time{}, true)
-	contains(t, body, "<h3>sign-in</h3>", `<article class="identified">`, "<h3>tokens</h3>", `<article class="monitoring">`, "We are looking into tokens.",
+	contains(t, body, "<h3>sign-in</h3>", `<article class="identified">`, "<h3>tokens</h3>",
+		`<article class="monitoring">`, "We are looking into tokens.",
 		"Resolved in the last 7 days", "<h3>last week</h3>", `<article class="resolved">`, "25 November 2026, 02:00 UTC")
 	lacks(t, body, "long ago", "No incidents")
-	if strings.Index(body, "sign-in") > strings.Index(body, "tokens") || strings.Index(body, "tokens") > strings.Index(body, "last week") {
+	if strings.Index(body, "sign-in") > strings.Index(body, "tokens") ||
+		strings.Index(body, "tokens") > strings.Index(body, "last week") {
 		t.Error("the order is wrong")
 	}
 	_, body = get(t, "/incidents.json", notices, time.Time{}, true)
 	var got View
-	if err := json.Unmarshal([]byte(body), &got); err != nil || len(got.Current) != 2 || len(got.Past) != 1 || got.Past[0].Title != "last week" || got.Past[0].ResolvedAt == nil {
+	if err := json.Unmarshal([]byte(body), &got); err != nil || len(got.Current) != 2 || len(got.Past) != 1 ||
+		got.Past[0].Title != "last week" || got.Past[0].ResolvedAt == nil {
 		t.Errorf("%s, %v", body, err)
 	}
-	contains(t, body, `"updates":[{"at":"2026-11-25T02:00:00Z","state":"Investigating","text":"We are looking into sign-in."}]`)
+	contains(t, body,
+		`"updates":[{"at":"2026-11-25T02:00:00Z","state":"Investigating","text":"We are looking into sign-in."}]`)
 }
 
 func TestANoticesTextIsTextOnly(t *testing.T) {
 	t.Parallel()
 	evil := `<script>alert(1)</script>"><img src=x onerror=alert(2)>`
-	n := Notice{Title: evil, State: evil, StartedAt: ago(time.Hour), Updates: []Update{{At: ago(time.Minute), State: evil, Text: evil + "\n</p></style>"}}}
+	n := Notice{Title: evil, State: evil, StartedAt: ago(time.Hour),
+		Updates: []Update{{At: ago(time.Minute), State: evil, Text: evil + "\n</p></style>"}}}
 	_, body := get(t, "/", []Notice{n}, time.Time{}, true)
 	lacks(t, body, "<script", "<img", "</p></style>")
 	contains(t, body, "&lt;script&gt;alert(1)&lt;/script&gt;")
 	response, body := get(t, "/incidents.json", []Notice{n}, time.Time{}, true)
 	lacks(t, body, "<script", "<img")
 	var got View
-	if err := json.Unmarshal([]byte(body), &got); err != nil || got.Current[0].Title != evil || response.Header.Get("Content-Type") != "application/json" {
+	if err := json.Unmarshal([]byte(body), &got); err != nil || got.Current[0].Title != evil ||
+		response.Header.Get("Content-Type") != "application/json" {
 		t.Errorf("%s, %v", body, err)
 	}
 }
@@ -151,7 +163,8 @@ func TestBeforeAnythingIsKnownNothingIsClaimed(t *testing.T) {
 	t.Parallel()
 	for _, path := range []string{"/", "/incidents.json"} {
 		response, body := get(t, path, nil, time.Time{}, false)
-		if response.StatusCode != http.StatusServiceUnavailable || response.Header.Get("Cache-Control") != "no-store" || response.Header.Get("Retry-After") == "" {
+		if response.StatusCode != http.StatusServiceUnavailable || response.Header.Get("Cache-Control") != "no-store" ||
+			response.Header.Get("Retry-After") == "" {
 			t.Errorf("%s %v", response.Status, response.Header)
 		}
 		lacks(t, body, "No incidents")
@@ -160,7 +173,8 @@ func TestBeforeAnythingIsKnownNothingIsClaimed(t *testing.T) {
 
 func TestNothingElseIsServed(t *testing.T) {
 	t.Parallel()
-	for path, want := range map[string]int{"/healthz": 204, "/metrics": 404, "/index.html": 404, "/incidents.json/x": 404, "/..%2f": 404} {
+	for path, want := range map[string]int{"/healthz": 204, "/metrics": 404, "/index.html": 404, "/incidents.json/x": 404,
+		"/..%2f": 404} {
 		if response, _ := get(t, path, nil, time.Time{}, false); response.StatusCode != want {
 			t.Errorf("%s: %s", path, response.Status)
 		}
@@ -176,8 +190,9 @@ func TestAgeInWords(t *testing.T) {
 	t.Parallel()
 	got := map[time.Duration]string{}
 	want := map[time.Duration]string{
-		-time.Second: "0 seconds", time.Second: "1 second", 59 * time.Second: "59 seconds", time.Minute: "1 minute", 119 * time.Minute: "119 minutes",
-		2 * time.Hour: "2 hours", 47 * time.Hour: "47 hours", 48 * time.Hour: "2 days",
+		-time.Second: "0 seconds", time.Second: "1 second", 59 * time.Second: "59 seconds", time.Minute: "1 minute",
+		119 * time.Minute: "119 minutes",
+		2 * time.Hour:     "2 hours", 47 * time.Hour: "47 hours", 48 * time.Hour: "2 days",
 	}
 	for d := range want {
 		got[d] = age(d)

@@ -29,8 +29,8 @@ import (
 // SecretInterval is how often a Secret is read at most, and so how soon a changed one takes effect.
 const SecretInterval = 10 * time.Second
 
-// Connections are the ways to each Platform, shared by all controllers: a bounded pool of database connections per Secret. A
-// pool is replaced within 10 s after its Secret changed.
+// Connections are the ways to each Platform, shared by all controllers: a bounded pool of database connections per
+// Secret. A pool is replaced within 10 s after its Secret changed.
 type Connections struct {
 	// Secrets reads past the cache, so that the manager needs no right to list Secrets.
 	Secrets client.Reader
@@ -83,7 +83,8 @@ func (c *Connections) Signing(ctx context.Context, p *v1alpha1.Platform) (*platf
 	}
 	ref := p.Spec.Database.SigningSecretRef
 	if ref == nil {
-		return nil, unusable("Platform %q has no spec.database.signingSecretRef: name a Secret there whose key \"url\" connects as playbook_signer", p.Name)
+		return nil, unusable("Platform %q has no spec.database.signingSecretRef: name a Secret there whose key \"url\" "+
+			"connects as playbook_signer", p.Name)
 	}
 	return c.database(ctx, p, ref.Name)
 }
@@ -131,7 +132,8 @@ func (c *Connections) database(ctx context.Context, p *v1alpha1.Platform, secret
 // AdminAPI is the Platform's admin API.
 func (c *Connections) AdminAPI(ctx context.Context, p *v1alpha1.Platform) (*platformapi.Admin, error) {
 	if p.Spec.AdminAPI == nil {
-		return nil, unusable("Platform %q has no spec.adminAPI: name a Secret there whose key \"token\" is an admin token", p.Name)
+		return nil, unusable("Platform %q has no spec.adminAPI: name a Secret there whose key \"token\" is an admin token",
+			p.Name)
 	}
 	token, err := c.Value(ctx, p, p.Spec.AdminAPI.SecretRef.Name, "token")
 	if err != nil {
@@ -140,10 +142,12 @@ func (c *Connections) AdminAPI(ctx context.Context, p *v1alpha1.Platform) (*plat
 	return platformapi.NewAdmin(p.Spec.URL, token, c.Transport), nil
 }
 
-// Render is the Platform's account at Render. Those who share its key share the client, since they share Render's limits.
+// Render is the Platform's account at Render. Those who share its key share the client, since they share Render's
+// limits.
 func (c *Connections) Render(ctx context.Context, p *v1alpha1.Platform) (*render.Client, error) {
 	if p.Spec.Render == nil {
-		return nil, unusable("Platform %q has no spec.render: name a Secret there whose key \"apiKey\" is an API key of Render", p.Name)
+		return nil, unusable("Platform %q has no spec.render: name a Secret there whose key \"apiKey\" is an API key of "+
+			"Render", p.Name)
 	}
 	apiKey, err := c.Value(ctx, p, p.Spec.Render.SecretRef.Name, "apiKey")
 	if err != nil {
@@ -191,7 +195,8 @@ func RenderServiceID(p *v1alpha1.Platform, name string) string {
 }
 
 // Channel is a way to reach people.
-func (c *Connections) Channel(ctx context.Context, p *v1alpha1.Platform, channel v1alpha1.Channel) (paging.Channel, error) {
+func (c *Connections) Channel(ctx context.Context, p *v1alpha1.Platform, channel v1alpha1.Channel) (paging.Channel,
+	error) {
 	data, err := c.Secret(ctx, p, channel.SecretRef.Name)
 	if err != nil {
 		return nil, err
@@ -217,21 +222,24 @@ func (c *Connections) StatusPage(ctx context.Context, p *v1alpha1.Platform) (*st
 	if err != nil {
 		return nil, err
 	}
-	return &statuspage.Page{URL: strings.TrimSpace(string(data["url"])), ID: p.Spec.StatusPage.PageID, Key: key, Transport: c.Transport}, nil
+	return &statuspage.Page{URL: strings.TrimSpace(string(data["url"])), ID: p.Spec.StatusPage.PageID, Key: key,
+		Transport: c.Transport}, nil
 }
 
-// Secret reads a Secret of the Platform's namespace, if its label says that it is for this Platform: whoever may write a Platform
-// could otherwise send any Secret of the namespace to a URL of their choice.
+// Secret reads a Secret of the Platform's namespace, if its label says that it is for this Platform: whoever may write
+// a Platform could otherwise send any Secret of the namespace to a URL of their choice.
 func (c *Connections) Secret(ctx context.Context, p *v1alpha1.Platform, name string) (map[string][]byte, error) {
 	secret := &corev1.Secret{}
 	err := c.Secrets.Get(ctx, types.NamespacedName{Namespace: p.Namespace, Name: name}, secret)
 	switch {
 	case apierrors.IsNotFound(err):
-		return nil, unusable("there is no Secret %q in namespace %q: create it with the label %s=%s", name, p.Namespace, v1alpha1.LabelPlatform, p.Name)
+		return nil, unusable("there is no Secret %q in namespace %q: create it with the label %s=%s", name, p.Namespace,
+			v1alpha1.LabelPlatform, p.Name)
 	case err != nil:
 		return nil, unusable("reading Secret %q: %w", name, err)
 	case secret.Labels[v1alpha1.LabelPlatform] != p.Name:
-		return nil, unusable("Secret %q is not labelled for this Platform and was not used: kubectl -n %s label secret %s %s=%s", name, p.Namespace, name, v1alpha1.LabelPlatform, p.Name)
+		return nil, unusable("Secret %q is not labelled for this Platform and was not used: kubectl -n %s label secret %s "+
+			"%s=%s", name, p.Namespace, name, v1alpha1.LabelPlatform, p.Name)
 	}
 	return secret.Data, nil
 }
@@ -259,11 +267,12 @@ func unusable(format string, args ...any) error {
 
 func noDatabase(p *v1alpha1.Platform) error {
 	return &playbook.Waiting{Reason: v1alpha1.ReasonNoDatabase, Err: fmt.Errorf(
-		"there is no spec.database in Platform %q: write its secretRef there, the name of a Secret whose key \"url\" connects as playbook_operator, which `manager migrate` makes", p.Name)}
+		"there is no spec.database in Platform %q: write its secretRef there, the name of a Secret whose key \"url\" "+
+			"connects as playbook_operator, which `manager migrate` makes", p.Name)}
 }
 
-// Keep closes the pools of a Platform except those of the Secrets that it names. Whoever still worked with the Platform as it was
-// before may open one of those again, so this is called each time that the Platform is looked at.
+// Keep closes the pools of a Platform except those of the Secrets that it names. Whoever still worked with the Platform
+// as it was before may open one of those again, so this is called each time that the Platform is looked at.
 func (c *Connections) Keep(name types.NamespacedName, secrets ...string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

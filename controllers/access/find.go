@@ -20,7 +20,8 @@ func Find(ctx context.Context, c client.Client, namespace, name string) (*v1alph
 	err := c.Get(ctx, types.NamespacedName{Namespace: namespace, Name: name}, p)
 	if apierrors.IsNotFound(err) {
 		return nil, &playbook.Waiting{Reason: v1alpha1.ReasonPlatformNotFound,
-			Err: fmt.Errorf("there is no Platform %q in namespace %q: apply it, or delete this object and name another", name, namespace)}
+			Err: fmt.Errorf("there is no Platform %q in namespace %q: apply it, or delete this object and name another", name,
+				namespace)}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("reading the Platform: %w", err)

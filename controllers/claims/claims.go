@@ -1,5 +1,5 @@
-// Package claims keeps what belongs to a Platform and not to one object: the rollback of a service, the public notice, the
-// slots of open Incidents. It stands in the Platform's status and is changed under compare-and-swap.
+// Package claims keeps what belongs to a Platform and not to one object: the rollback of a service, the public notice,
+// the slots of open Incidents. It stands in the Platform's status and is changed under compare-and-swap.
 package claims
 
 import (
@@ -27,22 +27,29 @@ type Claims struct {
 }
 
 // Decide reads the Platform's status as it is now. decide may change it, and reports whether it did so to be written.
-// Decide returns the Platform as it is afterwards. Where somebody else wrote meanwhile, the error is a conflict and nothing is
-// claimed.
-func (c Claims) Decide(ctx context.Context, key client.ObjectKey, decide func(*v1alpha1.PlatformStatus) bool) (*v1alpha1.Platform, error) {
+// Decide returns the Platform as it is afterwards. Where somebody else wrote meanwhile, the error is a conflict and
+// nothing is claimed.
+func (c Claims) Decide(ctx context.Context, key client.ObjectKey,
+	decide func(*v1alpha1.PlatformStatus) bool) (*v1alpha1.Platform, error) {
 	fresh := &v1alpha1.Platform{}
 	if err := c.APIReader.Get(ctx, key, fresh); err != nil {
 		return nil, fmt.Errorf("reading the Platform: %w", err)
 	}
-	base := fresh.DeepCopy()
-	if !decide(&fresh.Status) || equality.Semantic.DeepEqual(base.Status, fresh.Status) {
+	return c.DecideOn(ctx, fresh, decide)
+}
+
+// DecideOn is Decide on a Platform that was just read past the cache, or just written. It saves a read.
+func (c Claims) DecideOn(ctx context.Context, base *v1alpha1.Platform,
+	decide func(*v1alpha1.PlatformStatus) bool) (*v1alpha1.Platform, error) {
+	changed := base.DeepCopy()
+	if !decide(&changed.Status) || equality.Semantic.DeepEqual(base.Status, changed.Status) {
 		return base, nil
 	}
 	patch := client.MergeFromWithOptions(base, client.MergeFromWithOptimisticLock{})
-	if err := c.Client.Status().Patch(ctx, fresh, patch); err != nil {
+	if err := c.Client.Status().Patch(ctx, changed, patch); err != nil {
 		return nil, fmt.Errorf("writing the Platform's status: %w", err)
 	}
-	return fresh, nil
+	return changed, nil
 }
 
 // Read returns the Platform as it is now.
@@ -50,9 +57,10 @@ func (c Claims) Read(ctx context.Context, key client.ObjectKey) (*v1alpha1.Platf
 	return c.Decide(ctx, key, func(*v1alpha1.PlatformStatus) bool { return false })
 }
 
-// Insist is Decide for what happened already. It must be written, whoever else writes meanwhile, and also where the manager is
-// being stopped.
-func (c Claims) Insist(ctx context.Context, key client.ObjectKey, change func(*v1alpha1.PlatformStatus)) (*v1alpha1.Platform, error) {
+// Insist is Decide for what happened already. It must be written, whoever else writes meanwhile, and also where the
+// manager is being stopped.
+func (c Claims) Insist(ctx context.Context, key client.ObjectKey,
+	change func(*v1alpha1.PlatformStatus)) (*v1alpha1.Platform, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), insistFor)
 	defer cancel()
 	for {

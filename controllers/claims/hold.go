@@ -38,8 +38,8 @@ func repeat(p *v1alpha1.Platform) time.Duration {
 	return time.Duration(p.Spec.Oncall.RepeatSeconds) * time.Second
 }
 
-// Kept says whether, as far as the cache knows, nothing is to be opened in a place for what the signals say. While that is so nothing is
-// read past the cache.
+// Kept says whether, as far as the cache knows, nothing is to be opened in a place for what the signals say. While that
+// is so nothing is read past the cache.
 func (c Claims) Kept(ctx context.Context, p *v1alpha1.Platform, place Place, s signals.Signals) (bool, error) {
 	slot := Slot(&p.Status, place)
 	if slot == nil || slot.IncidentUID == "" {
@@ -57,9 +57,10 @@ func (c Claims) Kept(ctx context.Context, p *v1alpha1.Platform, place Place, s s
 	return keeps(*slot, open, Alarms(s, place.Category), c.Now(), repeat(p)), nil
 }
 
-// Take settles who has a place while signals ask for an Incident there. It returns the name of the Incident that the caller is to create
-// now, or none. Name and place are written by then, and whoever finds them without a UID creates the same name: that is one object,
-// however many do so. After the Create the caller calls Fill. A conflict means that somebody else settles it.
+// Take settles who has a place while signals ask for an Incident there. It returns the name of the Incident that the
+// caller is to create now, or none. Name and place are written by then, and whoever finds them without a UID creates
+// the same name: that is one object, however many do so. After the Create the caller calls Fill. A conflict means that
+// somebody else settles it.
 func (c Claims) Take(ctx context.Context, want Want) (create string, err error) {
 	before, err := c.Read(ctx, want.Platform)
 	if err != nil {
@@ -70,11 +71,7 @@ func (c Claims) Take(ctx context.Context, want Want) (create string, err error) 
 	if err := c.APIReader.List(ctx, &all, client.InNamespace(want.Platform.Namespace)); err != nil {
 		return "", fmt.Errorf("looking for open Incidents: %w", err)
 	}
-	_, err = c.Decide(ctx, want.Platform, func(status *v1alpha1.PlatformStatus) bool {
-		create = ""
-		if !equality.Semantic.DeepEqual(status.Incidents, before.Status.Incidents) {
-			return false
-		}
+	_, err = c.DecideOn(ctx, before, func(status *v1alpha1.PlatformStatus) bool {
 		create = choose(status, want, all.Items, c.Now(), repeat(before))
 		return true
 	})
@@ -104,10 +101,11 @@ func (c Claims) Free(ctx context.Context, platform client.ObjectKey, place Place
 	return err
 }
 
-// Hold takes the place of an Incident for it. It returns nil while the Incident has the place, and otherwise who has it: then this one
-// only pages, and calls Hold again in its next pass. While nothing changes, nothing is written, and nothing is read past the cache. An
-// Incident that ended, or is being deleted, takes no place.
-func (c Claims) Hold(ctx context.Context, i *v1alpha1.Incident, s signals.Signals) (first *v1alpha1.IncidentSlot, err error) {
+// Hold takes the place of an Incident for it. It returns nil while the Incident has the place, and otherwise who has
+// it: then this one only pages, and calls Hold again in its next pass. While nothing changes, nothing is written, and
+// nothing is read past the cache. An Incident that ended, or is being deleted, takes no place.
+func (c Claims) Hold(ctx context.Context, i *v1alpha1.Incident, s signals.Signals) (first *v1alpha1.IncidentSlot,
+	err error) {
 	if Ended(i) || !i.DeletionTimestamp.IsZero() {
 		return nil, nil
 	}
@@ -146,7 +144,8 @@ func (c Claims) Hold(ctx context.Context, i *v1alpha1.Incident, s signals.Signal
 }
 
 // stands says whether a slot is of another Incident than i, which is open, or may be about to be created.
-func (c Claims) stands(ctx context.Context, reader client.Reader, p *v1alpha1.Platform, slot *v1alpha1.IncidentSlot, i *v1alpha1.Incident) (bool, error) {
+func (c Claims) stands(ctx context.Context, reader client.Reader, p *v1alpha1.Platform, slot *v1alpha1.IncidentSlot,
+	i *v1alpha1.Incident) (bool, error) {
 	if slot == nil || isOf(slot, i) {
 		return false, nil
 	}
@@ -160,8 +159,8 @@ func (c Claims) stands(ctx context.Context, reader client.Reader, p *v1alpha1.Pl
 	return slot.IncidentUID == "" && c.Now().Before(slot.At.Add(settle)), nil
 }
 
-// Resolved frees the place of an Incident that ended. Where spec.resolution ended it while a signal was bad, the place is quiet. It is
-// called after status.resolvedAt is set; where that is lost, Tidy does the same.
+// Resolved frees the place of an Incident that ended. Where spec.resolution ended it while a signal was bad, the place
+// is quiet. It is called after status.resolvedAt is set; where that is lost, Tidy does the same.
 func (c Claims) Resolved(ctx context.Context, i *v1alpha1.Incident, s signals.Signals) error {
 	_, err := c.Insist(ctx, platformOf(i), func(status *v1alpha1.PlatformStatus) { end(status, i, s) })
 	if apierrors.IsNotFound(err) {
@@ -170,8 +169,8 @@ func (c Claims) Resolved(ctx context.Context, i *v1alpha1.Incident, s signals.Si
 	return err
 }
 
-// Tidy takes out of a Platform's slots what is over. p is as the cache has it; while that says that nothing is over, nothing is read past
-// the cache.
+// Tidy takes out of a Platform's slots what is over. p is as the cache has it; while that says that nothing is over,
+// nothing is read past the cache.
 func (c Claims) Tidy(ctx context.Context, p *v1alpha1.Platform, s signals.Signals) error {
 	if len(p.Status.Incidents) == 0 {
 		return nil
@@ -207,7 +206,8 @@ func (c Claims) Tidy(ctx context.Context, p *v1alpha1.Platform, s signals.Signal
 }
 
 // named are the Incidents of a Platform that slots name, as far as they exist.
-func named(ctx context.Context, reader client.Reader, p *v1alpha1.Platform, slots ...v1alpha1.IncidentSlot) ([]v1alpha1.Incident, error) {
+func named(ctx context.Context, reader client.Reader, p *v1alpha1.Platform,
+	slots ...v1alpha1.IncidentSlot) ([]v1alpha1.Incident, error) {
 	var found []v1alpha1.Incident
 	for _, slot := range slots {
 		i := v1alpha1.Incident{}

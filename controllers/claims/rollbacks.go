@@ -20,9 +20,15 @@ func RollbackOf(p *v1alpha1.PlatformStatus, service string) *v1alpha1.ServiceRol
 	return &p.Rollbacks[i]
 }
 
-// Suspect keeps a commit as unfit to go back to. The oldest is forgotten where there are too many.
+// Suspect keeps a commit as unfit to go back to, unless it is kept already. The oldest is forgotten where there are too
+// many.
 func Suspect(p *v1alpha1.PlatformStatus, service, commit, incident string, at *metav1.Time) {
-	p.Suspects = slices.DeleteFunc(p.Suspects, func(s v1alpha1.SuspectCommit) bool { return s.Service == service && s.Commit == commit })
+	if slices.ContainsFunc(p.Suspects, func(s v1alpha1.SuspectCommit) bool {
+		return s.Service == service &&
+			s.Commit == commit
+	}) {
+		return
+	}
 	p.Suspects = append(p.Suspects, v1alpha1.SuspectCommit{Service: service, Commit: commit, Incident: incident, At: at})
 	if len(p.Suspects) > maxSuspects {
 		p.Suspects = slices.Delete(p.Suspects, 0, len(p.Suspects)-maxSuspects)

@@ -61,8 +61,8 @@ func endedAt(i *v1alpha1.Incident) metav1.Time {
 	return meta.FindStatusCondition(i.Status.Conditions, v1alpha1.StepResolved).LastTransitionTime
 }
 
-// Alarms are the signals that an Incident of the category is opened for, the worst first. For Unclassified these are the signals that
-// people are asked about: what is bad has a category of its own.
+// Alarms are the signals that an Incident of the category is opened for, the worst first. For Unclassified these are
+// the signals that people are asked about: what is bad has a category of its own.
 func Alarms(s signals.Signals, category v1alpha1.IncidentCategory) []signals.Signal {
 	var alarms []signals.Signal
 	for _, signal := range s.Of(category).Each {
@@ -95,7 +95,8 @@ func holderOf(slot *v1alpha1.IncidentSlot, incidents []v1alpha1.Incident) *v1alp
 
 // free takes the slot of a place away.
 func free(status *v1alpha1.PlatformStatus, place Place) {
-	status.Incidents = slices.DeleteFunc(status.Incidents, func(slot v1alpha1.IncidentSlot) bool { return placeOf(slot) == place })
+	status.Incidents = slices.DeleteFunc(status.Incidents,
+		func(slot v1alpha1.IncidentSlot) bool { return placeOf(slot) == place })
 }
 
 // put gives the place of a slot to it.
@@ -107,7 +108,8 @@ func put(status *v1alpha1.PlatformStatus, slot v1alpha1.IncidentSlot) {
 	status.Incidents = append(status.Incidents, slot)
 }
 
-// fresh are the alarms about which nobody decided. What a person knew is void when the quiet that it stands for is over.
+// fresh are the alarms about which nobody decided. What a person knew is void when the quiet that it stands for is
+// over.
 func fresh(slot v1alpha1.IncidentSlot, alarms []signals.Signal, at time.Time, repeat time.Duration) []signals.Signal {
 	if slot.QuietSince != nil && !isQuiet(slot, at, repeat) {
 		return alarms
@@ -123,25 +125,29 @@ func isQuiet(slot v1alpha1.IncidentSlot, at time.Time, repeat time.Duration) boo
 	return slot.QuietSince != nil && len(slot.Known) > 0 && at.Before(slot.QuietSince.Add(repeat))
 }
 
-// keeps says whether a slot keeps an Incident from being opened for the alarms. open says whether the slot's own Incident is.
+// keeps says whether a slot keeps an Incident from being opened for the alarms. open says whether the slot's own
+// Incident is.
 func keeps(slot v1alpha1.IncidentSlot, open bool, alarms []signals.Signal, at time.Time, repeat time.Duration) bool {
 	unheard := fresh(slot, alarms, at, repeat)
 	if !open {
-		return isQuiet(slot, at, repeat) && !slices.ContainsFunc(unheard, func(s signals.Signal) bool { return s.Severity < slot.Severity })
+		return isQuiet(slot, at, repeat) && !slices.ContainsFunc(unheard,
+			func(s signals.Signal) bool { return s.Severity < slot.Severity })
 	}
-	// Without a person's severity the Incident rises with the signals. With one it stays what it is, and a sev1 needs its own.
+	// Without a person's severity the Incident rises with the signals. With one it stays what it is, and a sev1 needs its
+	// own.
 	return slot.Severity == "" || slot.Severity == v1alpha1.Sev1 ||
 		!slices.ContainsFunc(unheard, func(s signals.Signal) bool { return s.Severity == v1alpha1.Sev1 })
 }
 
-// notGood are the alarms, and the signals that the Incident saw bad and that are unknown now: they were not good since. After a restart
-// all are unknown at first.
+// notGood are the alarms, and the signals that the Incident saw bad and that are unknown now: they were not good since.
+// After a restart all are unknown at first.
 func notGood(i *v1alpha1.Incident, s signals.Signals) []signals.Signal {
 	found := Alarms(s, i.Spec.Category)
 	for _, signal := range s.Of(i.Spec.Category).Each {
-		if signal.State == metav1.ConditionUnknown && slices.ContainsFunc(i.Status.Signals, func(seen v1alpha1.IncidentSignal) bool {
-			return seen.Condition == signal.Condition && seen.Seen == v1alpha1.SignalSeenBad
-		}) && !slices.ContainsFunc(found, func(f signals.Signal) bool { return f.Condition == signal.Condition }) {
+		if signal.State == metav1.ConditionUnknown && slices.ContainsFunc(i.Status.Signals,
+			func(seen v1alpha1.IncidentSignal) bool {
+				return seen.Condition == signal.Condition && seen.Seen == v1alpha1.SignalSeenBad
+			}) && !slices.ContainsFunc(found, func(f signals.Signal) bool { return f.Condition == signal.Condition }) {
 			found = append(found, signal)
 		}
 	}
@@ -156,7 +162,8 @@ func known(bad []signals.Signal) []v1alpha1.KnownSignal {
 	return all
 }
 
-// slotFor is the slot that an Incident has where nobody had it before. A person who gave a severity knew what was bad by then.
+// slotFor is the slot that an Incident has where nobody had it before. A person who gave a severity knew what was bad
+// by then.
 func slotFor(i *v1alpha1.Incident, s signals.Signals, at time.Time) v1alpha1.IncidentSlot {
 	place := PlaceOf(i)
 	slot := v1alpha1.IncidentSlot{
@@ -190,8 +197,8 @@ func hold(status *v1alpha1.PlatformStatus, i *v1alpha1.Incident, s signals.Signa
 	slot.Severity = i.Spec.Severity
 }
 
-// end frees the slot of an Incident that ended. Where a person resolved it while something was bad, the slot stays for as long as it
-// is quiet.
+// end frees the slot of an Incident that ended. Where a person resolved it while something was bad, the slot stays for
+// as long as it is quiet.
 func end(status *v1alpha1.PlatformStatus, i *v1alpha1.Incident, s signals.Signals) {
 	slot, at := Slot(status, PlaceOf(i)), endedAt(i)
 	switch {
@@ -215,9 +222,10 @@ func end(status *v1alpha1.PlatformStatus, i *v1alpha1.Incident, s signals.Signal
 	slot.Severity = cmp.Or(i.Status.Severity, i.Spec.Severity, v1alpha1.Sev3)
 }
 
-// tidy takes out of the slots what is over: what was good once is not known any more, and an Incident that ended, or is gone, has no
-// place. incidents are those that the slots name, as far as they exist.
-func tidy(status *v1alpha1.PlatformStatus, incidents []v1alpha1.Incident, s signals.Signals, at time.Time, repeat time.Duration) {
+// tidy takes out of the slots what is over: what was good once is not known any more, and an Incident that ended, or is
+// gone, has no place. incidents are those that the slots name, as far as they exist.
+func tidy(status *v1alpha1.PlatformStatus, incidents []v1alpha1.Incident, s signals.Signals, at time.Time,
+	repeat time.Duration) {
 	for _, was := range slices.Clone(status.Incidents) {
 		place := placeOf(was)
 		slot := Slot(status, place)
@@ -243,10 +251,12 @@ func tidy(status *v1alpha1.PlatformStatus, incidents []v1alpha1.Incident, s sign
 	}
 }
 
-// choose settles who has a place while there are alarms for it. It returns the name of the Incident to create, or none. all are the
-// Incidents of the namespace.
-func choose(status *v1alpha1.PlatformStatus, want Want, all []v1alpha1.Incident, at time.Time, repeat time.Duration) (create string) {
-	incidents := slices.DeleteFunc(slices.Clone(all), func(i v1alpha1.Incident) bool { return i.Spec.PlatformRef.Name != want.Platform.Name })
+// choose settles who has a place while there are alarms for it. It returns the name of the Incident to create, or none.
+// all are the Incidents of the namespace.
+func choose(status *v1alpha1.PlatformStatus, want Want, all []v1alpha1.Incident, at time.Time,
+	repeat time.Duration) (create string) {
+	incidents := slices.DeleteFunc(slices.Clone(all),
+		func(i v1alpha1.Incident) bool { return i.Spec.PlatformRef.Name != want.Platform.Name })
 	slot := Slot(status, want.Place)
 	holder := holderOf(slot, incidents)
 	switch {
@@ -268,14 +278,16 @@ func choose(status *v1alpha1.PlatformStatus, want Want, all []v1alpha1.Incident,
 	}
 	for _, other := range incidents {
 		// One that has no slot: the Platform was applied anew, or its first pass is yet to come.
-		if PlaceOf(&other) == want.Place && !Ended(&other) && !isOf(slot, &other) && keeps(slotFor(&other, want.Signals, at), true, alarms, at, repeat) {
+		if PlaceOf(&other) == want.Place && !Ended(&other) && !isOf(slot, &other) &&
+			keeps(slotFor(&other, want.Signals, at), true, alarms, at, repeat) {
 			hold(status, &other, want.Signals, at)
 			return ""
 		}
 	}
 	name := unused(want.Name, status.Incidents, all)
 	put(status, v1alpha1.IncidentSlot{
-		Category: want.Place.Category, ApplicationID: want.Place.ApplicationID, Incident: name, At: new(metav1.NewTime(at.Truncate(time.Second))),
+		Category: want.Place.Category, ApplicationID: want.Place.ApplicationID, Incident: name,
+		At: new(metav1.NewTime(at.Truncate(time.Second))),
 	})
 	return name
 }

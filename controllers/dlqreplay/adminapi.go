@@ -21,8 +21,8 @@ import (
 // settleTime is how long after a call its effect may still appear: longer than the call itself can take.
 const settleTime = 2 * outbound.Timeout
 
-// requeueByAdminAPI asks the admin API to retry each entry, at most once: the intent is written first, and whether the call
-// landed is read from the entry, never found out by a second call.
+// requeueByAdminAPI asks the admin API to retry each entry, at most once: the intent is written first, and whether the
+// call landed is read from the entry, never found out by a second call.
 func requeueByAdminAPI(ctx context.Context, s *replay) (playbook.Outcome, error) {
 	if s.op.Total == 0 {
 		return playbook.NotNeeded("nothing to replay"), nil
@@ -58,7 +58,8 @@ func (s *replay) retryEntry(ctx context.Context, id int64) (playbook.Outcome, er
 	refused, limited := (*outbound.Refused)(nil), (*outbound.Limited)(nil)
 	switch {
 	case fate == playbook.Lost:
-		return playbook.Wait(time.Second, v1alpha1.ReasonRequeuing, "the admin API's answer for entry %d was lost (%s): reading the entry to see whether it was retried",
+		return playbook.Wait(time.Second, v1alpha1.ReasonRequeuing, "the admin API's answer for entry %d was lost (%s): "+
+			"reading the entry to see whether it was retried",
 			id, playbook.Normalise(err.Error())), nil
 	case fate == playbook.Withdrawn && errors.As(err, &limited):
 		return playbook.Wait(max(limited.After, time.Second), v1alpha1.ReasonRetrying,
@@ -68,18 +69,22 @@ func (s *replay) retryEntry(ctx context.Context, id int64) (playbook.Outcome, er
 	case fate == playbook.Withdrawn:
 		return playbook.Outcome{}, fmt.Errorf("asking the admin API to retry entry %d: %w", id, err)
 	case fate == playbook.Open:
-		return playbook.Wait(time.Second, v1alpha1.ReasonRequeuing, "reading entry %d to see whether its retry landed", id), nil
+		return playbook.Wait(time.Second, v1alpha1.ReasonRequeuing, "reading entry %d to see whether its retry landed",
+			id), nil
 	case fate == playbook.Untold:
 		intent := s.intent(id)
 		intent.State = v1alpha1.AdminRetryUnknown
-		return playbook.Stall(v1alpha1.ReasonOutcomeUnknown, "entry %d was to be retried at %s and does not show it. The call is not repeated, since it might land twice. "+
-			"If you are sure that it did not land, delete this replay and apply one with a new name and a fresh nonce", id, intent.At.UTC().Format(time.RFC3339)), nil
+		return playbook.Stall(v1alpha1.ReasonOutcomeUnknown, "entry %d was to be retried at %s and does not show it. The "+
+			"call is not repeated, since it might land twice. "+
+			"If you are sure that it did not land, delete this replay and apply one with a new name and a fresh "+
+			"nonce", id, intent.At.UTC().Format(time.RFC3339)), nil
 	}
 	return r.held, err
 }
 
 func (s *replay) stallRefused(id int64, answer string) playbook.Outcome {
-	return playbook.Stall(v1alpha1.ReasonRefused, "the admin API refused to retry entry %d%s. Nothing was changed. Mend the cause, such as a nonce that was used, by a fresh one in Secret %q; then: %s",
+	return playbook.Stall(v1alpha1.ReasonRefused, "the admin API refused to retry entry %d%s. Nothing was changed. "+
+		"Mend the cause, such as a nonce that was used, by a fresh one in Secret %q; then: %s",
 		id, answer, s.obj.Spec.AdminAPI.NonceSecretRef.Name, playbook.ResumeCommand(s.obj, "dlqreplay"))
 }
 
@@ -119,14 +124,16 @@ func (r *entryRetry) intend(ctx context.Context) (bool, error) {
 	}
 	r.earlier = slices.Clone(s.obj.Status.AdminRetries)
 	s.obj.Status.AdminRetries = append(s.obj.Status.AdminRetries, v1alpha1.AdminRetry{
-		EntryID: strconv.FormatInt(r.id, 10), State: v1alpha1.AdminRetryIntended, At: metav1.NowMicro(), SawEnqueuedAt: metav1.NewMicroTime(r.saw.EnqueuedAt),
+		EntryID: strconv.FormatInt(r.id,
+			10), State: v1alpha1.AdminRetryIntended, At: metav1.NowMicro(), SawEnqueuedAt: metav1.NewMicroTime(r.saw.EnqueuedAt),
 	})
-	if err := s.writeStatus(ctx, s.written, s.obj); err != nil {
+	if err := s.visit.Save(ctx); err != nil {
 		s.obj.Status.AdminRetries = r.earlier
 		return false, fmt.Errorf("writing the intent to retry entry %d: %w", r.id, err)
 	}
-	// The planned entries are judged as a batch judges them: settled, left, parked, changed or gone. Only now: before the intent was
-	// written, another manager could have been between its call and the ledger, and its retry would have looked like somebody else's.
+	// The planned entries are judged as a batch judges them: settled, left, parked, changed or gone. Only now: before the
+	// intent was written, another manager could have been between its call and the ledger, and its retry would have looked
+	// like somebody else's.
 	remaining, err := s.setAside(ctx)
 	if err != nil || !slices.Contains(remaining, r.id) {
 		s.obj.Status.AdminRetries = r.earlier
@@ -215,7 +222,8 @@ func (s *replay) adminCall(ctx context.Context, id int64) (*platformapi.Admin, s
 	nonce := string(nonces[strconv.FormatInt(id, 10)])
 	if nonce == "" {
 		return nil, "", &playbook.Waiting{Reason: v1alpha1.ReasonSecretUnusable,
-			Err: fmt.Errorf("there is no nonce for entry %d: add the key %q to Secret %q, with the action_request_nonce of a step-up", id, strconv.FormatInt(id, 10), name)}
+			Err: fmt.Errorf("there is no nonce for entry %d: add the key %q to Secret %q, with the action_request_nonce of a "+
+				"step-up", id, strconv.FormatInt(id, 10), name)}
 	}
 	return admin, nonce, nil
 }

@@ -38,7 +38,8 @@ func (s *scene) viaAdminAPI(ids ...int64) string {
 	for i, id := range ids {
 		quoted[i] = fmt.Sprintf("%q", fmt.Sprint(id))
 	}
-	return fmt.Sprintf("{via: AdminAPI, adminAPI: {nonceSecretRef: {name: %s-nonces}}, selector: {entryIDs: [%s]}}", s.Name, strings.Join(quoted, ", "))
+	return fmt.Sprintf("{via: AdminAPI, adminAPI: {nonceSecretRef: {name: %s-nonces}}, selector: {entryIDs: [%s]}}",
+		s.Name, strings.Join(quoted, ", "))
 }
 
 func states(r *v1alpha1.DLQReplay) map[string]v1alpha1.AdminRetryState {
@@ -174,7 +175,8 @@ func TestACallWhoseOutcomeCanNotBeToldIsNotRepeated(t *testing.T) {
 	name := s.apply("r", s.viaAdminAPI(id))
 	r := s.AwaitStalled(name, v1alpha1.ReasonOutcomeUnknown)
 	release()
-	if got := states(r)[fmt.Sprint(id)]; got != v1alpha1.AdminRetryUnknown || !strings.Contains(message(r), "The call is not repeated") {
+	if got := states(r)[fmt.Sprint(id)]; got != v1alpha1.AdminRetryUnknown ||
+		!strings.Contains(message(r), "The call is not repeated") {
 		t.Errorf("its state is %s: %s", got, message(r))
 	}
 	// With a fresh nonce a second call would land.

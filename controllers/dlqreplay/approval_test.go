@@ -42,7 +42,8 @@ func (s *scene) command(r *v1alpha1.DLQReplay, phrase string) string {
 func TestAReplayWaitsForApprovalOfExactlyItsPlan(t *testing.T) {
 	s := newBareScene(t, "approval", quick)
 	ids := s.seed(60, "HTTP 503: down", 7)
-	rules := "  requireApproval: [{kind: DLQReplay, step: Requeued, aboveEntries: 50}, {kind: DLQReplay, step: CanaryDelivered, aboveEntries: 59}]\n"
+	rules := "  requireApproval: [{kind: DLQReplay, step: Requeued, aboveEntries: 50}, {kind: DLQReplay, step: " +
+		"CanaryDelivered, aboveEntries: 59}]\n"
 	s.applyManifest(strings.Replace(s.Manifest(), "  relyingParties:", rules+"  relyingParties:", 1))
 	name := s.apply("r", "{}")
 	r := s.AwaitReason(name, v1alpha1.ReasonWaitingForApproval)
@@ -69,7 +70,8 @@ func TestAReplayWaitsForApprovalOfExactlyItsPlan(t *testing.T) {
 	}
 
 	// A plan that is not above the limit goes ahead unasked.
-	s.Exec(`UPDATE webhook_outbox_entries SET delivered_at = NULL, dlq_at = clock_timestamp() WHERE id = ANY ($1)`, ids[:50])
+	s.Exec(`UPDATE webhook_outbox_entries SET delivered_at = NULL, dlq_at = clock_timestamp() WHERE id = ANY ($1)`,
+		ids[:50])
 	s.progress(s.AwaitReady(s.apply("small", "{}")), map[string]int64{"requeued": 50, "delivered": 50})
 }
 

@@ -13,7 +13,8 @@ import (
 	"github.com/1pass-dev/playbook-operator/controllers/systems/platformdb"
 )
 
-// canaryPatience is how long a canary that failed waits for its other answers, so that the message can tell all of them.
+// canaryPatience is how long a canary that failed waits for its other answers, so that the message can tell all of
+// them.
 const canaryPatience = 5 * time.Second
 
 // tryCanary requeues a few entries and watches what the relying party answers, before any other is touched.
@@ -36,7 +37,8 @@ func tryCanary(ctx context.Context, s *replay) (playbook.Outcome, error) {
 		if outcome := s.mayAct(); outcome.Stops() {
 			return outcome, nil
 		}
-		if err := s.sendCanary(ctx, min(*canary.Entries, s.obj.Spec.MaxInFlight)); errors.Is(err, platformdb.ErrNothingToTry) {
+		if err := s.sendCanary(ctx, min(*canary.Entries, s.obj.Spec.MaxInFlight)); errors.Is(err,
+			platformdb.ErrNothingToTry) {
 			return playbook.NotNeeded("no entry would be requeued"), nil
 		} else if err != nil {
 			return s.unsignable(err)
@@ -69,22 +71,28 @@ func (s *replay) watchCanary(ctx context.Context, canary v1alpha1.ReplayCanary) 
 	s.projectFailures(attempts)
 	tried := attempts.Attempted + attempts.Waiting
 	switch {
-	case attempts.Failed > int64(*canary.MaxFailures) && (attempts.Waiting == 0 || op.Now.After(op.CanaryAt.Add(canaryPatience))):
-		return playbook.Stall(v1alpha1.ReasonCanaryFailed, "%d of %d canary entries failed (%s) and %d may; the other %d entries were not touched. When the relying party is well again: %s",
-			attempts.Failed, tried, answers(attempts), *canary.MaxFailures, op.Remaining, playbook.ResumeCommand(s.obj, "dlqreplay")), nil
+	case attempts.Failed > int64(*canary.MaxFailures) && (attempts.Waiting == 0 ||
+		op.Now.After(op.CanaryAt.Add(canaryPatience))):
+		return playbook.Stall(v1alpha1.ReasonCanaryFailed, "%d of %d canary entries failed (%s) and %d may; the other %d "+
+			"entries were not touched. When the relying party is well again: %s",
+			attempts.Failed, tried, answers(attempts), *canary.MaxFailures, op.Remaining, playbook.ResumeCommand(s.obj,
+				"dlqreplay")), nil
 	case tried == 0:
 		// Somebody else got to each of them first; the rest of the plan has not been tried.
 		if err := s.db.ForgetCanary(ctx, s.id.UID); err != nil {
 			return playbook.Outcome{}, access.DatabaseError(err)
 		}
-		return playbook.Wait(time.Second, v1alpha1.ReasonCanaryInFlight, "somebody else changed all chosen canary entries; choosing others"), nil
+		return playbook.Wait(time.Second, v1alpha1.ReasonCanaryInFlight, "somebody else changed all chosen canary "+
+			"entries; choosing others"), nil
 	case attempts.Waiting == 0:
 		return playbook.Done("%d canary entries attempted, %d failed", tried, attempts.Failed), nil
 	case op.Now.After(op.CanaryAt.Add(time.Duration(canary.TimeoutSeconds) * time.Second)):
-		return playbook.Stall(v1alpha1.ReasonCanaryTimedOut, "%d of %d canary entries were not attempted within %d s: see whether the platform's webhook dispatcher runs. The other %d entries were not touched. To try again: %s",
+		return playbook.Stall(v1alpha1.ReasonCanaryTimedOut, "%d of %d canary entries were not attempted within %d s: see "+
+			"whether the platform's webhook dispatcher runs. The other %d entries were not touched. To try again: %s",
 			attempts.Waiting, tried, canary.TimeoutSeconds, op.Remaining, playbook.ResumeCommand(s.obj, "dlqreplay")), nil
 	}
-	return playbook.Wait(observeInterval, v1alpha1.ReasonCanaryInFlight, "%d of %d canary entries attempted", attempts.Attempted, tried), nil
+	return playbook.Wait(observeInterval, v1alpha1.ReasonCanaryInFlight, "%d of %d canary entries attempted",
+		attempts.Attempted, tried), nil
 }
 
 // answers says what the relying party answered, such as "503 ×3, Timeout ×1".

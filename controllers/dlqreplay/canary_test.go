@@ -18,7 +18,8 @@ func TestACanaryThatFailsLeavesTheRestAlone(t *testing.T) {
 	s.seed(120, "HTTP 502: Bad Gateway", 7)
 	name := s.apply("r", "{}")
 	r := s.AwaitStalled(name, v1alpha1.ReasonCanaryFailed)
-	for _, part := range []string{"10 of 10 canary entries failed", "503 ×10", "the other 110 entries were not touched", "kubectl -n playbook-system annotate dlqreplay " + name} {
+	for _, part := range []string{"10 of 10 canary entries failed", "503 ×10", "the other 110 entries were not touched",
+		"kubectl -n playbook-system annotate dlqreplay " + name} {
 		if !strings.Contains(message(r), part) {
 			t.Errorf("the message lacks %q: %s", part, message(r))
 		}
@@ -48,21 +49,25 @@ func TestACanaryThatFailsLeavesTheRestAlone(t *testing.T) {
 	onlyCanaries(20)
 
 	// The same request together with a change that makes the manager look: it was acted on once.
-	generation := s.Change(name, fmt.Sprintf(`{"metadata":{"annotations":{%q:"first"}},"spec":{"deliveryTimeoutSeconds":1000}}`, v1alpha1.AnnotationRequestedAt)).Generation
+	generation := s.Change(name,
+		fmt.Sprintf(`{"metadata":{"annotations":{%q:"first"}},"spec":{"deliveryTimeoutSeconds":1000}}`,
+			v1alpha1.AnnotationRequestedAt)).Generation
 	s.Await(name, "another look", func(r *v1alpha1.DLQReplay) bool { return r.Status.ObservedGeneration == generation })
 	stalledAgain("first")
 	onlyCanaries(20)
 
 	// To take it away asks for nothing, and it is still the one that was acted on when it is back.
 	for i, annotations := range []string{`null`, fmt.Sprintf(`{%q:"first"}`, v1alpha1.AnnotationRequestedAt)} {
-		generation := s.Change(name, fmt.Sprintf(`{"metadata":{"annotations":%s},"spec":{"deliveryTimeoutSeconds":%d}}`, annotations, 1001+i)).Generation
+		generation := s.Change(name, fmt.Sprintf(`{"metadata":{"annotations":%s},"spec":{"deliveryTimeoutSeconds":%d}}`,
+			annotations, 1001+i)).Generation
 		s.Await(name, "another look", func(r *v1alpha1.DLQReplay) bool { return r.Status.ObservedGeneration == generation })
 		stalledAgain("first")
 		onlyCanaries(20)
 	}
 
 	// A canary entry that the dispatcher still tries would be delivered.
-	stage.Eventually(t, "all canary entries died again", func() bool { return s.count(`SELECT count(*) FROM webhook_outbox_entries WHERE dlq_at IS NULL`) == 0 })
+	stage.Eventually(t, "all canary entries died again",
+		func() bool { return s.count(`SELECT count(*) FROM webhook_outbox_entries WHERE dlq_at IS NULL`) == 0 })
 	s.SetFault(acme, logi.Fault{})
 	second := "second " + strings.Repeat("é", 300) // longer than the status has room for
 	s.request(name, second)
@@ -77,7 +82,8 @@ func TestACanaryThatFailsLeavesTheRestAlone(t *testing.T) {
 // eachOnce says that n entries were requeued, each once.
 func (s *scene) eachOnce(n int64) {
 	s.Helper()
-	if all, distinct := s.requeues(), s.count(`SELECT count(DISTINCT entry_id) FROM logi_test.requeues`); all != n || distinct != n {
+	if all, distinct := s.requeues(), s.count(`SELECT count(DISTINCT entry_id) FROM logi_test.requeues`); all != n ||
+		distinct != n {
 		s.Errorf("%d requeues of %d entries happened; it should be %d, each once", all, distinct, n)
 	}
 }
@@ -100,7 +106,8 @@ func TestACanaryThatNobodyDispatchesTimesOut(t *testing.T) {
 		t.Errorf("the message is %q", message(r))
 	}
 	s.eachOnce(5)
-	s.Change(name, fmt.Sprintf(`{"metadata":{"annotations":{%q:"now"}},"spec":{"canary":{"timeoutSeconds":3600}}}`, v1alpha1.AnnotationRequestedAt))
+	s.Change(name, fmt.Sprintf(`{"metadata":{"annotations":{%q:"now"}},"spec":{"canary":{"timeoutSeconds":3600}}}`,
+		v1alpha1.AnnotationRequestedAt))
 	s.Await(name, "going on", func(r *v1alpha1.DLQReplay) bool { return r.Status.LastHandledRequestedAt == "now" })
 	r = s.dispatchUntil(name, "complete", stage.Ended)
 	s.progress(r, map[string]int64{"requeued": 30, "delivered": 30})
@@ -111,7 +118,8 @@ func TestACanaryMayFailAsOftenAsTheSpecSays(t *testing.T) {
 	s := newScene(t, "canary-may", logi.Config{ManualDispatch: true, Backoff: []time.Duration{}})
 	s.seed(40, "HTTP 503: down", 7)
 	s.SetFault(acme, logi.Fault{Status: 500, EveryKth: 5})
-	r := s.dispatchUntil(s.apply("r", "{canary: {maxFailures: 2}, breaker: {maxFailurePercent: 100}}"), "stage.Ended", stage.Ended)
+	r := s.dispatchUntil(s.apply("r", "{canary: {maxFailures: 2}, breaker: {maxFailurePercent: 100}}"), "stage.Ended",
+		stage.Ended)
 	s.progress(r, map[string]int64{"requeued": 40, "delivered": 32, "diedAgain": 8})
 	s.eachOnce(40)
 }
@@ -152,7 +160,8 @@ func TestTheBreakerOpensWhenTheRelyingPartyFailsAgain(t *testing.T) {
 	s.eachOnce(300)
 }
 
-// A webhook that is refused with 5xx is tried for hours before it dies, so a replay that counts deaths would see nothing.
+// A webhook that is refused with 5xx is tried for hours before it dies, so a replay that counts deaths would see
+// nothing.
 func TestAnAttemptThatWillBeRepeatedIsAFailure(t *testing.T) {
 	for name, c := range map[string]struct {
 		spec, reason      string
@@ -170,7 +179,8 @@ func TestAnAttemptThatWillBeRepeatedIsAFailure(t *testing.T) {
 			s.Await(name, "the first in flight", func(*v1alpha1.DLQReplay) bool { return s.requeues() == c.requeued })
 			s.dispatch()
 			r := s.AwaitStalled(name, c.reason)
-			if got := counts(r); got["failing"] < c.failing || got["requeued"] < c.requeued || got["remaining"] == 0 || got["delivered"]+got["diedAgain"] > 0 || !addsUp(r) {
+			if got := counts(r); got["failing"] < c.failing || got["requeued"] < c.requeued || got["remaining"] == 0 ||
+				got["delivered"]+got["diedAgain"] > 0 || !addsUp(r) {
 				t.Errorf("%v", got)
 			}
 		})
@@ -194,7 +204,8 @@ func TestACanaryIsSpreadOverCausesAndAge(t *testing.T) {
 		return n
 	}
 	if among(many) != 4 || among(few) != 3 || among(one) != 1 {
-		t.Errorf("of the three causes %d, %d and %d entries were chosen, and it should be 4, 3 and 1: %v", among(many), among(few), among(one), chosen)
+		t.Errorf("of the three causes %d, %d and %d entries were chosen, and it should be 4, 3 and 1: %v", among(many),
+			among(few), among(one), chosen)
 	}
 	if among(many[:500]) == 0 || among(many[500:2000]) == 0 || among(many[2000:]) == 0 {
 		t.Errorf("those of one cause are not spread over their ages: %v of %d to %d", chosen, many[0], many[2499])

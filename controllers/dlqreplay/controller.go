@@ -27,8 +27,8 @@ var lanes = playbook.Lanes[*replay]{{
 type Reconciler struct {
 	// Client reads from the cache and writes.
 	Client client.Client
-	// APIReader reads past the cache: a pass begins with the object as it is, so that a manager that woke up late does not act
-	// for one that is gone.
+	// APIReader reads past the cache: a pass begins with the object as it is, so that a manager that woke up late does not
+	// act for one that is gone.
 	APIReader   client.Reader
 	Connections *access.Connections
 	Recorder    events.EventRecorder
@@ -36,8 +36,8 @@ type Reconciler struct {
 	memory playbook.Memory
 }
 
-// concurrency is how many replays run at once. They are more than a platform's pool has connections, so that a platform whose
-// database hangs leaves workers for the replays of others.
+// concurrency is how many replays run at once. They are more than a platform's pool has connections, so that a platform
+// whose database hangs leaves workers for the replays of others.
 const concurrency = 16
 
 // slowestRetry is how long a pass that fails again and again is put off at most.
@@ -51,48 +51,22 @@ const slowestRetry = time.Minute
 
 // SetupWithManager registers the controller.
 func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
-	return playbook.Controller(mgr, &v1alpha1.DLQReplay{}, &v1alpha1.DLQReplayList{}, concurrency, slowestRetry).Complete(r)
+	return playbook.Controller(mgr, &v1alpha1.DLQReplay{}, &v1alpha1.DLQReplayList{}, concurrency,
+		slowestRetry).Complete(r)
 }
 
 // Reconcile is one pass over one replay: at most a second of work, then one status write.
 func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
-	obj := &v1alpha1.DLQReplay{}
-	if err := r.APIReader.Get(ctx, req.NamespacedName, obj); err != nil {
-		return ctrl.Result{}, client.IgnoreNotFound(err)
-	}
-	if !obj.DeletionTimestamp.IsZero() {
-		return playbook.Finalize(ctx, r.Client, r.Recorder, obj, func(ctx context.Context) error { return r.closeDeleted(ctx, obj) })
-	}
-	written := obj.DeepCopy()
-	after, err := r.pass(ctx, obj, written)
-	return playbook.Result(ctx, after, err, r.writeStatus(ctx, written, obj))
-}
-
-// pass brings the object's playbook as far as it goes now. A step that writes the status itself brings written up to date.
-func (r *Reconciler) pass(ctx context.Context, obj, written *v1alpha1.DLQReplay) (time.Duration, error) {
-	obj.Status.ObservedGeneration = obj.Generation
-	if playbook.Finished(obj) {
-		return 0, nil
-	}
-	playbook.Begin(obj, lanes)
-	resume := playbook.Asked(obj, obj.Status.LastHandledRequestedAt)
-	if playbook.Stalled(obj) && !resume {
-		return 0, nil
-	}
-	s, err := r.connect(ctx, obj, written)
-	if err == nil && resume {
-		err = s.resume(ctx)
-	}
-	if err != nil && resume {
-		playbook.FailToResume(obj, err)
-		return 0, err
-	}
-	if err != nil {
-		playbook.Fail(obj, err)
-		return 0, err
-	}
-	obj.Status.LastHandledRequestedAt = playbook.Request(obj, obj.Status.LastHandledRequestedAt)
-	return playbook.Run(ctx, obj, lanes, s, &r.memory), nil
+	return playbook.Kind[*v1alpha1.DLQReplay, *replay]{
+		Client: r.Client, APIReader: r.APIReader, Recorder: r.Recorder, Memory: &r.memory,
+		New:      func() *v1alpha1.DLQReplay { return &v1alpha1.DLQReplay{} },
+		Action:   "Replay",
+		Lanes:    func(*v1alpha1.DLQReplay) playbook.Lanes[*replay] { return lanes },
+		Connect:  r.connect,
+		Resume:   func(ctx context.Context, s *replay) error { return s.resume(ctx) },
+		DropLate: dropCounts,
+		Close:    r.closeDeleted,
+	}.Reconcile(ctx, req)
 }
 
 // closeDeleted closes the operation of a deleted object; that waits for the batch under way and stops the next.

@@ -18,8 +18,10 @@ func TestAFinishedReplayAppliedAgainIsAlreadyDone(t *testing.T) {
 	name := s.apply("r", "{maxEntries: 100}")
 	first := s.AwaitReady(name)
 	s.Delete(name)
-	s.Exec(`UPDATE webhook_outbox_entries SET delivered_at = NULL, dlq_at = clock_timestamp() WHERE id = ANY ($1)`, ids[:5])
-	if got := s.subcommand("purge", "--older-than=0s"); got != "cleared 20 error texts; what was done to which entry and key stays\n" {
+	s.Exec(`UPDATE webhook_outbox_entries SET delivered_at = NULL, dlq_at = clock_timestamp() WHERE id = ANY ($1)`,
+		ids[:5])
+	if got := s.subcommand("purge", "--older-than=0s"); got != "cleared 20 error texts; what was done to which entry "+
+		"and key stays\n" {
 		t.Errorf("purge printed %q", got)
 	}
 
@@ -33,7 +35,8 @@ func TestAFinishedReplayAppliedAgainIsAlreadyDone(t *testing.T) {
 	s.Delete(name)
 
 	// Another spec, or another name, is another operation.
-	s.progress(s.AwaitReady(s.apply("r", "{maxEntries: 101, selector: {entryIDs: [\""+fmt.Sprint(ids[0])+"\"]}}")), map[string]int64{"requeued": 1, "delivered": 1})
+	s.progress(s.AwaitReady(s.apply("r", "{maxEntries: 101, selector: {entryIDs: [\""+fmt.Sprint(ids[0])+"\"]}}")),
+		map[string]int64{"requeued": 1, "delivered": 1})
 	s.progress(s.AwaitReady(s.apply("new-name", "{maxEntries: 100}")), map[string]int64{"requeued": 4, "delivered": 4})
 	if got := s.requeues(); got != 25 {
 		t.Errorf("%d requeues happened", got)

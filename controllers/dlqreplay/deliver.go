@@ -57,7 +57,8 @@ func awaitDelivery(ctx context.Context, s *replay) (playbook.Outcome, error) {
 func (s *replay) stillOpen() playbook.Outcome {
 	op, timeout := s.op, s.obj.Spec.DeliveryTimeoutSeconds
 	if op.RequeuedAt != nil && op.Now.After(op.RequeuedAt.Add(time.Duration(timeout)*time.Second)) {
-		return playbook.Stall(v1alpha1.ReasonDeliveryTimedOut, "%d s after the last requeue %d entries were not attempted and %d still fail (%d delivered, %d died again). They stay with the dispatcher. To wait as long again: %s",
+		return playbook.Stall(v1alpha1.ReasonDeliveryTimedOut, "%d s after the last requeue %d entries were not attempted "+
+			"and %d still fail (%d delivered, %d died again). They stay with the dispatcher. To wait as long again: %s",
 			timeout, op.Waiting, op.Failing, op.Delivered, op.Died, playbook.ResumeCommand(s.obj, "dlqreplay"))
 	}
 	interval := failingInterval
@@ -67,7 +68,8 @@ func (s *replay) stillOpen() playbook.Outcome {
 	case op.Waiting > 0:
 		interval = deliverInterval
 	}
-	return playbook.Wait(interval, v1alpha1.ReasonDelivering, "%d of %d delivered, %d failing, %d died again, %d not attempted yet", op.Delivered, op.Requeued, op.Failing, op.Died, op.Waiting)
+	return playbook.Wait(interval, v1alpha1.ReasonDelivering, "%d of %d delivered, %d failing, %d died again, %d not "+
+		"attempted yet", op.Delivered, op.Requeued, op.Failing, op.Died, op.Waiting)
 }
 
 // handled says what became of the planned entries, leaving out what did not occur.

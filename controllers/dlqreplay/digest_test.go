@@ -12,8 +12,10 @@ import (
 func digestOf(t *testing.T, change func(*v1alpha1.DLQReplaySpec)) string {
 	t.Helper()
 	spec := v1alpha1.DLQReplaySpec{
-		PlatformRef: v1alpha1.PlatformReference{Name: "production"}, ApplicationID: "42", Mode: v1alpha1.ReplayModeReplay, Via: v1alpha1.ReplayViaDatabase,
-		MaxEntries: 50000, MaxReplaysPerEntry: 3, IdempotencyConflicts: v1alpha1.ConflictSettle, MaxInFlight: 500, DeliveryTimeoutSeconds: 172800,
+		PlatformRef: v1alpha1.PlatformReference{Name: "production"}, ApplicationID: "42", Mode: v1alpha1.ReplayModeReplay,
+		Via:        v1alpha1.ReplayViaDatabase,
+		MaxEntries: 50000, MaxReplaysPerEntry: 3, IdempotencyConflicts: v1alpha1.ConflictSettle, MaxInFlight: 500,
+		DeliveryTimeoutSeconds: 172800,
 	}
 	change(&spec)
 	digest, err := specDigest(&spec)
@@ -27,7 +29,8 @@ func digestOf(t *testing.T, change func(*v1alpha1.DLQReplaySpec)) string {
 func TestSpecDigestIsFrozen(t *testing.T) {
 	const want = "sha256:1eaf8ce675b5a0374d4aef6884a1ebb23a0655f1e53a4fcaeda9ba0aeeb61850"
 	if got := digestOf(t, func(*v1alpha1.DLQReplaySpec) {}); got != want {
-		t.Errorf("the digest of the plainest replay is %s and was %s in v1alpha1: ledgers would no longer recognise finished replays", got, want)
+		t.Errorf("the digest of the plainest replay is %s and was %s in v1alpha1: ledgers would no longer recognise "+
+			"finished replays", got, want)
 	}
 }
 

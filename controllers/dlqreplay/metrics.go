@@ -10,7 +10,8 @@ import (
 var (
 	entriesTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "playbook_dlqreplay_entries_total",
-		Help: "Planned entries that batches dealt with, by what was done. The ledger is exact; this counter loses what a crash interrupts.",
+		Help: "Planned entries that batches dealt with, by what was done. The ledger is exact; this counter loses what a " +
+			"crash interrupts.",
 	}, []string{"action"})
 	batchSeconds = prometheus.NewHistogram(prometheus.HistogramOpts{
 		Name:    "playbook_dlqreplay_batch_seconds",
@@ -23,7 +24,8 @@ func init() { metrics.Registry.MustRegister(entriesTotal, batchSeconds) }
 
 func countEntries(before, after *platformdb.Operation) {
 	for action, n := range map[string]int64{
-		"requeued": after.Requeued - before.Requeued, "settled": after.Settled - before.Settled, "left": after.Left - before.Left,
+		"requeued": after.Requeued - before.Requeued, "settled": after.Settled - before.Settled,
+		"left":   after.Left - before.Left,
 		"parked": after.Parked - before.Parked, "unpublished": after.Unpublished - before.Unpublished,
 		"gone": after.Gone - before.Gone, "changed": after.Changed - before.Changed,
 	} {

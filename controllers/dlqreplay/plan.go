@@ -26,14 +26,15 @@ func plan(ctx context.Context, s *replay) (playbook.Outcome, error) {
 			return playbook.Outcome{}, access.DatabaseError(err)
 		}
 		if twin != nil {
-			return playbook.Moot(v1alpha1.ReasonAlreadyDone, "the same replay finished at %s under this name, with uid %s: %d requeued, %d delivered. Apply it under a new name to run it again",
+			return playbook.Moot(v1alpha1.ReasonAlreadyDone, "the same replay finished at %s under this name, with uid %s: "+
+				"%d requeued, %d delivered. Apply it under a new name to run it again",
 				twin.ClosedAt.UTC().Format("2006-01-02T15:04:05Z"), twin.UID, twin.Requeued, twin.Delivered), nil
 		}
 	}
-	// An operation that was closed can't be planned again, and need not: its object lost its status, or a crash came between the
-	// ledger and the status.
+	// An operation that was closed can't be planned again, and need not: its object lost its status, or a crash came
+	// between the ledger and the status.
 	if s.op == nil || s.op.PlannedAt == nil {
-		if outcome, ok, err := s.fixPlan(ctx); err != nil || !ok {
+		if outcome, err := s.fixPlan(ctx); err != nil || outcome.Stops() {
 			return outcome, err
 		}
 	}
@@ -49,29 +50,32 @@ func plan(ctx context.Context, s *replay) (playbook.Outcome, error) {
 	return playbook.Done("%s", summary), nil
 }
 
-// fixPlan opens the operation and keeps its plan in the ledger; it reports false where the plan can't be carried out.
-func (s *replay) fixPlan(ctx context.Context) (playbook.Outcome, bool, error) {
+// fixPlan opens the operation and keeps its plan in the ledger, or returns why it can't be carried out.
+func (s *replay) fixPlan(ctx context.Context) (playbook.Outcome, error) {
 	spec := &s.obj.Spec
 	op, err := s.db.OpenOperation(ctx, s.id)
 	if errors.Is(err, platformdb.ErrNoApplication) {
-		return playbook.Stall(v1alpha1.ReasonSpecInvalid, "the platform has no application %s: delete this replay and apply one with an id from oauth_applications", spec.ApplicationID), false, nil
+		return playbook.Stall(v1alpha1.ReasonSpecInvalid, "the platform has no application %s: delete this replay and "+
+			"apply one with an id from oauth_applications", spec.ApplicationID), nil
 	}
 	if err != nil {
-		return playbook.Outcome{}, false, access.DatabaseError(err)
+		return playbook.Outcome{}, access.DatabaseError(err)
 	}
 	s.op = op
 	s.obj.Status.Cutoff = new(metav1.NewMicroTime(op.Cutoff))
 
 	op, err = s.db.Plan(ctx, s.id.UID, s.selection, spec.MaxEntries)
 	if tooLarge := (*platformdb.TooLarge)(nil); errors.As(err, &tooLarge) {
-		return playbook.Stall(v1alpha1.ReasonPlanTooLarge, "%d entries are selected and maxEntries is %d; nothing was changed. "+
-			"Delete this replay and apply one with a larger maxEntries or a narrower selector", tooLarge.Entries, tooLarge.Limit), false, nil
+		return playbook.Stall(v1alpha1.ReasonPlanTooLarge, "%d entries are selected and maxEntries is %d; nothing was "+
+			"changed. "+
+			"Delete this replay and apply one with a larger maxEntries or a narrower "+
+			"selector", tooLarge.Entries, tooLarge.Limit), nil
 	}
 	if err != nil {
-		return playbook.Outcome{}, false, access.DatabaseError(err)
+		return playbook.Outcome{}, access.DatabaseError(err)
 	}
 	s.op = op
-	return playbook.Outcome{}, true, nil
+	return playbook.Outcome{}, nil
 }
 
 func summarise(op *platformdb.Operation) string {
@@ -82,6 +86,7 @@ func summarise(op *platformdb.Operation) string {
 	for i, c := range op.Plan.Causes {
 		causes[i] = fmt.Sprintf("%d %s", c.Entries, c.Cause)
 	}
-	return fmt.Sprintf("%d dead entries: %s; enqueued from %s to %s, so they arrive after newer events", op.Total, strings.Join(causes, ", "),
+	return fmt.Sprintf("%d dead entries: %s; enqueued from %s to %s, so they arrive after newer events", op.Total,
+		strings.Join(causes, ", "),
 		op.Plan.Oldest.Format("2006-01-02T15:04:05Z"), op.Plan.Newest.Format("2006-01-02T15:04:05Z"))
 }

@@ -42,7 +42,8 @@ func TestAPlanCountsByCauseAndChangesNothing(t *testing.T) {
 	silent := s.seed(1, "", 3)
 	s.Exec(`UPDATE webhook_outbox_entries SET last_error = NULL WHERE id = ANY ($1)`, silent)
 	want := map[v1alpha1.DeadLetterCause]int64{
-		"ServerError": 5, "Timeout": 2, "RateLimited": 3, "SignatureRejected": 4, "IdempotencyConflict": 3, "ClientError": 2, "Unknown": 8,
+		"ServerError": 5, "Timeout": 2, "RateLimited": 3, "SignatureRejected": 4, "IdempotencyConflict": 3, "ClientError": 2,
+		"Unknown": 8,
 	}
 	// None of these is dead, and none counts.
 	if _, err := s.Enqueue(s.Ctx, acme, 5); err != nil {
@@ -62,9 +63,12 @@ func TestAPlanCountsByCauseAndChangesNothing(t *testing.T) {
 	if !maps.Equal(got, want) || value(plan.Total) != 27 {
 		t.Errorf("the plan has %d entries, %v; it should have 27, %v", value(plan.Total), got, want)
 	}
-	oldest := stage.Query[time.Time](s.Scene, `SELECT min(enqueued_at) FROM webhook_outbox_entries WHERE dlq_at IS NOT NULL`)
-	newest := stage.Query[time.Time](s.Scene, `SELECT max(enqueued_at) FROM webhook_outbox_entries WHERE dlq_at IS NOT NULL`)
-	if !plan.OldestEnqueued.UTC().Equal(oldest.Truncate(time.Second)) || !plan.NewestEnqueued.UTC().Equal(newest.Truncate(time.Second)) {
+	oldest := stage.Query[time.Time](s.Scene,
+		`SELECT min(enqueued_at) FROM webhook_outbox_entries WHERE dlq_at IS NOT NULL`)
+	newest := stage.Query[time.Time](s.Scene,
+		`SELECT max(enqueued_at) FROM webhook_outbox_entries WHERE dlq_at IS NOT NULL`)
+	if !plan.OldestEnqueued.UTC().Equal(oldest.Truncate(time.Second)) ||
+		!plan.NewestEnqueued.UTC().Equal(newest.Truncate(time.Second)) {
 		t.Errorf("the plan spans %s to %s and should span %s to %s", plan.OldestEnqueued, plan.NewestEnqueued, oldest, newest)
 	}
 	if !regexp.MustCompile(`^sha256:[0-9a-f]{64}$`).MatchString(plan.Digest) {
@@ -74,7 +78,8 @@ func TestAPlanCountsByCauseAndChangesNothing(t *testing.T) {
 	// Each cause selects what the plan counted for it.
 	digests := map[string]bool{plan.Digest: true}
 	for cause, n := range want {
-		r := s.AwaitReady(s.apply(fmt.Sprintf("only-%d", len(digests)), fmt.Sprintf("{mode: Plan, selector: {causes: [%s]}}", cause)))
+		r := s.AwaitReady(s.apply(fmt.Sprintf("only-%d", len(digests)), fmt.Sprintf("{mode: Plan, selector: {causes: "+
+			"[%s]}}", cause)))
 		if value(r.Status.Plan.Total) != n {
 			t.Errorf("%d entries are selected by the cause %s, and %d died of it", value(r.Status.Plan.Total), cause, n)
 		}
@@ -99,7 +104,8 @@ func TestIdsAbove2To53AreExact(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	name := s.apply("r", fmt.Sprintf(`{applicationID: "%d", selector: {entryIDs: ["%d", "%d"]}}`, application, ids[1], ids[3]))
+	name := s.apply("r", fmt.Sprintf(`{applicationID: "%d", selector: {entryIDs: ["%d", "%d"]}}`, application, ids[1],
+		ids[3]))
 	r := s.AwaitReady(name)
 	s.progress(r, map[string]int64{"requeued": 2, "delivered": 2})
 	got := stage.Query[[]int64](s.Scene, `SELECT array_agg(entry_id ORDER BY entry_id) FROM logi_test.requeues`)
@@ -120,7 +126,8 @@ func TestAPlanThatIsTooLargeStalls(t *testing.T) {
 	if s.count(`SELECT count(*) FROM playbook.replay_pages`) != 0 || stage.Query[string](s.Scene, outbox) != before {
 		t.Error("a plan that is too large left something behind")
 	}
-	s.progress(s.AwaitReason(s.apply("fits", "{maxEntries: 12, maxInFlight: 12, canary: {entries: 0}}"), v1alpha1.ReasonDelivering), map[string]int64{"requeued": 12, "waiting": 12})
+	s.progress(s.AwaitReason(s.apply("fits", "{maxEntries: 12, maxInFlight: 12, canary: {entries: 0}}"),
+		v1alpha1.ReasonDelivering), map[string]int64{"requeued": 12, "waiting": 12})
 }
 
 func TestAReplayOfNothingSaysSo(t *testing.T) {

@@ -22,7 +22,8 @@ import (
 func unwatched(t *testing.T, name, spec string) *unstructured.Unstructured {
 	t.Helper()
 	obj := &unstructured.Unstructured{}
-	text := fmt.Sprintf("{apiVersion: %s, kind: DLQReplay, metadata: {namespace: default, name: %s}, spec: %s}", v1alpha1.GroupVersion, name, spec)
+	text := fmt.Sprintf("{apiVersion: %s, kind: DLQReplay, metadata: {namespace: default, name: %s}, spec: %s}",
+		v1alpha1.GroupVersion, name, spec)
 	if err := yaml.Unmarshal([]byte(text), &obj.Object); err != nil {
 		t.Fatalf("%s: %v", text, err)
 	}
@@ -39,24 +40,26 @@ func TestAMistakeIsRefusedAtApplyWithAdvice(t *testing.T) {
 		`maxInFlight: 0`:              `spec.maxInFlight in body should be greater than or equal to 1`,
 		`maxInFlight: 1000001`:        `spec.maxInFlight in body should be less than or equal to 1000000`,
 		`maxEntries: 0`:               `spec.maxEntries in body should be greater than or equal to 1`,
-		`selector: {deadAfter: "2026-01-02T00:00:00Z", deadBefore: "2026-01-01T00:00:00Z"}`:                 `deadAfter must be before deadBefore`,
-		`selector: {deadAfter: "2026-01-02T00:00:00Z", deadBefore: "2026-01-02T00:00:00Z"}`:                 `deadAfter must be before deadBefore`,
-		`selector: {entryIDs: ["9223372036854775808"]}`:                                                     `an entry id must fit a bigint: at most 9223372036854775807`,
-		`selector: {eventTypes: ["no\u0000text to Postgres"]}`:                                              `should match`,
-		`selector: {entryIDs: ["0"]}`:                                                                       `should match`,
-		`applicationID: "9223372036854775808"`:                                                              `applicationID must fit a bigint: at most 9223372036854775807`,
-		`applicationID: "042"`:                                                                              `should match`,
-		`via: AdminAPI, selector: {entryIDs: ["1"]}`:                                                        `adminAPI goes with via AdminAPI: set adminAPI.nonceSecretRef and via together, or neither`,
-		`adminAPI: {nonceSecretRef: {name: nonces}}`:                                                        `adminAPI goes with via AdminAPI: set adminAPI.nonceSecretRef and via together, or neither`,
-		`via: AdminAPI, adminAPI: {nonceSecretRef: {name: nonces}}`:                                         `via AdminAPI retries up to 10 named entries: list them in selector.entryIDs, or use via Database`,
-		`via: AdminAPI, adminAPI: {nonceSecretRef: {name: nonces}}, selector: {entryIDs: [` + eleven + `]}`: `via AdminAPI retries up to 10 named entries: list them in selector.entryIDs, or use via Database`,
+		`selector: {deadAfter: "2026-01-02T00:00:00Z", deadBefore: "2026-01-01T00:00:00Z"}`: `deadAfter must be before deadBefore`,
+		`selector: {deadAfter: "2026-01-02T00:00:00Z", deadBefore: "2026-01-02T00:00:00Z"}`: `deadAfter must be before deadBefore`,
+		`selector: {entryIDs: ["9223372036854775808"]}`:                                     `an entry id must fit a bigint: at most 9223372036854775807`,
+		`selector: {eventTypes: ["no\u0000text to Postgres"]}`:                              `should match`,
+		`selector: {entryIDs: ["0"]}`:                                                       `should match`,
+		`applicationID: "9223372036854775808"`:                                              `applicationID must fit a bigint: at most 9223372036854775807`,
+		`applicationID: "042"`:                                                              `should match`,
+		`via: AdminAPI, selector: {entryIDs: ["1"]}`:                                        `adminAPI goes with via AdminAPI: set adminAPI.nonceSecretRef and via together, or neither`,
+		`adminAPI: {nonceSecretRef: {name: nonces}}`:                                        `adminAPI goes with via AdminAPI: set adminAPI.nonceSecretRef and via together, or neither`,
+		`via: AdminAPI, adminAPI: {nonceSecretRef: {name: nonces}}`:                         `via AdminAPI retries up to 10 named entries: list them in selector.entryIDs, or use via Database`,
+		`via: AdminAPI, adminAPI: {nonceSecretRef: {name: nonces}}, selector: {entryIDs: [` + eleven +
+			`]}`: `via AdminAPI retries up to 10 named entries: list them in selector.entryIDs, or use via Database`,
 		`mode: Pretend`: `Unsupported value: "Pretend": supported values: "Replay", "Plan"`,
 		`approvals: [{step: Requeued, digest: "sha256:abc", by: me}]`: `should match`,
 	} {
 		if !strings.Contains(spec, "applicationID") {
 			spec += `, applicationID: "42"`
 		}
-		err := shared.Kube.Create(t.Context(), unwatched(t, "mistake", "{platformRef: {name: p}, "+spec+"}"), client.DryRunAll)
+		err := shared.Kube.Create(t.Context(), unwatched(t, "mistake", "{platformRef: {name: p}, "+spec+"}"),
+			client.DryRunAll)
 		if err == nil || !strings.Contains(err.Error(), advice) {
 			t.Errorf("%s: the answer lacks %q: %v", spec, advice, err)
 		}
@@ -66,7 +69,8 @@ func TestAMistakeIsRefusedAtApplyWithAdvice(t *testing.T) {
 		`applicationID: "42", ratePerSecond: 1, maxInFlight: 1000000, canary: {entries: 0}`,
 		`applicationID: "42", selector: {deadAfter: "2026-01-01T23:00:00-05:00", deadBefore: "2026-01-02T05:00:00Z"}`,
 	} {
-		if err := shared.Kube.Create(t.Context(), unwatched(t, "right", "{platformRef: {name: p}, "+spec+"}"), client.DryRunAll); err != nil {
+		if err := shared.Kube.Create(t.Context(), unwatched(t, "right", "{platformRef: {name: p}, "+spec+"}"),
+			client.DryRunAll); err != nil {
 			t.Errorf("%s: %v", spec, err)
 		}
 	}
@@ -92,7 +96,8 @@ func TestWhatIsFixedCanNotBeAddedChangedOrRemoved(t *testing.T) {
 		})
 	}
 	try := func(obj *unstructured.Unstructured, spec string) error {
-		return shared.Kube.Patch(ctx, obj.DeepCopy(), client.RawPatch(types.MergePatchType, []byte(`{"spec":`+spec+`}`)), client.DryRunAll)
+		return shared.Kube.Patch(ctx, obj.DeepCopy(), client.RawPatch(types.MergePatchType, []byte(`{"spec":`+spec+`}`)),
+			client.DryRunAll)
 	}
 	for _, c := range []struct {
 		obj         *unstructured.Unstructured
@@ -128,14 +133,16 @@ func TestWhatIsFixedCanNotBeAddedChangedOrRemoved(t *testing.T) {
 		want := fmt.Sprintf(": %s is fixed once the replay exists: delete it and apply one with a new name", c.field)
 		err := try(c.obj, c.spec)
 		status := (*apierrors.StatusError)(nil)
-		if !errors.As(err, &status) || !slices.ContainsFunc(status.ErrStatus.Details.Causes, func(cause metav1.StatusCause) bool {
-			return cause.Field == "spec."+c.field && strings.HasSuffix(cause.Message, want)
-		}) {
+		if !errors.As(err, &status) || !slices.ContainsFunc(status.ErrStatus.Details.Causes,
+			func(cause metav1.StatusCause) bool {
+				return cause.Field == "spec."+c.field && strings.HasSuffix(cause.Message, want)
+			}) {
 			t.Errorf("%s of %s: the answer lacks spec.%s%s: %v", c.spec, c.obj.GetName(), c.field, want, err)
 		}
 	}
 	for _, spec := range []string{
-		`{"ratePerSecond":8}`, `{"ratePerSecond":null}`, `{"maxInFlight":8}`, `{"canary":{"entries":3}}`, `{"breaker":{"maxFailurePercent":3}}`,
+		`{"ratePerSecond":8}`, `{"ratePerSecond":null}`, `{"maxInFlight":8}`, `{"canary":{"entries":3}}`,
+		`{"breaker":{"maxFailurePercent":3}}`,
 		`{"deliveryTimeoutSeconds":3}`, `{"suspend":false}`, `{"suspend":null}`, `{"approvals":null}`,
 	} {
 		for _, obj := range []*unstructured.Unstructured{full, plain} {

@@ -20,8 +20,8 @@ import (
 // replay is what a pass works with: the object, its Platform and its operation in the ledger.
 type replay struct {
 	*Reconciler
+	visit     *playbook.Visit[*v1alpha1.DLQReplay]
 	obj       *v1alpha1.DLQReplay
-	written   *v1alpha1.DLQReplay // as the API server has it
 	platform  *v1alpha1.Platform
 	db        *platformdb.DB
 	id        platformdb.Identity
@@ -29,7 +29,8 @@ type replay struct {
 	op        *platformdb.Operation // nil until it is opened
 }
 
-func (r *Reconciler) connect(ctx context.Context, obj, written *v1alpha1.DLQReplay) (*replay, error) {
+func (r *Reconciler) connect(ctx context.Context, v *playbook.Visit[*v1alpha1.DLQReplay]) (*replay, error) {
+	obj := v.Obj
 	id, err := identity(obj)
 	if err != nil {
 		return nil, err
@@ -38,15 +39,15 @@ func (r *Reconciler) connect(ctx context.Context, obj, written *v1alpha1.DLQRepl
 	if err != nil {
 		return nil, err
 	}
-	s := &replay{Reconciler: r, obj: obj, written: written, id: id, selection: selection}
+	s := &replay{Reconciler: r, visit: v, obj: obj, id: id, selection: selection}
 	if s.platform, err = access.Find(ctx, r.Client, obj.Namespace, obj.Spec.PlatformRef.Name); err != nil {
 		return nil, err
 	}
 	if s.db, err = r.Connections.Database(ctx, s.platform); err != nil {
 		return nil, err
 	}
-	// Before the operation is opened: what is in the ledger must be closed when the object goes. Where there is no way to the ledger,
-	// the object goes at once.
+	// Before the operation is opened: what is in the ledger must be closed when the object goes. Where there is no way to
+	// the ledger, the object goes at once.
 	if err := playbook.PatchFinalizer(ctx, r.Client, obj, controllerutil.AddFinalizer); err != nil {
 		return nil, err
 	}
@@ -70,15 +71,15 @@ func (r *Reconciler) connect(ctx context.Context, obj, written *v1alpha1.DLQRepl
 	return s, nil
 }
 
-// resume lets a stalled replay go on where it stopped.
+// resume prepares a stalled replay that goes on where it stopped.
 func (s *replay) resume(ctx context.Context) error {
 	if s.op != nil && s.op.ClosedAt == nil {
-		// An attempt counts from when it was first seen. Those that failed while the replay was stalled must be seen before it goes
-		// on, or they would open the breaker again.
+		// An attempt counts from when it was first seen. Those that failed while the replay was stalled must be seen before
+		// it goes on, or they would open the breaker again.
 		if err := s.db.ObserveAll(ctx, s.id.UID); err != nil {
 			return access.DatabaseError(err)
 		}
-		if err := s.db.ResumeOperation(ctx, s.id.UID, playbook.Request(s.obj, s.obj.Status.LastHandledRequestedAt)); err != nil {
+		if err := s.db.ResumeOperation(ctx, s.id.UID, playbook.Request(s.obj)); err != nil {
 			return access.DatabaseError(err)
 		}
 		var err error
@@ -89,12 +90,11 @@ func (s *replay) resume(ctx context.Context) error {
 	s.obj.Status.AdminRetries = slices.DeleteFunc(s.obj.Status.AdminRetries, func(a v1alpha1.AdminRetry) bool {
 		return a.State == v1alpha1.AdminRetryRefused // refused for certain, so a new nonce may be tried
 	})
-	playbook.Resume(s.obj)
 	return nil
 }
 
-// behind says that the ledger knows less than the object: what the object saw happen is then nowhere recorded, and doing it
-// again could repeat it.
+// behind says that the ledger knows less than the object: what the object saw happen is then nowhere recorded, and
+// doing it again could repeat it.
 func (s *replay) behind() bool {
 	status := &s.obj.Status
 	if status.Cutoff == nil {
@@ -108,12 +108,14 @@ func (s *replay) behind() bool {
 }
 
 func (s *replay) stallBehind() playbook.Outcome {
-	return playbook.Stall(v1alpha1.ReasonLedgerBehind, "the ledger in the platform's database knows less than this object saw, as after a restore from a backup. "+
-		"Nothing more is done, since it might be done twice. Compare the dead letters with what was delivered, then delete this replay and apply one with a new name")
+	return playbook.Stall(v1alpha1.ReasonLedgerBehind, "the ledger in the platform's database knows less than this "+
+		"object saw, as after a restore from a backup. "+
+		"Nothing more is done, since it might be done twice. Compare the dead letters with what was delivered, then "+
+		"delete this replay and apply one with a new name")
 }
 
-// idle is how long a replay that may not act now waits before it looks again at entries that it requeued earlier. Where there are
-// none, nothing but a change of an object can let it go on.
+// idle is how long a replay that may not act now waits before it looks again at entries that it requeued earlier. Where
+// there are none, nothing but a change of an object can let it go on.
 func (s *replay) idle() time.Duration {
 	if s.op.Waiting+s.op.Failing > 0 {
 		return failingInterval
@@ -121,20 +123,24 @@ func (s *replay) idle() time.Duration {
 	return 0
 }
 
-// mayAct says whether the next effect may happen now, by what the object and its Platform say at this moment; otherwise it
-// returns what the step waits for.
+// mayAct returns the zero Outcome where the next effect may happen now, by what the object and its Platform say at this
+// moment. Otherwise it returns what the step waits for. All approvals are asked before the first effect, and a canary
+// is one.
 func (s *replay) mayAct() playbook.Outcome {
 	if s.obj.Spec.Suspend != nil && *s.obj.Spec.Suspend {
 		return playbook.Wait(s.idle(), v1alpha1.ReasonSuspended, "suspended by spec.suspend; set it to false to go on")
 	}
-	if s.platform.Spec.Automation == v1alpha1.AutomationObserveOnly {
-		return playbook.Wait(s.idle(), v1alpha1.ReasonAutomationOff, "Platform %q is ObserveOnly: nothing is changed until its spec.automation is Enabled", s.platform.Name)
-	}
-	return s.approved()
+	return playbook.Act{
+		Object: s.obj, Resource: "dlqreplay", Platform: s.platform,
+		Required: playbook.Required(s.platform, "DLQReplay", s.op.Total), Approvals: s.obj.Spec.Approvals,
+		Digest: *s.op.PlanDigest, What: fmt.Sprintf("%d entries, cutoff %s", s.op.Total,
+			s.op.Cutoff.Format("2006-01-02T15:04:05.000000Z")),
+		Again: s.idle(),
+	}.MayAct()
 }
 
-// refresh takes over what a person changed meanwhile, so that it holds from the next batch on. It reports false where the object
-// is being deleted.
+// refresh takes over what a person changed meanwhile, so that it holds from the next batch on. It reports false where
+// the object is being deleted.
 func (s *replay) refresh(ctx context.Context) (bool, error) {
 	obj := &v1alpha1.DLQReplay{}
 	if err := s.Client.Get(ctx, client.ObjectKeyFromObject(s.obj), obj); client.IgnoreNotFound(err) != nil {
@@ -167,8 +173,8 @@ func identity(obj *v1alpha1.DLQReplay) (platformdb.Identity, error) {
 	}, err
 }
 
-// specDigest is the digest of the fields that can't be changed, without those that have v1alpha1's default: an object that Git
-// applies again must be recognised whether or not it spells the default out.
+// specDigest is the digest of the fields that can't be changed, without those that have v1alpha1's default: an object
+// that Git applies again must be recognised whether or not it spells the default out.
 func specDigest(spec *v1alpha1.DLQReplaySpec) (string, error) {
 	immutable := v1alpha1.DLQReplaySpec{
 		PlatformRef:   spec.PlatformRef,
@@ -199,7 +205,8 @@ func unless[T comparable](v, byDefault T) T {
 }
 
 func selectionOf(spec *v1alpha1.DLQReplaySpec, application int64) (platformdb.Selection, error) {
-	selection := platformdb.Selection{ApplicationID: application, Conflicts: string(spec.IdempotencyConflicts), MaxReplays: spec.MaxReplaysPerEntry}
+	selection := platformdb.Selection{ApplicationID: application, Conflicts: string(spec.IdempotencyConflicts),
+		MaxReplays: spec.MaxReplaysPerEntry}
 	if spec.Selector == nil {
 		return selection, nil
 	}

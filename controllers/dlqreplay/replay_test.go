@@ -20,7 +20,8 @@ func TestEachDeadWebhookIsDeliveredOnceInTheOldOrder(t *testing.T) {
 	s.progress(r, map[string]int64{"requeued": 1500, "delivered": 1500})
 
 	if counts := s.Counts()[acme]; counts.Received != len(ids) || counts.Duplicates != 0 {
-		t.Errorf("the relying party received %d webhooks, %d of them twice; it should have received %d, each once", counts.Received, counts.Duplicates, len(ids))
+		t.Errorf("the relying party received %d webhooks, %d of them twice; it should have received %d, each once",
+			counts.Received, counts.Duplicates, len(ids))
 	}
 	canary := stage.Query[[]int64](s.Scene, `SELECT canary_entries FROM playbook.operations WHERE uid = $1::uuid`, r.UID)
 	rows, err := s.DB.Query(s.Ctx, `SELECT entry_id, enqueued_at FROM logi_test.requeues ORDER BY enqueued_at, id`)

@@ -14,7 +14,8 @@ import (
 const (
 	// slice is how long one pass works before it writes the status and lets other objects have a turn.
 	slice = time.Second
-	// observeInterval is how often the counters of requeued entries are brought up to date while entries are requeued or tried.
+	// observeInterval is how often the counters of requeued entries are brought up to date while entries are requeued or
+	// tried.
 	observeInterval = 250 * time.Millisecond
 	// lockedInterval is how soon entries held by another session are tried again.
 	lockedInterval = time.Second
@@ -41,7 +42,7 @@ func requeue(ctx context.Context, s *replay) (playbook.Outcome, error) {
 	var observed time.Time
 	for end := time.Now().Add(slice); time.Now().Before(end); {
 		if time.Since(observed) > observeInterval {
-			if outcome, ok, err := s.judge(ctx); err != nil || !ok {
+			if outcome, err := s.judge(ctx); err != nil || outcome.Stops() {
 				return outcome, err
 			}
 			observed = time.Now()
@@ -71,35 +72,41 @@ func requeue(ctx context.Context, s *replay) (playbook.Outcome, error) {
 		case batch.Looked == 0:
 			return playbook.Wait(observeInterval, v1alpha1.ReasonRequeuing, "%s", s.handled()), nil
 		case batch.Looked == batch.Locked:
-			return playbook.Wait(lockedInterval, v1alpha1.ReasonRequeuing, "%s; %d are locked by another session of the database, and tried again", s.handled(), batch.Locked), nil
+			return playbook.Wait(lockedInterval, v1alpha1.ReasonRequeuing, "%s; %d are locked by another session of the "+
+				"database, and tried again", s.handled(), batch.Locked), nil
 		}
 	}
 	return playbook.Wait(time.Millisecond, v1alpha1.ReasonRequeuing, "%s", s.handled()), nil
 }
 
-// judge observes what became of requeued entries; it reports false where the breaker opened.
-func (s *replay) judge(ctx context.Context) (playbook.Outcome, bool, error) {
+// judge observes what became of requeued entries; it stalls where the breaker opened.
+func (s *replay) judge(ctx context.Context) (playbook.Outcome, error) {
 	op, err := s.db.Observe(ctx, s.id.UID)
 	if err != nil {
-		return playbook.Outcome{}, false, access.DatabaseError(err)
+		return playbook.Outcome{}, access.DatabaseError(err)
 	}
 	attempts, err := s.db.RecentAttempts(ctx, op, breakerWindow)
 	if err != nil {
-		return playbook.Outcome{}, false, access.DatabaseError(err)
+		return playbook.Outcome{}, access.DatabaseError(err)
 	}
 	s.op = op
 	s.project()
 	s.projectFailures(attempts)
-	if attempts.Attempted >= breakerMinimum && attempts.Failed*100 > attempts.Attempted*int64(*s.obj.Spec.Breaker.MaxFailurePercent) {
-		return playbook.Stall(v1alpha1.ReasonBreakerOpen, "the breaker opened: %d of the last %d attempts failed (%s), more than %d %%; %d entries remain dead, and those requeued stay with the dispatcher. When the relying party is well again: %s",
-			attempts.Failed, attempts.Attempted, answers(attempts), *s.obj.Spec.Breaker.MaxFailurePercent, op.Remaining, playbook.ResumeCommand(s.obj, "dlqreplay")), false, nil
+	if attempts.Attempted >= breakerMinimum &&
+		attempts.Failed*100 > attempts.Attempted*int64(*s.obj.Spec.Breaker.MaxFailurePercent) {
+		return playbook.Stall(v1alpha1.ReasonBreakerOpen, "the breaker opened: %d of the last %d attempts failed (%s), "+
+			"more than %d %%; %d entries remain dead, and those requeued stay with the dispatcher. When the relying party is "+
+			"well again: %s",
+			attempts.Failed, attempts.Attempted, answers(attempts), *s.obj.Spec.Breaker.MaxFailurePercent,
+			op.Remaining, playbook.ResumeCommand(s.obj, "dlqreplay")), nil
 	}
-	return playbook.Outcome{}, true, nil
+	return playbook.Outcome{}, nil
 }
 
-// batch runs one batch of the plan and takes its counts over. It is run by the everyday role, and where that finds entries that
-// need a new signature, by the one that can read keys.
-func (s *replay) batch(ctx context.Context, run func(*platformdb.DB, platformdb.Selection) (*platformdb.Batch, error)) (*platformdb.Batch, error) {
+// batch runs one batch of the plan and takes its counts over. It is run by the everyday role, and where that finds
+// entries that need a new signature, by the one that can read keys.
+func (s *replay) batch(ctx context.Context, run func(*platformdb.DB, platformdb.Selection) (*platformdb.Batch,
+	error)) (*platformdb.Batch, error) {
 	began := time.Now()
 	batch, err := run(s.db, s.selection)
 	if errors.Is(err, platformdb.ErrUnpublished) {
@@ -126,7 +133,9 @@ func (s *replay) batch(ctx context.Context, run func(*platformdb.DB, platformdb.
 // unsignable stalls where entries need a new signature, and the platform's key can't give it.
 func (s *replay) unsignable(err error) (playbook.Outcome, error) {
 	if no := (*platformdb.Unsignable)(nil); errors.As(err, &no) {
-		return playbook.Stall(v1alpha1.ReasonSpecInvalid, "entries are under a kid that is no longer published, and can't be signed anew: %s. Give application %s an active key, or, to leave such entries, take database.signingSecretRef out of Platform %q. Then: %s",
+		return playbook.Stall(v1alpha1.ReasonSpecInvalid, "entries are under a kid that is no longer published, and can't "+
+			"be signed anew: %s. Give application %s an active key, or, to leave such entries, take "+
+			"database.signingSecretRef out of Platform %q. Then: %s",
 			no, s.obj.Spec.ApplicationID, s.platform.Name, playbook.ResumeCommand(s.obj, "dlqreplay")), nil
 	}
 	return playbook.Outcome{}, access.DatabaseError(err)

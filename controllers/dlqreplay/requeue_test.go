@@ -57,8 +57,8 @@ func TestNoMoreAreRequeuedInASecondThanTheSpecSays(t *testing.T) {
 	s.seed(entries, "HTTP 503: down", 7)
 	name := s.apply("r", fmt.Sprintf("{ratePerSecond: %d, maxInFlight: 1000, canary: {entries: 0}}", rate))
 	s.Await(name, "all requeued", func(*v1alpha1.DLQReplay) bool { return s.requeues() == entries })
-	// By the database's clock: what the platform saw between any two requeues is at most the rate, a second's worth that may be
-	// made up for, and another for the time between a batch's look at the clock and its writes.
+	// By the database's clock: what the platform saw between any two requeues is at most the rate, a second's worth that
+	// may be made up for, and another for the time between a batch's look at the clock and its writes.
 	worst := s.count(`SELECT max((b.n - a.n + 1) - $1 * (extract(epoch FROM b.requeued_at - a.requeued_at) + 2))::bigint
 		FROM (SELECT *, row_number() OVER (ORDER BY id) AS n FROM logi_test.requeues) a
 		JOIN (SELECT *, row_number() OVER (ORDER BY id) AS n FROM logi_test.requeues) b ON b.n >= a.n`, rate)
@@ -70,8 +70,8 @@ func TestNoMoreAreRequeuedInASecondThanTheSpecSays(t *testing.T) {
 // held bounds how many tests hold a batch, since each keeps one of the manager's workers busy.
 var held = make(chan struct{}, 2)
 
-// holdBatch starts a replay of 3000 entries without a limit of pace, stops it in its first batch of 1000, before the batch has
-// written anything, and returns how to release it.
+// holdBatch starts a replay of 3000 entries without a limit of pace, stops it in its first batch of 1000, before the
+// batch has written anything, and returns how to release it.
 func (s *scene) holdBatch() (name string, release func()) {
 	s.Helper()
 	s.seed(3000, "HTTP 503: down", 7)
@@ -142,8 +142,8 @@ func TestWhatChangesHoldsFromTheNextBatchOn(t *testing.T) {
 	}
 }
 
-// seenByManager waits until the manager's cache has the changes made before: it has when it acts on a replay made after them, or,
-// where the change was the red button, does not act for that reason.
+// seenByManager waits until the manager's cache has the changes made before: it has when it acts on a replay made after
+// them, or, where the change was the red button, does not act for that reason.
 func (s *scene) seenByManager(observeOnly bool) {
 	s.Helper()
 	if observeOnly {
@@ -175,7 +175,8 @@ func TestARunningReplayThatIsDeletedStopsAtOnce(t *testing.T) {
 	s := newScene(t, "hold-delete", manual)
 	name, release := s.holdBatch()
 	r := s.Get(name)
-	if err := shared.Kube.Delete(s.Ctx, &v1alpha1.DLQReplay{ObjectMeta: metav1.ObjectMeta{Namespace: world.Namespace, Name: name}}); err != nil {
+	if err := shared.Kube.Delete(s.Ctx, &v1alpha1.DLQReplay{ObjectMeta: metav1.ObjectMeta{Namespace: world.Namespace,
+		Name: name}}); err != nil {
 		t.Fatal(err)
 	}
 	s.seenByManager(false)
@@ -184,7 +185,8 @@ func TestARunningReplayThatIsDeletedStopsAtOnce(t *testing.T) {
 		return client.IgnoreNotFound(shared.Kube.Get(s.Ctx, client.ObjectKeyFromObject(r), r)) == nil && s.Gone(name)
 	})
 	s.eachOnce(1000)
-	if got := stage.Query[string](s.Scene, `SELECT outcome FROM playbook.operations WHERE uid = $1::uuid`, r.UID); got != "deleted" {
+	if got := stage.Query[string](s.Scene, `SELECT outcome FROM playbook.operations WHERE uid = $1::uuid`,
+		r.UID); got != "deleted" {
 		t.Errorf("the outcome in the ledger is %q", got)
 	}
 	if got := s.count(`SELECT count(*) FROM playbook.replay_pages p JOIN playbook.operations o ON o.id = p.operation_id WHERE uid = $1::uuid`, r.UID); got != 0 {
@@ -221,7 +223,8 @@ func TestWhatOthersDidMeanwhileIsLeftAsItIs(t *testing.T) {
 	s.Exec(`DELETE FROM webhook_outbox_entries WHERE id = ANY ($1)`, ids[:3])
 	s.Exec(`UPDATE webhook_outbox_entries SET dlq_at = NULL, attempts = 0, next_retry_at = clock_timestamp() + interval '1 day' WHERE id = $1`, ids[3])
 	s.Exec(`UPDATE webhook_outbox_entries SET delivered_at = clock_timestamp() WHERE id = $1`, ids[4])
-	s.Exec(`UPDATE webhook_outbox_entries SET dlq_at = clock_timestamp() WHERE id = $1`, ids[5]) // revived, and dead again after the cutoff
+	s.Exec(`UPDATE webhook_outbox_entries SET dlq_at = clock_timestamp() WHERE id = $1`,
+		ids[5]) // revived, and dead again after the cutoff
 	late := s.seed(4, "HTTP 503: down", 7)
 	s.Exec(`UPDATE webhook_outbox_entries SET dlq_at = clock_timestamp() WHERE id = ANY ($1)`, late[:2])
 	untouched := append(append([]int64{}, ids[3:6]...), append(pending, late...)...)
@@ -229,7 +232,8 @@ func TestWhatOthersDidMeanwhileIsLeftAsItIs(t *testing.T) {
 	before, already := stage.Query[string](s.Scene, rows, untouched), s.requeues()
 
 	s.Change(name, `{"spec":{"suspend":false}}`)
-	s.progress(s.AwaitReason(name, v1alpha1.ReasonDelivering), map[string]int64{"requeued": 14, "waiting": 14, "gone": 3, "changed": 3})
+	s.progress(s.AwaitReason(name, v1alpha1.ReasonDelivering), map[string]int64{"requeued": 14, "waiting": 14, "gone": 3,
+		"changed": 3})
 	if got := stage.Query[string](s.Scene, rows, untouched); got != before {
 		t.Error("entries that were revived, delivered, pending, or died after the cutoff were changed")
 	}
@@ -263,7 +267,8 @@ func TestAnEntryThatKeepsDyingIsParked(t *testing.T) {
 	s.seed(5, "HTTP 503: down", 7)
 	s.SetFault(acme, logi.Fault{Status: 422, Body: "poison"})
 	for i := range 2 {
-		s.progress(s.AwaitReady(s.apply(fmt.Sprint("try-", i), "{maxReplaysPerEntry: 2, canary: {entries: 0}}")), map[string]int64{"requeued": 5, "diedAgain": 5})
+		s.progress(s.AwaitReady(s.apply(fmt.Sprint("try-", i), "{maxReplaysPerEntry: 2, canary: {entries: 0}}")),
+			map[string]int64{"requeued": 5, "diedAgain": 5})
 	}
 	before := stage.Query[string](s.Scene, outbox)
 	s.progress(s.AwaitReady(s.apply("poison", "{maxReplaysPerEntry: 2}")), map[string]int64{"parked": 5})
@@ -271,11 +276,12 @@ func TestAnEntryThatKeepsDyingIsParked(t *testing.T) {
 		t.Error("parked entries were changed")
 	}
 	s.SetFault(acme, logi.Fault{})
-	s.progress(s.AwaitReady(s.apply("once-more", "{maxReplaysPerEntry: 3}")), map[string]int64{"requeued": 5, "delivered": 5})
+	s.progress(s.AwaitReady(s.apply("once-more", "{maxReplaysPerEntry: 3}")),
+		map[string]int64{"requeued": 5, "delivered": 5})
 }
 
-// seedUnpublished puts five entries of acme into the outbox under kids that are not published, four under kids in grace, and then
-// three under the active one.
+// seedUnpublished puts five entries of acme into the outbox under kids that are not published, four under kids in
+// grace, and then three under the active one.
 func (s *scene) seedUnpublished() {
 	s.Helper()
 	for _, key := range []struct{ kid, status, graceUntil string }{
@@ -287,7 +293,8 @@ func (s *scene) seedUnpublished() {
 			SELECT oauth_application_id, $1, algorithm, public_key, private_key, $2, `+key.graceUntil+` FROM webhook_signing_keys WHERE status = 'active'`, key.kid, key.status)
 		s.Exec(`UPDATE webhook_outbox_entries SET kid = $1 WHERE id = ANY ($2)`, key.kid, ids)
 	}
-	s.Exec(`UPDATE webhook_outbox_entries SET kid = 'whk_nobody_knows' WHERE id = ANY ($1)`, s.seed(1, "HTTP 401: unknown kid", 1))
+	s.Exec(`UPDATE webhook_outbox_entries SET kid = 'whk_nobody_knows' WHERE id = ANY ($1)`,
+		s.seed(1, "HTTP 401: unknown kid", 1))
 	s.seed(3, "HTTP 503: down", 7)
 }
 
@@ -306,7 +313,8 @@ func TestAnEntryUnderAKidThatIsNotPublishedIsLeft(t *testing.T) {
 func TestAnEntryUnderAKidThatIsNotPublishedIsSignedAnewInItsBatch(t *testing.T) {
 	s := newScene(t, "resigned", manual)
 	s.seedUnpublished()
-	kids := stage.Query[string](s.Scene, `SELECT string_agg(kid, ' ' ORDER BY id) FROM webhook_outbox_entries WHERE kid IN ('whk_revoked', 'whk_over', 'whk_nobody_knows')`)
+	kids := stage.Query[string](s.Scene,
+		`SELECT string_agg(kid, ' ' ORDER BY id) FROM webhook_outbox_entries WHERE kid IN ('whk_revoked', 'whk_over', 'whk_nobody_knows')`)
 	name := s.apply("r", "{canary: {entries: 0}}")
 	s.Await(name, "requeued all", func(*v1alpha1.DLQReplay) bool { return s.requeues() == 12 })
 	if got := s.count(`SELECT count(*) FROM (SELECT w.enqueued_at <= lag(w.enqueued_at) OVER (ORDER BY e.enqueued_at, e.entry_id) AS wrong
@@ -319,7 +327,8 @@ func TestAnEntryUnderAKidThatIsNotPublishedIsSignedAnewInItsBatch(t *testing.T) 
 	if got := r.Status.Progress.Resigned; got == nil || *got != 5 {
 		t.Errorf("%d were signed anew, by status.progress.resigned", value(got))
 	}
-	if got := stage.Query[string](s.Scene, `SELECT string_agg(former_kid, ' ' ORDER BY entry_id) FROM playbook.replay_entries`); got != kids {
+	if got := stage.Query[string](s.Scene,
+		`SELECT string_agg(former_kid, ' ' ORDER BY entry_id) FROM playbook.replay_entries`); got != kids {
 		t.Errorf("the ledger has the former kids %s, and they were %s", got, kids)
 	}
 	s.eachOnce(12)
@@ -381,14 +390,16 @@ func TestConflictsAreSettledLeftOrReplayed(t *testing.T) {
 		if c.policy == "Settle" {
 			conflicts, before = ids, stage.Query[string](s.Scene, dead, ids)
 		}
-		r := s.AwaitReady(s.apply(strings.ToLower(c.policy), fmt.Sprintf(`{applicationID: "%d", idempotencyConflicts: %s}`, application, c.policy)))
+		r := s.AwaitReady(s.apply(strings.ToLower(c.policy), fmt.Sprintf(`{applicationID: "%d", idempotencyConflicts: %s}`,
+			application, c.policy)))
 		s.progress(r, c.want)
 		replays[c.policy] = r
 		if got := s.Counts()[application].Received; int64(got) != c.want["delivered"] {
 			t.Errorf("%s: the relying party received %d webhooks", c.policy, got)
 		}
 	}
-	if got := s.count(`SELECT count(*) FROM webhook_outbox_entries WHERE id = ANY ($1) AND delivered_at IS NOT NULL`, conflicts); got != 5 {
+	if got := s.count(`SELECT count(*) FROM webhook_outbox_entries WHERE id = ANY ($1) AND delivered_at IS NOT NULL`,
+		conflicts); got != 5 {
 		t.Errorf("%d entries were marked delivered", got)
 	}
 
@@ -455,33 +466,4 @@ func TestTwoReplaysOverTheSameEntriesRequeueEachOnce(t *testing.T) {
 	if c := s.Counts()[acme]; c.Received != 1200 || c.Duplicates != 0 {
 		t.Errorf("the relying party received %d, and %d twice", c.Received, c.Duplicates)
 	}
-}
-
-func TestASuspendedReplayStillSeesWhatBecomesOfItsEntries(t *testing.T) {
-	s := newScene(t, "suspended-sees", manual)
-	s.seed(60, "HTTP 503: down", 7)
-	name := s.apply("r", "{maxInFlight: 20, canary: {entries: 0}}")
-	s.Await(name, "20 in flight", func(*v1alpha1.DLQReplay) bool { return s.requeues() == 20 })
-	s.Change(name, `{"spec":{"suspend":true}}`)
-	s.AwaitReason(name, v1alpha1.ReasonSuspended)
-	r := s.dispatchUntil(name, "all in flight delivered", func(r *v1alpha1.DLQReplay) bool { return value(r.Status.Progress.Delivered) == 20 })
-	if reason(r) != v1alpha1.ReasonSuspended {
-		t.Errorf("%s: %s", reason(r), message(r))
-	}
-	s.eachOnce(20)
-}
-
-func TestEntriesThatAreNotDeliveredInTimeStallTheReplay(t *testing.T) {
-	s := newScene(t, "delivery-timeout", manual)
-	s.seed(5, "HTTP 503: down", 7)
-	name := s.apply("r", "{canary: {entries: 0}, deliveryTimeoutSeconds: 1}")
-	r := s.AwaitStalled(name, v1alpha1.ReasonDeliveryTimedOut)
-	if !strings.Contains(message(r), "5 entries were not attempted") {
-		t.Errorf("the message is %q", message(r))
-	}
-	s.Change(name, `{"spec":{"deliveryTimeoutSeconds":3600}}`)
-	s.request(name, "wait on")
-	s.Await(name, "going on", func(r *v1alpha1.DLQReplay) bool { return r.Status.LastHandledRequestedAt == "wait on" })
-	s.progress(s.dispatchUntil(name, "complete", stage.Ended), map[string]int64{"requeued": 5, "delivered": 5})
-	s.eachOnce(5)
 }

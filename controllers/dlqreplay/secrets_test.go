@@ -31,7 +31,8 @@ func (s *scene) said() map[string]string {
 	}
 	said := map[string]string{"the log": shared.Manager.Log(), "the metrics": string(metrics)}
 	for name, list := range map[string]client.ObjectList{
-		"an event": &eventsv1.EventList{}, "a replay": &v1alpha1.DLQReplayList{}, "a Platform": &v1alpha1.PlatformList{}, "a ConfigMap": &corev1.ConfigMapList{},
+		"an event": &eventsv1.EventList{}, "a replay": &v1alpha1.DLQReplayList{}, "a " +
+			"Platform": &v1alpha1.PlatformList{}, "a ConfigMap": &corev1.ConfigMapList{},
 	} {
 		if err := shared.Kube.List(s.Ctx, list, client.InNamespace(world.Namespace)); err != nil {
 			s.Fatal(err)
@@ -43,10 +44,13 @@ func (s *scene) said() map[string]string {
 
 func TestSecretsAndTheRelyingPartysWordsAreNotRepeated(t *testing.T) {
 	s := newScene(t, "secrets", quick)
-	const nonce, oldWords, newWords, password, token = "nonce-7d1f0e", "words-5b2c9a", "words-c04e77", "password-91ab3d", "token-2e8f60"
+	const nonce, oldWords, newWords = "nonce-7d1f0e", "words-5b2c9a", "words-c04e77"
+	const password, token = "password-91ab3d", "token-2e8f60"
 	planted := map[string]string{
-		"the nonce": nonce, "the relying party's old words": oldWords, "its new words": newWords, "the wrong password": password,
-		"the admin token": token, "the database's password": shared.OperatorPassword, "the monitor's password": shared.MonitorPassword, "the right admin token": s.AdminToken(),
+		"the nonce": nonce, "the relying party's old words": oldWords, "its new words": newWords, "the wrong " +
+			"password": password,
+		"the admin token": token, "the database's password": shared.OperatorPassword, "the monitor's " +
+			"password": shared.MonitorPassword, "the right admin token": s.AdminToken(),
 	}
 
 	ids := s.seed(30, "HTTP 502: "+oldWords, 7)
@@ -65,8 +69,10 @@ func TestSecretsAndTheRelyingPartysWordsAreNotRepeated(t *testing.T) {
 		change func(*url.URL)
 		reason string
 	}{
-		"password":  {func(u *url.URL) { u.User = url.UserPassword("playbook_operator", password) }, v1alpha1.ReasonDatabaseUnreachable},
-		"malformed": {func(u *url.URL) { u.Host, u.User = "[malformed", url.UserPassword("playbook_operator", password) }, v1alpha1.ReasonSecretUnusable},
+		"password": {func(u *url.URL) { u.User = url.UserPassword("playbook_operator", password) },
+			v1alpha1.ReasonDatabaseUnreachable},
+		"malformed": {func(u *url.URL) { u.Host, u.User = "[malformed", url.UserPassword("playbook_operator", password) },
+			v1alpha1.ReasonSecretUnusable},
 	} {
 		s := newSceneIn(t, shared.World, "secrets-"+trouble, quick)
 		s.applyManifest(s.secrets())
@@ -75,7 +81,8 @@ func TestSecretsAndTheRelyingPartysWordsAreNotRepeated(t *testing.T) {
 		s.AwaitReason(s.apply("r", "{}"), c.reason)
 	}
 
-	// A search that can't find what is there proves nothing. This replay's name is in all of them but metrics, which has the Platform's.
+	// A search that can't find what is there proves nothing. This replay's name is in all of them but metrics, which has
+	// the Platform's.
 	for where, text := range s.said() {
 		if where != "a ConfigMap" && !strings.Contains(text, "secrets") {
 			t.Errorf("%s was searched and does not even have the Platform's name", where)
@@ -91,7 +98,8 @@ func TestSecretsAndTheRelyingPartysWordsAreNotRepeated(t *testing.T) {
 		t.Error("the search does not find what was planted")
 	}
 	// The ledger is where evidence belongs.
-	if got := s.count(`SELECT count(*) FROM playbook.replay_entries WHERE last_error LIKE '%' || $1`, oldWords); got != 10 {
+	if got := s.count(`SELECT count(*) FROM playbook.replay_entries WHERE last_error LIKE '%' || $1`,
+		oldWords); got != 10 {
 		t.Errorf("the ledger has the words of %d entries", got)
 	}
 }

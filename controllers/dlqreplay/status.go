@@ -1,14 +1,12 @@
 package dlqreplay
 
 import (
-	"context"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
-	"github.com/1pass-dev/playbook-operator/controllers/playbook"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/platformdb"
 )
 
@@ -25,7 +23,8 @@ func (s *replay) project() {
 		}
 		if op.Plan.Oldest != nil {
 			// The API keeps seconds: anything finer would differ from what was written, in each pass.
-			plan.OldestEnqueued, plan.NewestEnqueued = new(metav1.NewTime(op.Plan.Oldest.Truncate(time.Second))), new(metav1.NewTime(op.Plan.Newest.Truncate(time.Second)))
+			plan.OldestEnqueued = new(metav1.NewTime(op.Plan.Oldest.Truncate(time.Second)))
+			plan.NewestEnqueued = new(metav1.NewTime(op.Plan.Newest.Truncate(time.Second)))
 		}
 		status.Plan = plan
 	}
@@ -50,41 +49,5 @@ func (s *replay) projectFailures(a *platformdb.Attempts) {
 	}
 }
 
-// writeStatus writes a changed status under the optimistic lock, then tells about it. Where nothing but counts changed, it
-// writes at most once a second: they are in the ledger, and the next pass reads them again. After a write, written is obj.
-func (r *Reconciler) writeStatus(ctx context.Context, written, obj *v1alpha1.DLQReplay) error {
-	if equality.Semantic.DeepEqual(written.Status, obj.Status) {
-		return nil
-	}
-	if onlyCounts(written, obj) && within(written.Status.Progress.ObservedAt, obj.Status.Progress.ObservedAt, time.Second) {
-		return nil
-	}
-	base := obj.DeepCopy()
-	base.Status = written.Status
-	if err := playbook.PatchStatus(ctx, r.Client, base, obj); err != nil {
-		return err
-	}
-	playbook.Tell(r.Recorder, written, obj, "Replay")
-	obj.DeepCopyInto(written)
-	return nil
-}
-
-func within(a, b *metav1.Time, d time.Duration) bool {
-	return a != nil && b != nil && b.Sub(a.Time) < d
-}
-
-// onlyCounts says whether the two differ in nothing but counts and the messages that repeat them.
-func onlyCounts(a, b *v1alpha1.DLQReplay) bool {
-	if a.Status.Progress == nil || b.Status.Progress == nil {
-		return false
-	}
-	strip := func(obj *v1alpha1.DLQReplay) v1alpha1.DLQReplayStatus {
-		status := *obj.Status.DeepCopy()
-		status.Progress, status.Failures = nil, nil
-		for i := range status.Conditions {
-			status.Conditions[i].Message = ""
-		}
-		return status
-	}
-	return equality.Semantic.DeepEqual(strip(a), strip(b))
-}
+// dropCounts leaves out what may be written late: counts are in the ledger, and the next pass reads them again.
+func dropCounts(obj *v1alpha1.DLQReplay) { obj.Status.Progress, obj.Status.Failures = nil, nil }

@@ -92,15 +92,17 @@ func TestAFinishedReplayCostsNoWrites(t *testing.T) {
 	}
 	inParallel(func(i int) error {
 		r := &v1alpha1.DLQReplay{
-			ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: fmt.Sprint("r", i), Finalizers: []string{v1alpha1.Finalizer}},
+			ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: fmt.Sprint("r", i)},
 			Spec:       v1alpha1.DLQReplaySpec{PlatformRef: v1alpha1.PlatformReference{Name: "p"}, ApplicationID: "42"},
 		}
 		if err := shared.Kube.Create(ctx, r); err != nil {
 			return err
 		}
 		r.Status.ObservedGeneration = r.Generation
-		for _, condition := range []string{v1alpha1.ConditionReady, v1alpha1.StepPlanned, v1alpha1.StepCanaryDelivered, v1alpha1.StepRequeued, v1alpha1.StepDelivered} {
-			meta.SetStatusCondition(&r.Status.Conditions, metav1.Condition{Type: condition, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonSucceeded})
+		for _, condition := range []string{v1alpha1.ConditionReady, v1alpha1.StepPlanned, v1alpha1.StepCanaryDelivered,
+			v1alpha1.StepRequeued, v1alpha1.StepDelivered} {
+			meta.SetStatusCondition(&r.Status.Conditions, metav1.Condition{Type: condition, Status: metav1.ConditionTrue,
+				Reason: v1alpha1.ReasonSucceeded})
 		}
 		return shared.Kube.Status().Update(ctx, r)
 	})
@@ -123,17 +125,20 @@ func TestAFinishedReplayCostsNoWrites(t *testing.T) {
 
 	var writes atomic.Int64
 	counting := interceptor.NewClient(shared.Kube, interceptor.Funcs{
-		Patch: func(ctx context.Context, c client.WithWatch, obj client.Object, patch client.Patch, opts ...client.PatchOption) error {
+		Patch: func(ctx context.Context, c client.WithWatch, obj client.Object, patch client.Patch,
+			opts ...client.PatchOption) error {
 			writes.Add(1)
 			return c.Patch(ctx, obj, patch, opts...)
 		},
-		SubResourcePatch: func(ctx context.Context, c client.Client, sub string, obj client.Object, patch client.Patch, opts ...client.SubResourcePatchOption) error {
+		SubResourcePatch: func(ctx context.Context, c client.Client, sub string, obj client.Object, patch client.Patch,
+			opts ...client.SubResourcePatchOption) error {
 			writes.Add(1)
 			return c.SubResource(sub).Patch(ctx, obj, patch, opts...)
 		},
 	})
 	// Ten thousand reads from the API server would keep it from the other tests.
-	reads, err := cache.New(shared.ControlPlane.Config(), cache.Options{Scheme: shared.Kube.Scheme(), DefaultNamespaces: map[string]cache.Config{namespace: {}}})
+	reads, err := cache.New(shared.ControlPlane.Config(), cache.Options{Scheme: shared.Kube.Scheme(),
+		DefaultNamespaces: map[string]cache.Config{namespace: {}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -145,10 +150,12 @@ func TestAFinishedReplayCostsNoWrites(t *testing.T) {
 		}
 	})
 	reconciler := &dlqreplay.Reconciler{
-		Client: counting, APIReader: reads, Connections: &access.Connections{Secrets: shared.Kube}, Recorder: events.NewFakeRecorder(10),
+		Client: counting, APIReader: reads, Connections: &access.Connections{Secrets: shared.Kube},
+		Recorder: events.NewFakeRecorder(10),
 	}
 	resync := func(i int) error {
-		result, err := reconciler.Reconcile(ctx, ctrl.Request{NamespacedName: client.ObjectKey{Namespace: namespace, Name: fmt.Sprint("r", i)}})
+		result, err := reconciler.Reconcile(ctx, ctrl.Request{NamespacedName: client.ObjectKey{Namespace: namespace,
+			Name: fmt.Sprint("r", i)}})
 		if err == nil && !result.IsZero() {
 			err = fmt.Errorf("a finished replay wants to come back: %v", result)
 		}
@@ -182,6 +189,25 @@ func TestAFinishedReplayCostsNoWrites(t *testing.T) {
 		t.Fatal(err)
 	}
 	if r.Generation == 1 || !equality.Semantic.DeepEqual(r.Status, want.Status) {
-		t.Errorf("more than observedGeneration was written: %s, and it should be %s", stage.JSON(r.Status), stage.JSON(want.Status))
+		t.Errorf("more than observedGeneration was written: %s, and it should be %s", stage.JSON(r.Status),
+			stage.JSON(want.Status))
+	}
+
+	// The release before left the finalizer on what it had finished. It is taken off, once.
+	old := &v1alpha1.DLQReplay{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "r1"}}
+	if err := shared.Kube.Patch(ctx, old, client.RawPatch("application/merge-patch+json",
+		[]byte(`{"metadata":{"finalizers":["`+v1alpha1.Finalizer+`"]}}`))); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := resync(1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := shared.Kube.Get(ctx, client.ObjectKeyFromObject(old), old); err != nil {
+		t.Fatal(err)
+	}
+	if n := writes.Load(); n != 2 || len(old.Finalizers) != 0 {
+		t.Errorf("%d writes were made in all, and the finalizers of a finished replay are %v", n, old.Finalizers)
 	}
 }

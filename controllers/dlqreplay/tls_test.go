@@ -32,7 +32,8 @@ func newAuthority(t *testing.T, name string) *authority {
 	t.Helper()
 	a := &authority{T: t}
 	a.certificate, a.key = a.sign(&x509.Certificate{
-		Subject: pkix.Name{CommonName: name}, NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+		Subject: pkix.Name{CommonName: name}, NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
+		KeyUsage: x509.KeyUsageCertSign,
 	})
 	return a
 }
@@ -98,16 +99,19 @@ func TestADatabaseIsTrustedByItsCertificate(t *testing.T) {
 			func(s *scene) { s.databaseURL(s.altered(connect("require"))) },
 		},
 		"untrusted": {
-			connect("verify-full"), "", v1alpha1.ReasonDatabaseUnreachable, "its certificate is not trusted: x509: certificate signed by unknown authority",
+			connect("verify-full"), "", v1alpha1.ReasonDatabaseUnreachable, "its certificate is not trusted: x509: " +
+				"certificate signed by unknown authority",
 			func(s *scene) { s.authorities(trusted) },
 		},
 		"another": {
-			connect("verify-ca"), string(asPEM(other.certificate)), v1alpha1.ReasonDatabaseUnreachable, "its certificate is not trusted: x509: certificate signed by unknown authority",
+			connect("verify-ca"), string(asPEM(other.certificate)), v1alpha1.ReasonDatabaseUnreachable, "its certificate is " +
+				"not trusted: x509: certificate signed by unknown authority",
 			func(s *scene) { s.authorities(string(asPEM(other.certificate)) + trusted) },
 		},
 		"misnamed": {
 			func(u *url.URL) { u.Host, u.RawQuery = "localhost:"+u.Port(), "sslmode=verify-full" }, trusted,
-			v1alpha1.ReasonDatabaseUnreachable, "its certificate is not trusted: x509: certificate is not valid for any names, but wanted to match localhost",
+			v1alpha1.ReasonDatabaseUnreachable, "its certificate is not trusted: x509: certificate is not valid for any " +
+				"names, but wanted to match localhost",
 			func(s *scene) { s.databaseURL(s.altered(connect("verify-full"))) },
 		},
 		"unverified": {
@@ -119,8 +123,10 @@ func TestADatabaseIsTrustedByItsCertificate(t *testing.T) {
 			func(s *scene) { s.authorities(trusted) },
 		},
 		"no-file": {
-			func(u *url.URL) { u.RawQuery = "sslmode=verify-full&sslrootcert=/nonexistent/ca.crt" }, "", v1alpha1.ReasonSecretUnusable,
-			"names a file that is not there, such as sslrootcert's: in a Secret, the authority's certificate goes beside the URL, as ca.crt",
+			func(u *url.URL) { u.RawQuery = "sslmode=verify-full&sslrootcert=/nonexistent/ca.crt" }, "",
+			v1alpha1.ReasonSecretUnusable,
+			"names a file that is not there, such as sslrootcert's: in a Secret, the authority's certificate goes beside the " +
+				"URL, as ca.crt",
 			func(s *scene) {
 				s.databaseURL(s.altered(connect("verify-full")))
 				s.authorities(trusted)

@@ -51,19 +51,22 @@ func TestATroubleIsNamedAndEndsWhenItIsMended(t *testing.T) {
 		"no-secret": {
 			func(s *scene) { s.deleteObject(&corev1.Secret{}, s.Name+"-database") },
 			func(s *scene) { s.applyPlatform() },
-			v1alpha1.ReasonSecretUnusable, `there is no Secret "no-secret-database" in namespace "playbook-system": create it with the label playbook.1pass.dev/platform=no-secret`,
+			v1alpha1.ReasonSecretUnusable,
+			`there is no Secret "no-secret-database" in namespace "playbook-system": create it with the label playbook.1pass.dev/platform=no-secret`,
 		},
 		"unlabelled": {
 			func(s *scene) {
 				s.Patch(&corev1.Secret{}, s.Name+"-database", `{"metadata":{"labels":null}}`)
 			},
 			func(s *scene) { s.applyPlatform() },
-			v1alpha1.ReasonSecretUnusable, `kubectl -n playbook-system label secret unlabelled-database playbook.1pass.dev/platform=unlabelled`,
+			v1alpha1.ReasonSecretUnusable,
+			`kubectl -n playbook-system label secret unlabelled-database playbook.1pass.dev/platform=unlabelled`,
 		},
 		"malformed": {
 			func(s *scene) { s.databaseURL("postgres://user:geheim@[host/database") },
 			func(s *scene) { s.databaseURL(s.URLAs("playbook_operator")) },
-			v1alpha1.ReasonSecretUnusable, `can't be parsed: write postgres://user:password@host:5432/database?sslmode=verify-full`,
+			v1alpha1.ReasonSecretUnusable,
+			`can't be parsed: write postgres://user:password@host:5432/database?sslmode=verify-full`,
 		},
 		"wrong-password": {
 			func(s *scene) {
@@ -167,7 +170,10 @@ func TestAPlatformWithoutADatabaseIsNamedUntilItHasOne(t *testing.T) {
 func (s *scene) awaitWarning(r *v1alpha1.DLQReplay, reason string) {
 	s.Helper()
 	stage.Eventually(s.T, "a warning", func() bool {
-		return slices.ContainsFunc(s.events(r), func(e eventsv1.Event) bool { return e.Type == "Warning" && e.Reason == reason })
+		return slices.ContainsFunc(s.events(r), func(e eventsv1.Event) bool {
+			return e.Type == "Warning" &&
+				e.Reason == reason
+		})
 	})
 }
 
@@ -237,7 +243,8 @@ func TestAStalledReplayThatCanNotGoOnYetSaysSo(t *testing.T) {
 	s.Exec(`ALTER SCHEMA playbook RENAME TO elsewhere`)
 	s.request(name, "now")
 	r := s.AwaitStalled(name, v1alpha1.ReasonLedgerNotReady)
-	if !strings.Contains(message(r), "asked to go on, which can't be done yet: ") || r.Status.LastHandledRequestedAt != "" {
+	if !strings.Contains(message(r), "asked to go on, which can't be done yet: ") ||
+		r.Status.LastHandledRequestedAt != "" {
 		t.Errorf("with lastHandledRequestedAt %q the message is %q", r.Status.LastHandledRequestedAt, message(r))
 	}
 	s.Exec(`ALTER SCHEMA elsewhere RENAME TO playbook`)
@@ -332,7 +339,8 @@ func TestAStatusSetBackByHandRepeatsNothing(t *testing.T) {
 		s.seed(30, "HTTP 503: down", 7)
 		name := s.apply("r", "{}")
 		s.AwaitReady(name)
-		s.Exec(`UPDATE webhook_outbox_entries SET delivered_at = NULL, dlq_at = $1::timestamp - interval '1 second'`, stage.Query[any](s.Scene, `SELECT cutoff FROM playbook.operations`))
+		s.Exec(`UPDATE webhook_outbox_entries SET delivered_at = NULL, dlq_at = $1::timestamp - interval '1 second'`,
+			stage.Query[any](s.Scene, `SELECT cutoff FROM playbook.operations`))
 		reset(s, name)
 		s.progress(s.AwaitReady(name), map[string]int64{"requeued": 30, "delivered": 30})
 		s.eachOnce(30)

@@ -125,15 +125,18 @@ func message(r *v1alpha1.DLQReplay) string {
 // nudge makes the manager look at a replay with a change that means nothing, and waits until it has.
 func (s *scene) nudge(name string) *v1alpha1.DLQReplay {
 	s.Helper()
-	generation := s.Change(name, fmt.Sprintf(`{"spec":{"deliveryTimeoutSeconds":%d}}`, s.Get(name).Spec.DeliveryTimeoutSeconds-1)).Generation
-	return s.Await(name, "another look", func(r *v1alpha1.DLQReplay) bool { return r.Status.ObservedGeneration >= generation })
+	generation := s.Change(name, fmt.Sprintf(`{"spec":{"deliveryTimeoutSeconds":%d}}`,
+		s.Get(name).Spec.DeliveryTimeoutSeconds-1)).Generation
+	return s.Await(name, "another look",
+		func(r *v1alpha1.DLQReplay) bool { return r.Status.ObservedGeneration >= generation })
 }
 
 // statuses records each status that a replay is seen with, from now until stop is called.
 func (s *scene) statuses(name string) (stop func() []v1alpha1.DLQReplay) {
 	s.Helper()
 	ctx, cancel := context.WithCancel(s.Ctx)
-	watcher, err := shared.Kube.Watch(ctx, &v1alpha1.DLQReplayList{}, client.InNamespace(world.Namespace), client.MatchingFields{"metadata.name": name})
+	watcher, err := shared.Kube.Watch(ctx, &v1alpha1.DLQReplayList{}, client.InNamespace(world.Namespace),
+		client.MatchingFields{"metadata.name": name})
 	if err != nil {
 		s.Fatal(err)
 	}
@@ -180,7 +183,8 @@ func counts(r *v1alpha1.DLQReplay) map[string]int64 {
 	return map[string]int64{
 		"remaining": value(p.Remaining), "requeued": value(p.Requeued), "settled": value(p.Settled), "left": value(p.Left),
 		"parked": value(p.Parked), "unpublished": value(p.Unpublished), "gone": value(p.Gone), "changed": value(p.Changed),
-		"delivered": value(p.Delivered), "failing": value(p.Failing), "diedAgain": value(p.DiedAgain), "waiting": value(p.Waiting),
+		"delivered": value(p.Delivered), "failing": value(p.Failing), "diedAgain": value(p.DiedAgain),
+		"waiting": value(p.Waiting),
 	}
 }
 
@@ -191,6 +195,7 @@ func addsUp(r *v1alpha1.DLQReplay) bool {
 	if r.Status.Plan != nil {
 		total = value(r.Status.Plan.Total)
 	}
-	return total == c["requeued"]+c["settled"]+c["left"]+c["parked"]+c["unpublished"]+c["gone"]+c["changed"]+c["remaining"] &&
+	return total == c["requeued"]+c["settled"]+c["left"]+c["parked"]+
+		c["unpublished"]+c["gone"]+c["changed"]+c["remaining"] &&
 		c["requeued"] == c["delivered"]+c["failing"]+c["diedAgain"]+c["waiting"]
 }

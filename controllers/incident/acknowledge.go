@@ -8,8 +8,8 @@ import (
 	"github.com/1pass-dev/playbook-operator/controllers/playbook"
 )
 
-// acknowledge takes over who took the incident on, and up to which severity. One that names no severity holds for the one that the
-// incident had when it was first seen: a rise outdates it.
+// acknowledge takes over who took the incident on, and up to which severity. One that names no severity holds for the
+// one that the incident had when it was first seen: a rise outdates it.
 func (s *response) acknowledge() {
 	status, given := &s.Incident.Status, s.Incident.Spec.Acknowledgement
 	if given == nil {
@@ -46,7 +46,8 @@ func awaitAcknowledgement(_ context.Context, s *response) (playbook.Outcome, err
 	case status.ResolvedAt != nil:
 		return playbook.NotNeeded("resolved before anybody acknowledged"), nil
 	case status.AcknowledgedAt != nil:
-		return playbook.Wait(0, v1alpha1.ReasonWaitingForAcknowledgement, "%s acknowledged it as %s, and it is %s now. To take it on: %s",
+		return playbook.Wait(0, v1alpha1.ReasonWaitingForAcknowledgement, "%s acknowledged it as %s, and it is %s now. To "+
+			"take it on: %s",
 			status.AcknowledgedBy, status.AcknowledgedSeverity, status.Severity, s.AcknowledgeCommand()), nil
 	}
 	return playbook.Wait(0, v1alpha1.ReasonWaitingForAcknowledgement, "to take it on: %s", s.AcknowledgeCommand()), nil

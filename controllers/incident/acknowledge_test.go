@@ -60,7 +60,8 @@ func TestARiseBeginsANewRound(t *testing.T) {
 	s.expectAlerts("sev1 triggered", "sev1 triggered", "sev2 triggered")
 }
 
-// An acknowledgement holds for the severity that it was given at. At a higher one people are paged, until somebody takes that on.
+// An acknowledgement holds for the severity that it was given at. At a higher one people are paged, until somebody
+// takes that on.
 func TestAnAcknowledgementHoldsUpToItsSeverity(t *testing.T) {
 	s := newScene(t, "ack-holds")
 	s.bad(v1alpha1.Sev2, "/api answers HTTP 500")
@@ -73,7 +74,8 @@ func TestAnAcknowledgementHoldsUpToItsSeverity(t *testing.T) {
 	s.pass(name)
 	s.expectAlerts("sev1 triggered", "sev2 acknowledged")
 	s.expect(name, "Acknowledged Unknown WaitingForAcknowledgement", "Escalated Unknown Paging")
-	if got := s.message(name, "Acknowledged"); !strings.Contains(got, "dana acknowledged it as sev2, and it is sev1 now") ||
+	if got := s.message(name, "Acknowledged"); !strings.Contains(got, "dana acknowledged it as sev2, and it is sev1 "+
+		"now") ||
 		!strings.Contains(got, `"severity":"sev1"`) {
 		t.Errorf("it says %q", got)
 	}

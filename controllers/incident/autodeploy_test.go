@@ -9,8 +9,8 @@ import (
 	"github.com/1pass-dev/playbook-operator/hack/logi"
 )
 
-// Of two that rolled back the last one puts auto-deploy back, and the other names it. A Platform that was applied again in between
-// changes nothing about that.
+// Of two that rolled back the last one puts auto-deploy back, and the other names it. A Platform that was applied again
+// in between changes nothing about that.
 func TestOfTwoThatRolledBackTheLastOneRestores(t *testing.T) {
 	for _, again := range []string{"kept", "applied-again"} {
 		t.Run(again, func(t *testing.T) {
@@ -40,7 +40,8 @@ func TestOfTwoThatRolledBackTheLastOneRestores(t *testing.T) {
 			s.expect(second, "Resolved True Succeeded", "AutoDeployRestored Unknown AwaitingFix")
 			s.pass(first)
 			s.expect(first, "AutoDeployRestored False NotNeeded", "Ready True Succeeded")
-			if got := s.message(first, "AutoDeployRestored"); !strings.Contains(got, "Incident "+second+" rolled web back since") {
+			if got := s.message(first, "AutoDeployRestored"); !strings.Contains(got,
+				"Incident "+second+" rolled web back since") {
 				t.Errorf("it says %q", got)
 			}
 			if r.AutoDeploy(logi.WebService) {
@@ -71,7 +72,8 @@ func TestOnlyAClearAfterTheFixBringsAutoDeployBack(t *testing.T) {
 	s.until(name, "RolledBack True Succeeded")
 	s.good()
 	s.after(301*time.Second, name)
-	if got := s.message(name, "Ready"); !strings.Contains(got, "patch incident "+name) || !strings.Contains(got, "auto-deploy of web") {
+	if got := s.message(name, "Ready"); !strings.Contains(got, "patch incident "+name) ||
+		!strings.Contains(got, "auto-deploy of web") {
 		t.Errorf("the row is %q", got)
 	}
 	s.after(24*time.Hour, name)

@@ -15,7 +15,8 @@ import (
 )
 
 // respondWithin is the playbook's.
-var respondWithin = map[v1alpha1.Severity]time.Duration{v1alpha1.Sev1: 0, v1alpha1.Sev2: time.Hour, v1alpha1.Sev3: 24 * time.Hour}
+var respondWithin = map[v1alpha1.Severity]time.Duration{v1alpha1.Sev1: 0, v1alpha1.Sev2: time.Hour,
+	v1alpha1.Sev3: 24 * time.Hour}
 
 // floor is the severity that an incident has at least, where no person decided.
 func floor(category v1alpha1.IncidentCategory) v1alpha1.Severity {
@@ -26,8 +27,10 @@ func floor(category v1alpha1.IncidentCategory) v1alpha1.Severity {
 	return v1alpha1.Sev3
 }
 
-// severity that an incident has now: what a person decided, or the worst of its floor, of what is known and of what was seen.
-func severity(decided v1alpha1.Severity, category v1alpha1.IncidentCategory, known ...v1alpha1.Severity) v1alpha1.Severity {
+// severity that an incident has now: what a person decided, or the worst of its floor, of what is known and of what was
+// seen.
+func severity(decided v1alpha1.Severity, category v1alpha1.IncidentCategory,
+	known ...v1alpha1.Severity) v1alpha1.Severity {
 	if decided != "" {
 		return decided
 	}
@@ -66,6 +69,10 @@ func (s *response) assess() {
 		status.AffectedSince = journal.Seconds(s.own.BadSince())
 	}
 	status.Signals = observe(status.Signals, s.own)
+	if status.Severity != "" {
+		// Before a rise: who took it on did not know of it.
+		s.acknowledge()
+	}
 	s.rise()
 	s.confirm()
 	s.acknowledge()
@@ -199,7 +206,8 @@ func (s *response) measure() {
 		return new(max(0, int64(t.Sub(status.Onset.Time).Seconds())))
 	}
 	status.Durations = &v1alpha1.IncidentDurations{
-		ToDetectSeconds: from(status.DetectedAt), ToPageSeconds: from(status.PagedAt), ToAcknowledgeSeconds: from(status.AcknowledgedAt),
-		ToMitigateSeconds: from(status.MitigatedAt), ToResolveSeconds: from(status.ResolvedAt),
+		ToDetectSeconds: from(status.DetectedAt), ToPageSeconds: from(status.PagedAt),
+		ToAcknowledgeSeconds: from(status.AcknowledgedAt),
+		ToMitigateSeconds:    from(status.MitigatedAt), ToResolveSeconds: from(status.ResolvedAt),
 	}
 }

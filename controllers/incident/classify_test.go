@@ -21,11 +21,13 @@ func (s *scene) opened(name, spec string, severity v1alpha1.Severity, condition 
 	return name
 }
 
-// Whoever opens it passes on what was seen: a signal that is good again a second later changes neither the severity nor who is paged.
+// Whoever opens it passes on what was seen: a signal that is good again a second later changes neither the severity nor
+// who is paged.
 func TestWhatWasSeenWhenItOpenedCountsAlsoIfItIsGoodByNow(t *testing.T) {
 	s := newScene(t, "classify-seen")
 	s.good()
-	name := s.opened("inc", "{category: Outage, summary: /up answers HTTP 502}", v1alpha1.Sev1, v1alpha1.ConditionUpAnswers)
+	name := s.opened("inc", "{category: Outage, summary: /up answers HTTP 502}", v1alpha1.Sev1,
+		v1alpha1.ConditionUpAnswers)
 	s.pass(name)
 	obj := s.get(name)
 	if obj.Status.Severity != v1alpha1.Sev1 || obj.Status.ConfirmedBy != v1alpha1.ConditionUpAnswers {
@@ -47,7 +49,8 @@ func TestOnlyTheSignalsOfItsOwnCategoryRaiseAnIncident(t *testing.T) {
 	s.bad(v1alpha1.Sev1, "/up answers HTTP 502")
 	for category, want := range map[v1alpha1.IncidentCategory]v1alpha1.Severity{
 		v1alpha1.CategoryWebhookDelivery: v1alpha1.Sev3, v1alpha1.CategoryMergeInconsistency: v1alpha1.Sev3,
-		v1alpha1.CategoryKeyMismatch: v1alpha1.Sev3, v1alpha1.CategoryKeyExposure: v1alpha1.Sev2, v1alpha1.CategoryUnclassified: v1alpha1.Sev1,
+		v1alpha1.CategoryKeyMismatch: v1alpha1.Sev3, v1alpha1.CategoryKeyExposure: v1alpha1.Sev2,
+		v1alpha1.CategoryUnclassified: v1alpha1.Sev1,
 	} {
 		name := s.open(strings.ToLower(string(category)), fmt.Sprintf("{category: %s}", category))
 		s.pass(name)
@@ -78,7 +81,8 @@ func TestAPersonsSeverityIsFinalAndALesserSignalConfirmsNothing(t *testing.T) {
 	s.pass(name)
 	at := s.get(name).Status.ConfirmedAt
 	s.after(time.Minute, name)
-	if got := s.get(name).Status; got.ConfirmedBy != v1alpha1.ConditionUpAnswers || at == nil || !got.ConfirmedAt.Equal(at) {
+	if got := s.get(name).Status; got.ConfirmedBy != v1alpha1.ConditionUpAnswers || at == nil ||
+		!got.ConfirmedAt.Equal(at) {
 		t.Errorf("confirmed by %q at %v, and before that at %v", got.ConfirmedBy, got.ConfirmedAt, at)
 	}
 }

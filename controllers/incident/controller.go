@@ -1,5 +1,5 @@
-// Package incident responds to incidents: it classifies each, pages people until one takes it on, and then follows the playbook of
-// its category. Nothing here needs the platform's database.
+// Package incident responds to incidents: it classifies each, pages people until one takes it on, and then follows the
+// playbook of its category. Nothing here needs the platform's database.
 package incident
 
 import (
@@ -26,7 +26,8 @@ import (
 type Reconciler struct {
 	// Client reads from the cache and writes.
 	Client client.Client
-	// APIReader reads past the cache: a pass begins with the object as it is, and a rollback with what its Platform says of others.
+	// APIReader reads past the cache: a pass begins with the object as it is, and a rollback with what its Platform says
+	// of others.
 	APIReader   client.Reader
 	Connections *access.Connections
 	Recorder    events.EventRecorder
@@ -38,6 +39,7 @@ type Reconciler struct {
 	Now func() time.Time
 
 	memory playbook.Memory
+	aside  playbook.Aside
 }
 
 // concurrency is how many run at once: a page must not queue behind the slow API of another platform.
@@ -102,13 +104,16 @@ func (s *response) pass(ctx context.Context) (time.Duration, error) {
 	s.signals = s.r.Signals(client.ObjectKeyFromObject(p))
 	resolved := obj.Status.ResolvedAt != nil
 	s.assess()
-	s.place(ctx)
-	asked := playbook.Asked(obj, obj.Status.LastHandledRequestedAt)
+	asked := playbook.Asked(obj)
 	if playbook.Stalled(obj) && (asked || s.ByHand() || s.over() != "") {
 		s.resume(asked)
 	}
-	obj.Status.LastHandledRequestedAt = playbook.Request(obj, obj.Status.LastHandledRequestedAt)
+	obj.Status.LastHandledRequestedAt = playbook.Request(obj)
 	after := playbook.Run(ctx, obj, lanes, s, &s.r.memory)
+	if err := s.place(ctx); err != nil {
+		ctrl.LoggerFrom(ctx).Error(err, "looking for who acts")
+		after = playbook.Soonest(after, slowestRetry)
+	}
 	if !resolved && obj.Status.ResolvedAt != nil {
 		after = time.Millisecond // the people's lanes have run, and end now
 	}
@@ -125,11 +130,12 @@ func (s *response) resume(asked bool) {
 	playbook.Resume(s.Incident)
 }
 
-// close takes back what people and the public were told, where the object is deleted before it was resolved. Auto-deploy stays as it
-// is, and the Platform says so.
+// close takes back what people and the public were told, where the object is deleted before it was resolved.
+// Auto-deploy stays as it is, and the Platform says so.
 func (s *response) close(ctx context.Context) error {
 	status := &s.Incident.Status
-	if status.ResolvedAt != nil && (status.Notice == nil || status.Notice.Published == v1alpha1.NoticeResolved) || meta.FindStatusCondition(status.Conditions, v1alpha1.ConditionReady) == nil {
+	if status.ResolvedAt != nil && (status.Notice == nil || status.Notice.Published == v1alpha1.NoticeResolved) ||
+		meta.FindStatusCondition(status.Conditions, v1alpha1.ConditionReady) == nil {
 		return nil
 	}
 	p := &v1alpha1.Platform{}

@@ -98,12 +98,14 @@ func (s *response) over() string {
 	if s.Incident.Spec.Category != v1alpha1.CategoryOutage || at.IsZero() || s.Now.Before(at) {
 		return ""
 	}
-	return fmt.Sprintf("each signal that was bad is good since %s", clear(s.Incident.Status.Signals, s.own).since.UTC().Format(time.RFC3339))
+	return fmt.Sprintf("each signal that was bad is good since %s", clear(s.Incident.Status.Signals,
+		s.own).since.UTC().Format(time.RFC3339))
 }
 
 // grounds are what a rollback depends on. The present bad episode may be younger than the incident's onset.
 func (s *response) grounds() rollback.Evidence {
-	e := rollback.Evidence{Onset: s.Incident.Status.Onset.Time, Over: s.over(), Because: s.own.Because(), Detection: s.detection()}
+	e := rollback.Evidence{Onset: s.Incident.Status.Onset.Time, Over: s.over(), Because: s.own.Because(),
+		Detection: s.detection()}
 	if s.Incident.Status.ConfirmedAt != nil {
 		e.ClearSince = clear(s.Incident.Status.Signals, s.own).since
 	}

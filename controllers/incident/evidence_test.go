@@ -24,7 +24,8 @@ var noon = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 
 // is a signal that is so for so many seconds at noon.
 func is(condition string, state metav1.ConditionStatus, seconds int) signals.Signal {
-	s := signals.Signal{Condition: condition, State: state, Message: condition + " is asked", Since: noon.Add(-time.Duration(seconds) * time.Second)}
+	s := signals.Signal{Condition: condition, State: state, Message: condition + " is asked",
+		Since: noon.Add(-time.Duration(seconds) * time.Second)}
 	if state == isBad {
 		s.Severity = v1alpha1.Sev1
 	}
@@ -62,7 +63,8 @@ func TestObserveForgetsNothing(t *testing.T) {
 		if len(seen) != 1 || seen[0].Condition != up || seen[0].Seen != c.want {
 			t.Errorf("%s: seen is %+v, want %s", name, seen, c.want)
 		}
-		if bad := slices.Contains(c.looks, isBad); bad != (seen[0].BadAt != nil) || bad && !seen[0].BadAt.Time.Equal(noon.Add(-10*time.Second)) {
+		if bad := slices.Contains(c.looks, isBad); bad != (seen[0].BadAt != nil) || bad &&
+			!seen[0].BadAt.Time.Equal(noon.Add(-10*time.Second)) {
 			t.Errorf("%s: it was bad at %v", name, seen[0].BadAt)
 		}
 	}
@@ -84,14 +86,16 @@ func TestOnlyABadSignalAsSevereAsTheIncidentConfirms(t *testing.T) {
 		severity v1alpha1.Severity
 		want     bool
 	}{
-		"none":                         {nil, v1alpha1.Sev3, false},
-		"good":                         {[]signals.Signal{at(v1alpha1.Sev1, isGood)}, v1alpha1.Sev3, false},
-		"unknown":                      {[]signals.Signal{at(v1alpha1.Sev1, isUnknown)}, v1alpha1.Sev3, false},
-		"bad, and of its severity":     {[]signals.Signal{at(v1alpha1.Sev2, isBad)}, v1alpha1.Sev2, true},
-		"bad, and more severe":         {[]signals.Signal{at(v1alpha1.Sev1, isBad)}, v1alpha1.Sev3, true},
-		"bad, and less severe":         {[]signals.Signal{at(v1alpha1.Sev2, isBad)}, v1alpha1.Sev1, false},
-		"less severe, then severe":     {[]signals.Signal{at(v1alpha1.Sev3, isBad), at(v1alpha1.Sev1, isBad)}, v1alpha1.Sev2, true},
-		"less severe bad, severe good": {[]signals.Signal{at(v1alpha1.Sev2, isBad), at(v1alpha1.Sev1, isGood)}, v1alpha1.Sev1, false},
+		"none":                     {nil, v1alpha1.Sev3, false},
+		"good":                     {[]signals.Signal{at(v1alpha1.Sev1, isGood)}, v1alpha1.Sev3, false},
+		"unknown":                  {[]signals.Signal{at(v1alpha1.Sev1, isUnknown)}, v1alpha1.Sev3, false},
+		"bad, and of its severity": {[]signals.Signal{at(v1alpha1.Sev2, isBad)}, v1alpha1.Sev2, true},
+		"bad, and more severe":     {[]signals.Signal{at(v1alpha1.Sev1, isBad)}, v1alpha1.Sev3, true},
+		"bad, and less severe":     {[]signals.Signal{at(v1alpha1.Sev2, isBad)}, v1alpha1.Sev1, false},
+		"less severe, then severe": {[]signals.Signal{at(v1alpha1.Sev3, isBad), at(v1alpha1.Sev1, isBad)},
+			v1alpha1.Sev2, true},
+		"less severe bad, severe good": {[]signals.Signal{at(v1alpha1.Sev2, isBad), at(v1alpha1.Sev1, isGood)},
+			v1alpha1.Sev1, false},
 		"less severe bad, severe unclear": {[]signals.Signal{at(v1alpha1.Sev2, isBad), at(v1alpha1.Sev1, isUnknown)},
 			v1alpha1.Sev1, false},
 	} {
@@ -115,14 +119,19 @@ func TestClearNeedsEachThatWasBadToBeGood(t *testing.T) {
 		bad   bool
 		lost  int
 	}{
-		"nothing is known":         {nil, nil, 0, false, 0},
-		"was bad, is good":         {[]v1alpha1.IncidentSignal{was(up, bad)}, []signals.Signal{is(up, isGood, 30)}, 30, false, 0},
-		"was bad, is bad":          {[]v1alpha1.IncidentSignal{was(up, bad)}, []signals.Signal{is(up, isBad, 30)}, 0, true, 0},
-		"was bad, is unknown":      {[]v1alpha1.IncidentSignal{was(up, bad)}, []signals.Signal{is(up, isUnknown, 30)}, 0, false, 1},
-		"was bad, is not asked":    {[]v1alpha1.IncidentSignal{was(up, bad)}, nil, 0, false, 1},
-		"was good, is unknown":     {[]v1alpha1.IncidentSignal{was(up, good)}, []signals.Signal{is(up, isUnknown, 30)}, 0, false, 1},
-		"was good, is not asked":   {[]v1alpha1.IncidentSignal{was(up, good)}, nil, 0, false, 1},
-		"was never known":          {[]v1alpha1.IncidentSignal{was(up, unknown)}, []signals.Signal{is(up, isUnknown, 30)}, 0, false, 0},
+		"nothing is known": {nil, nil, 0, false, 0},
+		"was bad, is good": {[]v1alpha1.IncidentSignal{was(up, bad)}, []signals.Signal{is(up, isGood, 30)}, 30,
+			false, 0},
+		"was bad, is bad": {[]v1alpha1.IncidentSignal{was(up, bad)}, []signals.Signal{is(up, isBad, 30)}, 0, true,
+			0},
+		"was bad, is unknown": {[]v1alpha1.IncidentSignal{was(up, bad)}, []signals.Signal{is(up, isUnknown, 30)}, 0,
+			false, 1},
+		"was bad, is not asked": {[]v1alpha1.IncidentSignal{was(up, bad)}, nil, 0, false, 1},
+		"was good, is unknown": {[]v1alpha1.IncidentSignal{was(up, good)}, []signals.Signal{is(up, isUnknown, 30)}, 0,
+			false, 1},
+		"was good, is not asked": {[]v1alpha1.IncidentSignal{was(up, good)}, nil, 0, false, 1},
+		"was never known": {[]v1alpha1.IncidentSignal{was(up, unknown)}, []signals.Signal{is(up, isUnknown, 30)},
+			0, false, 0},
 		"was never known, is gone": {[]v1alpha1.IncidentSignal{was(up, unknown)}, nil, 0, false, 0},
 		"one that was never known holds nothing up": {
 			[]v1alpha1.IncidentSignal{was(up, bad), was(tokens, unknown)},

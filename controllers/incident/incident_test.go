@@ -23,7 +23,8 @@ func TestABadDeployIsPagedRolledBackAndResolved(t *testing.T) {
 
 	s.pass(name)
 	s.expectPages("oncall 1 triggered")
-	s.expect(name, "Classified True Succeeded", "Escalated Unknown Paging", "Triaged True Succeeded", "RolledBack Unknown RollingBack", "Ready False RollingBack")
+	s.expect(name, "Classified True Succeeded", "Escalated Unknown Paging", "Triaged True Succeeded",
+		"RolledBack Unknown RollingBack", "Ready False RollingBack")
 	if r.AutoDeploy(logi.WebService) {
 		t.Error("auto-deploy is on")
 	}
@@ -41,7 +42,8 @@ func TestABadDeployIsPagedRolledBackAndResolved(t *testing.T) {
 	s.after(299*time.Second, name)
 	s.expect(name, "Mitigated Unknown AwaitingMitigation")
 	s.after(2*time.Second, name)
-	s.expect(name, "Mitigated True Succeeded", "Resolved True Succeeded", "Escalated True Succeeded", "Acknowledged False NotNeeded",
+	s.expect(name, "Mitigated True Succeeded", "Resolved True Succeeded", "Escalated True Succeeded",
+		"Acknowledged False NotNeeded",
 		"Announced False NotNeeded", "AutoDeployRestored Unknown AwaitingFix", "Ready False AwaitingFix")
 	s.expectPages("oncall 1 resolved")
 
@@ -187,7 +189,8 @@ func TestThePublicIsToldAfterThirtyMinutesOfBeingDown(t *testing.T) {
 	if len(notices) != 1 || notices[0].Status != "investigating" {
 		t.Fatalf("the status page has %+v", notices)
 	}
-	if text := notices[0].Updates[0].Body; strings.Contains(text, "internal") || !strings.Contains(text, since.UTC().Format("15:04")) {
+	if text := notices[0].Updates[0].Body; strings.Contains(text, "internal") ||
+		!strings.Contains(text, since.UTC().Format("15:04")) {
 		t.Errorf("the public reads %q", text)
 	}
 	// A second incident adds none.
@@ -247,7 +250,8 @@ func TestTwoIncidentsAtOnceRollBackOnce(t *testing.T) {
 
 func TestARollbackWhoseAnswerWasLostIsReadFromTheDeploys(t *testing.T) {
 	s := newScene(t, "lost-rollback")
-	s.Server.Render().SetFaults(logi.RenderFault{Method: "POST", Path: "rollback", AfterEffect: true, Refuse: true, Times: 1})
+	s.Server.Render().SetFaults(logi.RenderFault{Method: "POST", Path: "rollback", AfterEffect: true, Refuse: true,
+		Times: 1})
 	name := s.regression("inc", "{category: Outage}")
 	s.pass(name)
 	s.expect(name, "RolledBack Unknown RollingBack")
@@ -280,7 +284,8 @@ func TestARollbackThatMayNotHaveArrivedIsNotAskedForAgain(t *testing.T) {
 
 func TestARollbackThatRenderRefusesStalls(t *testing.T) {
 	s := newScene(t, "refused-rollback")
-	s.Server.Render().SetFaults(logi.RenderFault{Method: "POST", Path: "rollback", Status: 400, Body: `{"message":"this deploy can't be rolled back to"}`, Times: 1})
+	s.Server.Render().SetFaults(logi.RenderFault{Method: "POST", Path: "rollback", Status: 400,
+		Body: `{"message":"this deploy can't be rolled back to"}`, Times: 1})
 	name := s.regression("inc", "{category: Outage}")
 	s.pass(name)
 	s.expect(name, "RolledBack False Refused", "Stalled True Refused")
@@ -313,7 +318,8 @@ func TestAnApprovalIsForTheExactPair(t *testing.T) {
 	s.pass(name)
 	s.expect(name, "RolledBack Unknown WaitingForApproval")
 	s.rollbacks(0)
-	s.patch(name, `{"spec":{"approvals":[{"step":"RolledBack","digest":"sha256:`+strings.Repeat("0", 64)+`","by":"dana"}]}}`)
+	s.patch(name, `{"spec":{"approvals":[{"step":"RolledBack","digest":"sha256:`+strings.Repeat("0",
+		64)+`","by":"dana"}]}}`)
 	s.pass(name)
 	s.expect(name, "RolledBack Unknown WaitingForApproval")
 	if got := s.message(name, "RolledBack"); !strings.Contains(got, "another pair") {
@@ -329,18 +335,21 @@ func TestTriageHasTheLastFiveOfManyDeploys(t *testing.T) {
 	s := newScene(t, "five")
 	var ids []string
 	for i := range 120 {
-		ids = append(ids, s.Server.Render().AddDeploy(logi.WebService, fmt.Sprint("c", i), "build_failed", "new_commit", time.Now().Add(time.Duration(i-300)*time.Minute)))
+		ids = append(ids, s.Server.Render().AddDeploy(logi.WebService, fmt.Sprint("c", i), "build_failed", "new_commit",
+			time.Now().Add(time.Duration(i-300)*time.Minute)))
 	}
 	s.good()
 	name := s.open("inc", "{category: KeyMismatch}")
 	s.pass(name)
 	deploys := s.get(name).Status.Triage.Deploys
 	for i, want := range []int{119, 118, 117, 116, 115} {
-		if len(deploys) != 5 || deploys[i].ID != ids[want] || deploys[i].Commit != fmt.Sprint("c", want) || deploys[i].Status != "build_failed" || deploys[i].CreatedAt == nil {
+		if len(deploys) != 5 || deploys[i].ID != ids[want] || deploys[i].Commit != fmt.Sprint("c", want) ||
+			deploys[i].Status != "build_failed" || deploys[i].CreatedAt == nil {
 			t.Fatalf("status.triage has %+v", deploys)
 		}
 	}
-	if got := s.get(name).Status.Triage.Services; len(got) != 1 || got[0] != (v1alpha1.TriagedService{Name: "web", State: "Running"}) {
+	if got := s.get(name).Status.Triage.Services; len(got) != 1 || got[0] != (v1alpha1.TriagedService{Name: "web",
+		State: "Running"}) {
 		t.Errorf("status.triage has %+v", got)
 	}
 }
@@ -393,7 +402,8 @@ func TestAutoDeployThatWasOffStaysOff(t *testing.T) {
 	if got := r.Counts(); r.AutoDeploy(logi.WebService) || got.AutoDeployPatches != 1 || got.Rollbacks != 1 {
 		t.Errorf("auto-deploy is on: %t; Render was told %+v", r.AutoDeploy(logi.WebService), got)
 	}
-	if got := s.message(name, "RolledBack"); !strings.Contains(got, "Suspected: commit bad; to investigate: git log good..bad") {
+	if got := s.message(name, "RolledBack"); !strings.Contains(got, "Suspected: commit bad; to investigate: git log "+
+		"good..bad") {
 		t.Errorf("after leaving %s it says %q", bad, got)
 	}
 }
@@ -432,7 +442,8 @@ func TestAnIncidentThatIsDeletedTakesBackItsPageAndNotice(t *testing.T) {
 		t.Error("auto-deploy is on")
 	}
 	p := s.platform()
-	if len(p.Status.Rollbacks) != 1 || p.Status.Rollbacks[0].AutoDeploy != v1alpha1.AutoDeployOff || p.Status.Notice != nil {
+	if len(p.Status.Rollbacks) != 1 || p.Status.Rollbacks[0].AutoDeploy != v1alpha1.AutoDeployOff ||
+		p.Status.Notice != nil {
 		t.Errorf("the Platform's status is %+v", p.Status)
 	}
 }

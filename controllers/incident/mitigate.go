@@ -19,7 +19,8 @@ const (
 	lookInterval = 30 * time.Second
 )
 
-// awaitMitigation waits until each signal that was bad stayed good for long enough. Good signals prove nothing where none was bad.
+// awaitMitigation waits until each signal that was bad stayed good for long enough. Good signals prove nothing where
+// none was bad.
 func awaitMitigation(_ context.Context, s *response) (playbook.Outcome, error) {
 	status := &s.Incident.Status
 	if s.ByHand() {
@@ -43,17 +44,21 @@ func awaitMitigation(_ context.Context, s *response) (playbook.Outcome, error) {
 	case c.bad:
 		return wait(lookInterval, v1alpha1.ReasonAwaitingMitigation, "%s", s.own.Because())
 	case status.ConfirmedAt == nil && s.Platform.Spec.Probes == nil:
-		return wait(0, v1alpha1.ReasonNotConfirmed, "Platform %q has no spec.probes, so nobody but you can tell when it is over: %s",
+		return wait(0, v1alpha1.ReasonNotConfirmed, "Platform %q has no spec.probes, so nobody but you can tell when it "+
+			"is over: %s",
 			s.Platform.Name, s.ResolveCommand())
 	case status.ConfirmedAt == nil:
 		return wait(lookInterval, v1alpha1.ReasonNotConfirmed,
-			"no signal of an outage was bad since it was reported, so nobody but you can tell when it is over: %s", s.ResolveCommand())
+			"no signal of an outage was bad since it was reported, so nobody but you can tell when it is over: "+
+				"%s", s.ResolveCommand())
 	case len(c.lost) > 0:
-		return wait(lookInterval, v1alpha1.ReasonSignalsUnknown, "what was known is unknown now (%s). If nobody mends that, a person closes it: %s",
+		return wait(lookInterval, v1alpha1.ReasonSignalsUnknown, "what was known is unknown now (%s). If nobody mends "+
+			"that, a person closes it: %s",
 			c.unknownText(), s.ResolveCommand())
 	}
 	at := s.clearAt()
-	return wait(s.Until(at), v1alpha1.ReasonAwaitingMitigation, "each signal that was bad is good since %s, and must stay so until %s",
+	return wait(s.Until(at), v1alpha1.ReasonAwaitingMitigation, "each signal that was bad is good since %s, and must "+
+		"stay so until %s",
 		c.since.UTC().Format(time.RFC3339), at.UTC().Format(time.RFC3339))
 }
 

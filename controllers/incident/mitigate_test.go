@@ -21,17 +21,20 @@ const (
 func TestASignalThatBecameUnknownKeepsTheIncidentOpen(t *testing.T) {
 	for name, then := range map[string]func(*scene){
 		"what was bad": func(s *scene) {
-			s.sees(s.signal(upAnswers, metav1.ConditionUnknown, v1alpha1.Sev1), s.signal(tokensIssued, metav1.ConditionTrue, v1alpha1.Sev1))
+			s.sees(s.signal(upAnswers, metav1.ConditionUnknown, v1alpha1.Sev1), s.signal(tokensIssued, metav1.ConditionTrue,
+				v1alpha1.Sev1))
 		},
 		"what was good": func(s *scene) {
-			s.sees(s.signal(upAnswers, metav1.ConditionTrue, v1alpha1.Sev1), s.signal(tokensIssued, metav1.ConditionUnknown, v1alpha1.Sev1))
+			s.sees(s.signal(upAnswers, metav1.ConditionTrue, v1alpha1.Sev1), s.signal(tokensIssued, metav1.ConditionUnknown,
+				v1alpha1.Sev1))
 		},
 		"one that is not asked any more": func(s *scene) { s.sees(s.signal(upAnswers, metav1.ConditionTrue, v1alpha1.Sev1)) },
 		"probes that were removed":       func(s *scene) { s.spec(`{"probes":null}`); s.sees() },
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newScene(t, "mitigate-"+strings.ReplaceAll(name, " ", "-"))
-			s.sees(s.signal(upAnswers, metav1.ConditionFalse, v1alpha1.Sev1), s.signal(tokensIssued, metav1.ConditionTrue, v1alpha1.Sev1))
+			s.sees(s.signal(upAnswers, metav1.ConditionFalse, v1alpha1.Sev1), s.signal(tokensIssued, metav1.ConditionTrue,
+				v1alpha1.Sev1))
 			inc := s.open("inc", "{category: Outage, outage: {rollback: Never}, notice: Withhold}")
 			s.pass(inc)
 			then(s)

@@ -9,8 +9,8 @@ import (
 	"github.com/1pass-dev/playbook-operator/controllers/playbook"
 )
 
-// A playbook is read top to bottom. Its lanes don't wait for each other. People come first, each thing for itself: a pager never
-// waits behind a slow API.
+// A playbook is read top to bottom. Its lanes don't wait for each other. People come first, each thing for itself: a
+// pager never waits behind a slow API.
 var (
 	people = playbook.Lanes[*response]{
 		{{Condition: v1alpha1.StepClassified, Run: classify}},
@@ -31,7 +31,8 @@ var (
 			{Condition: v1alpha1.StepAutoDeployRestored, Run: restoreAutoDeploy},
 		},
 	})
-	// byHand is for what the probes can't see, or what is not known yet: people are paged, and a person says when it is over.
+	// byHand is for what the probes can't see, or what is not known yet: people are paged, and a person says when it is
+	// over.
 	byHand = slices.Concat(people, playbook.Lanes[*response]{
 		{{Condition: v1alpha1.StepTriaged, Run: triage}},
 		{{Condition: v1alpha1.StepResolved, Run: resolve, Ends: true}},
@@ -47,8 +48,8 @@ var playbooks = map[v1alpha1.IncidentCategory]playbook.Lanes[*response]{
 	v1alpha1.CategoryKeyExposure:        byHand,
 }
 
-// lanesOf an Incident. The release before this one ran the outage's playbook for every category. What it began is followed to its
-// end, and its steps begin nothing for another category.
+// lanesOf an Incident. The release before this one ran the outage's playbook for every category. What it began is
+// followed to its end, and its steps begin nothing for another category.
 func lanesOf(obj *v1alpha1.Incident) playbook.Lanes[*response] {
 	if meta.FindStatusCondition(obj.Status.Conditions, v1alpha1.StepRolledBack) != nil {
 		return outage

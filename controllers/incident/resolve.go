@@ -23,7 +23,8 @@ func resolve(ctx context.Context, s *response) (playbook.Outcome, error) {
 	case r != nil:
 		how = "by " + r.By
 	case status.MitigatedAt == nil && status.ResolvedAt == nil:
-		return playbook.Wait(0, v1alpha1.ReasonAwaitingResolution, "%s: the probes can't tell when it is over. A person closes it: %s",
+		return playbook.Wait(0, v1alpha1.ReasonAwaitingResolution, "%s: the probes can't tell when it is over. A person "+
+			"closes it: %s",
 			s.Incident.Spec.Category, s.ResolveCommand()), nil
 	}
 	if status.ResolvedAt == nil {

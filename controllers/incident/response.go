@@ -23,7 +23,8 @@ type response struct {
 	// signals of the Platform, and own are those of the Incident's category.
 	signals, own signals.Signals
 	// first is the Incident of the same category that has the slot; empty where this one has it.
-	first string
+	first  string
+	placed bool
 	// unplaced is why it is not known who has the slot. Until then this Incident only pages.
 	unplaced error
 }
@@ -32,8 +33,13 @@ func (s *response) claims() claims.Claims {
 	return claims.Claims{Client: s.r.Client, APIReader: s.r.APIReader, Now: s.r.Now}
 }
 
-// place takes the slot of the Incident's category, or finds out who has it. Of several Incidents of a category one acts.
-func (s *response) place(ctx context.Context) {
+// place takes the slot of the Incident's category, or finds out who has it, once in a pass. Of several Incidents of a
+// category one acts. People are paged before that.
+func (s *response) place(ctx context.Context) error {
+	if s.placed {
+		return s.unplaced
+	}
+	s.placed = true
 	first, err := s.claims().Hold(ctx, s.Incident, s.signals)
 	switch {
 	case err != nil:
@@ -41,6 +47,7 @@ func (s *response) place(ctx context.Context) {
 	case first != nil:
 		s.first = first.Incident
 	}
+	return s.unplaced
 }
 
 func (s *response) escalation() *escalation.Escalation {
@@ -55,16 +62,27 @@ func (s *response) notice() *notice.Notice {
 }
 
 func (s *response) rollback() *rollback.Rollback {
-	return &rollback.Rollback{Journal: s.Journal, Claims: s.claims(), Access: s.r.Connections, Evidence: s.grounds(), First: s.first}
+	return &rollback.Rollback{
+		Journal: s.Journal, Claims: s.claims(), Access: s.r.Connections, Aside: &s.r.aside, Evidence: s.grounds(),
+		First: s.first,
+	}
 }
 
 func escalate(ctx context.Context, s *response) (playbook.Outcome, error) {
 	return s.escalation().Run(ctx)
 }
 
-func announce(ctx context.Context, s *response) (playbook.Outcome, error) { return s.notice().Run(ctx) }
+func announce(ctx context.Context, s *response) (playbook.Outcome, error) {
+	if err := s.place(ctx); err != nil {
+		return playbook.Outcome{}, err
+	}
+	return s.notice().Run(ctx)
+}
 
 func rollBack(ctx context.Context, s *response) (playbook.Outcome, error) {
+	if err := s.place(ctx); err != nil {
+		return playbook.Outcome{}, err
+	}
 	return s.rollback().Run(ctx)
 }
 

@@ -40,7 +40,8 @@ func TestOfTwoOutagesOneActsAndTheOtherTakesOver(t *testing.T) {
 	s.expectPages("oncall 1 resolved", "oncall 1 triggered")
 }
 
-// The Platform's status is lost in the middle of a rollback. Nothing is asked for twice, and auto-deploy comes back in the end.
+// The Platform's status is lost in the middle of a rollback. Nothing is asked for twice, and auto-deploy comes back in
+// the end.
 func TestAPlatformThatIsAppliedAgainDuringARollbackRepeatsNothing(t *testing.T) {
 	for name, state := range map[string]v1alpha1.RollbackState{
 		"deploying": v1alpha1.RollbackDeploying, "answer-lost": v1alpha1.RollbackRequested,
@@ -89,7 +90,8 @@ func TestATargetThatIsGoneMakesTheNextOlderOneTheTarget(t *testing.T) {
 				s := newScene(t, strings.ToLower(fmt.Sprintf("rollback-gone-%d-%s", status, policy)))
 				r := s.Server.Render()
 				gone := r.AddDeploy(logi.WebService, "gone", "live", "new_commit", time.Now().Add(-5*time.Hour))
-				r.SetFaults(logi.RenderFault{Method: "POST", Path: "rollback", Status: status, Body: `{"message":"no such image"}`, Times: 1})
+				r.SetFaults(logi.RenderFault{Method: "POST", Path: "rollback", Status: status,
+					Body: `{"message":"no such image"}`, Times: 1})
 				name := s.regression("inc", fmt.Sprintf("{category: Outage, outage: {rollback: %s}}", policy))
 				s.pass(name)
 				if policy == v1alpha1.RollbackApproval {

@@ -16,8 +16,8 @@ import (
 	"github.com/1pass-dev/playbook-operator/hack/world"
 )
 
-// Each rule of the playbook's classification and escalation that is this package's, by its name. What makes a signal sev1, sev2 or
-// sev3 is controllers/platform's.
+// Each rule of the playbook's classification and escalation that is this package's, by its name. What makes a signal
+// sev1, sev2 or sev3 is controllers/platform's.
 
 func (s *scene) severity(name string) v1alpha1.Severity {
 	s.Helper()
@@ -44,7 +44,8 @@ func counted(t *testing.T, name string, severity v1alpha1.Severity) float64 {
 // timeline says whether an entry contains text.
 func (s *scene) told(name, text string) bool {
 	s.Helper()
-	return slices.ContainsFunc(s.get(name).Status.Timeline, func(e v1alpha1.TimelineEntry) bool { return strings.Contains(e.Text, text) })
+	return slices.ContainsFunc(s.get(name).Status.Timeline,
+		func(e v1alpha1.TimelineEntry) bool { return strings.Contains(e.Text, text) })
 }
 
 func TestRuleTheSignalsDecideTheSeverity(t *testing.T) {
@@ -95,7 +96,8 @@ func TestRuleDeadLettersOfOneRelyingPartyAMergeRaceAndASingleUserAreSev3(t *test
 		if obj.Status.Severity != v1alpha1.Sev3 || obj.Status.RespondBy.Sub(obj.CreationTimestamp.Time) != 24*time.Hour {
 			t.Errorf("%s is %s, to be responded to by %s", name, obj.Status.Severity, obj.Status.RespondBy)
 		}
-		s.expect(name, "Escalated Unknown NotPaging", "Announced none", "RolledBack none", "Resolved Unknown AwaitingResolution")
+		s.expect(name, "Escalated Unknown NotPaging", "Announced none", "RolledBack none",
+			"Resolved Unknown AwaitingResolution")
 	}
 	s.expectPages()
 }
@@ -105,7 +107,8 @@ func TestRuleASignalThatCannotBeReadIsUnknownAndNeverHealthy(t *testing.T) {
 	s.bad(v1alpha1.Sev1, "/up answers HTTP 502")
 	name := s.open("inc", "{category: Outage, rollback: Never}")
 	s.pass(name)
-	s.signals = signals.Signals{Each: []signals.Signal{{Condition: v1alpha1.ConditionUpAnswers, State: metav1.ConditionUnknown}}}
+	s.signals = signals.Signals{Each: []signals.Signal{{Condition: v1alpha1.ConditionUpAnswers,
+		State: metav1.ConditionUnknown}}}
 	s.after(2*time.Hour, name)
 	s.expect(name, "Mitigated Unknown SignalsUnknown")
 	if got := s.message(name, "Mitigated"); strings.Contains(got, "good") {
@@ -119,7 +122,8 @@ func TestRuleAWorseSignalRaisesTheSeverityAndABetterOneNeverLowersIt(t *testing.
 	name := s.open("inc", "{rollback: Never}")
 	s.pass(name)
 	for _, step := range []struct{ seen, want v1alpha1.Severity }{
-		{v1alpha1.Sev3, v1alpha1.Sev3}, {v1alpha1.Sev2, v1alpha1.Sev2}, {v1alpha1.Sev3, v1alpha1.Sev2}, {v1alpha1.Sev1, v1alpha1.Sev1}, {v1alpha1.Sev2, v1alpha1.Sev1},
+		{v1alpha1.Sev3, v1alpha1.Sev3}, {v1alpha1.Sev2, v1alpha1.Sev2}, {v1alpha1.Sev3, v1alpha1.Sev2}, {v1alpha1.Sev1,
+			v1alpha1.Sev1}, {v1alpha1.Sev2, v1alpha1.Sev1},
 	} {
 		s.bad(step.seen, "signals of "+string(step.seen))
 		s.pass(name)
@@ -169,7 +173,8 @@ func TestRuleADecidedSeverityIsFinalAndAWorseSignalOnlyReported(t *testing.T) {
 
 func TestRuleRespondByIsAtOnceAnHourAndADay(t *testing.T) {
 	s := newScene(t, "rule-respond-by")
-	for severity, within := range map[v1alpha1.Severity]time.Duration{v1alpha1.Sev1: 0, v1alpha1.Sev2: time.Hour, v1alpha1.Sev3: 24 * time.Hour} {
+	for severity, within := range map[v1alpha1.Severity]time.Duration{v1alpha1.Sev1: 0, v1alpha1.Sev2: time.Hour,
+		v1alpha1.Sev3: 24 * time.Hour} {
 		name := s.open(string(severity), fmt.Sprintf("{severity: %s, rollback: Never}", severity))
 		s.pass(name)
 		obj := s.get(name)
@@ -200,7 +205,8 @@ func TestRuleARaisedSeverityIsToBeRespondedToSooner(t *testing.T) {
 
 func TestRuleAMissedResponseIsAConditionUntilSomebodyResponds(t *testing.T) {
 	s := newScene(t, "rule-overdue")
-	for severity, within := range map[v1alpha1.Severity]time.Duration{v1alpha1.Sev2: time.Hour, v1alpha1.Sev3: 24 * time.Hour} {
+	for severity, within := range map[v1alpha1.Severity]time.Duration{v1alpha1.Sev2: time.Hour,
+		v1alpha1.Sev3: 24 * time.Hour} {
 		began, before := s.offset, counted(t, "playbook_incident_response_overdue_total", severity)
 		name := s.open(string(severity), fmt.Sprintf("{severity: %s, rollback: Never}", severity))
 		// Opened now by the API server's clock, and by this one's after all that was let pass.
@@ -218,7 +224,8 @@ func TestRuleAMissedResponseIsAConditionUntilSomebodyResponds(t *testing.T) {
 		}) {
 			t.Errorf("no event says so: %q", s.events)
 		}
-		if n := counted(t, "playbook_incident_response_overdue_total", severity) - before; n < 1 || severity == v1alpha1.Sev3 && n != 1 {
+		if n := counted(t, "playbook_incident_response_overdue_total", severity) - before; n < 1 ||
+			severity == v1alpha1.Sev3 && n != 1 {
 			t.Errorf("the metric counts %v", n)
 		}
 		s.patch(name, `{"spec":{"acknowledgement":{"by":"dana"}}}`)
@@ -313,11 +320,13 @@ func TestRuleWhoResolvesByHandPagesNobodyElse(t *testing.T) {
 	// When the second tier is due.
 	s.after(16*time.Minute, name)
 	s.expectPages("oncall 1 resolved")
-	s.expect(name, "Resolved True Succeeded", "Mitigated False NotNeeded", "Acknowledged False NotNeeded", "Ready True Succeeded")
+	s.expect(name, "Resolved True Succeeded", "Mitigated False NotNeeded", "Acknowledged False NotNeeded",
+		"Ready True Succeeded")
 	if got := s.message(name, "Resolved"); got != "by dana: it was DNS" {
 		t.Errorf("it says %q", got)
 	}
-	if d := s.get(name).Status.Durations; d.ToResolveSeconds == nil || d.ToMitigateSeconds != nil || d.ToAcknowledgeSeconds != nil {
+	if d := s.get(name).Status.Durations; d.ToResolveSeconds == nil || d.ToMitigateSeconds != nil ||
+		d.ToAcknowledgeSeconds != nil {
 		t.Errorf("the durations are %+v", d)
 	}
 }
@@ -342,106 +351,6 @@ func TestRuleARestartNeitherLosesNorRepeatsAPage(t *testing.T) {
 	s.expectPages("oncall 1 triggered", "owner 1 triggered")
 }
 
-func TestRuleOnlySev1IsToldToThePublic(t *testing.T) {
-	s := newScene(t, "rule-public-sev1")
-	s.bad(v1alpha1.Sev2, "/api answers HTTP 500")
-	name := s.open("inc", "{category: Outage, rollback: Never}")
-	asked := s.open("asked", "{category: Outage, rollback: Never, notice: Publish}")
-	s.pass(name)
-	s.after(2*time.Hour, name)
-	s.pass(asked)
-	s.expect(name, "Announced Unknown NotAnnounced")
-	s.expect(asked, "Announced Unknown NotAnnounced")
-	if got := s.message(name, "Announced"); got != "the public is told of sev1 only" {
-		t.Errorf("it says %q", got)
-	}
-	if got := len(s.Services.Notices()); got != 0 {
-		t.Errorf("%d notices", got)
-	}
-}
-
-func TestRuleThePublicIsToldOnlyWhereRelyingPartiesAreAffectedForMoreThanThirtyMinutes(t *testing.T) {
-	s := newScene(t, "rule-public-30")
-	unaffected := s.open("unaffected", "{category: Outage, severity: sev1, rollback: Never}")
-	s.pass(unaffected)
-	s.after(time.Hour, unaffected)
-	s.expect(unaffected, "Announced Unknown NotAnnounced")
-	s.patch(unaffected, `{"spec":{"resolution":{"by":"dana"}}}`)
-	s.pass(unaffected)
-
-	s.bad(v1alpha1.Sev1, "/up answers HTTP 502")
-	name := s.open("inc", "{category: Outage, rollback: Never}")
-	wait := s.pass(name)
-	s.after(29*time.Minute, name)
-	if got := len(s.Services.Notices()); got != 0 || wait == 0 {
-		t.Errorf("%d notices after 29 minutes; it wanted to come back after %s", got, wait)
-	}
-	s.after(61*time.Second, name)
-	if got := s.Services.Notices(); len(got) != 1 || got[0].Status != "investigating" || got[0].Impact != "critical" {
-		t.Errorf("after 30 minutes the status page has %+v", got)
-	}
-}
-
-func TestRuleAWithheldNoticeIsNotPublished(t *testing.T) {
-	s := newScene(t, "rule-withheld")
-	s.bad(v1alpha1.Sev1, "/up answers HTTP 502")
-	name := s.open("inc", "{category: Outage, rollback: Never, notice: Withhold}")
-	s.pass(name)
-	s.after(2*time.Hour, name)
-	s.expect(name, "Announced Unknown NotAnnounced")
-	if got := len(s.Services.Notices()); got != 0 {
-		t.Errorf("%d notices", got)
-	}
-}
-
-func TestRuleAPlatformHasOneNotice(t *testing.T) {
-	s := newScene(t, "rule-one-notice")
-	s.bad(v1alpha1.Sev1, "/up answers HTTP 502")
-	first := s.open("first", "{category: Outage, rollback: Never, notice: Publish}")
-	second := s.open("second", "{category: Outage, rollback: Never, notice: Publish}")
-	s.pass(first)
-	s.pass(second)
-	s.expect(second, "Announced Unknown NotAnnounced")
-	if got := s.message(second, "Announced"); !strings.Contains(got, first) {
-		t.Errorf("it says %q", got)
-	}
-	if got := len(s.Services.Notices()); got != 1 {
-		t.Errorf("%d notices", got)
-	}
-	// Once the first is over, and it is still down, the second tells the public.
-	s.patch(first, `{"spec":{"resolution":{"by":"dana"}}}`)
-	s.pass(first)
-	s.after(61*time.Second, second)
-	notices := s.Services.Notices()
-	if len(notices) != 2 || notices[0].Status != "resolved" || notices[1].Status != "investigating" {
-		t.Errorf("the status page has %+v", notices)
-	}
-}
-
-func TestRuleANoticeOfAnIncidentThatIsGoneIsTakenOver(t *testing.T) {
-	s := newScene(t, "rule-orphaned-notice")
-	s.bad(v1alpha1.Sev1, "/up answers HTTP 502")
-	first := s.open("first", "{category: Outage, rollback: Never, notice: Publish}")
-	s.pass(first)
-	// As where nobody could reach the status page for a minute after it was deleted.
-	if err := admin.Delete(s.ctx, s.get(first)); err != nil {
-		t.Fatal(err)
-	}
-	s.patch(first, `{"metadata":{"finalizers":null}}`)
-	second := s.open("second", "{category: Outage, rollback: Never, notice: Publish}")
-	s.pass(second)
-	s.expect(second, "Announced Unknown Published")
-	s.good()
-	s.after(6*time.Minute, second)
-	notices := s.Services.Notices()
-	if len(notices) != 1 || notices[0].Status != "resolved" {
-		t.Errorf("the status page has %+v", notices)
-	}
-	if got := s.platform().Status.Notice; got != nil {
-		t.Errorf("the Platform's notice is taken by %+v", got)
-	}
-}
-
 func TestRuleFlappingDoesNotRestartTheClock(t *testing.T) {
 	s := newScene(t, "rule-flapping")
 	s.bad(v1alpha1.Sev1, "/up answers HTTP 502")
@@ -463,7 +372,8 @@ func TestRuleFlappingDoesNotRestartTheClock(t *testing.T) {
 	}
 	obj := s.get(name)
 	if !obj.Status.Onset.Equal(onset) || !obj.Status.AffectedSince.Equal(affected) {
-		t.Errorf("the onset moved from %s to %s, and what the public is told from %s to %s", onset, obj.Status.Onset, affected, obj.Status.AffectedSince)
+		t.Errorf("the onset moved from %s to %s, and what the public is told from %s to %s", onset, obj.Status.Onset,
+			affected, obj.Status.AffectedSince)
 	}
 	// Nor does it start the escalation over: 15 minutes after the first page is when the second tier was paged.
 	s.expectPages("oncall 1 triggered", "owner 1 triggered")
@@ -496,12 +406,14 @@ func TestRuleIncidentsReadAsAtThreeInTheMorning(t *testing.T) {
 		t.Fatal(err)
 	}
 	lines := strings.Split(strings.TrimSpace(out), "\n")
-	if got := strings.Join(strings.Fields(lines[0]), " "); got != "NAME SEVERITY CATEGORY RESPOND BY REACHED AGE STATE MESSAGE" {
+	if got := strings.Join(strings.Fields(lines[0]), " "); got != "NAME SEVERITY CATEGORY RESPOND BY REACHED AGE STATE "+
+		"MESSAGE" {
 		t.Errorf("the columns are %s", got)
 	}
 	by := s.get(name).Status.RespondBy.UTC().Format(time.RFC3339)
 	row := strings.Join(strings.Fields(lines[1]), " ")
-	if !strings.HasPrefix(row, name+" sev1 Outage "+by+" oncall-engineer ") || !strings.HasSuffix(row, " AwaitingMitigation step 1/3: /up answers HTTP 502") {
+	if !strings.HasPrefix(row, name+" sev1 Outage "+by+" oncall-engineer ") ||
+		!strings.HasSuffix(row, " AwaitingMitigation step 1/3: /up answers HTTP 502") {
 		t.Errorf("the row is %s", row)
 	}
 }

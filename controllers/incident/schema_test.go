@@ -45,10 +45,12 @@ func TestAMigrationSinceTheTargetMakesARollbackWaitForApproval(t *testing.T) {
 	s.expect(name, "RolledBack Unknown WaitingForApproval", "Ready False WaitingForApproval")
 	s.expectPages("oncall 1 triggered")
 	rollback := s.get(name).Status.Rollback
-	if rollback.Schema != v1alpha1.SchemaMigrated || rollback.Migrations == nil || *rollback.Migrations != 2 || !strings.HasPrefix(rollback.NewestMigration, newest) {
+	if rollback.Schema != v1alpha1.SchemaMigrated || rollback.Migrations == nil || *rollback.Migrations != 2 ||
+		!strings.HasPrefix(rollback.NewestMigration, newest) {
 		t.Errorf("status.rollback is %+v", rollback)
 	}
-	for _, says := range []string{"from " + rollback.From + " (bad)", "to " + rollback.To + " (good)", rollback.Digest, "migrations newer than good have run: 2, the newest " + rollback.NewestMigration, "kubectl"} {
+	for _, says := range []string{"from " + rollback.From + " (bad)", "to " + rollback.To + " (good)", rollback.Digest,
+		"migrations newer than good have run: 2, the newest " + rollback.NewestMigration, "kubectl"} {
 		if got := s.message(name, "RolledBack"); !strings.Contains(got, says) {
 			t.Errorf("it does not say %q: %s", says, got)
 		}
@@ -80,7 +82,8 @@ func TestAMigrationThatTheTargetKnowsHoldsUpNothing(t *testing.T) {
 	name := s.regression("inc", "{category: Outage}")
 	s.until(name, "RolledBack True Succeeded")
 	s.rollbacks(1)
-	if got := s.get(name).Status.Rollback.Schema; got != v1alpha1.SchemaUnchanged || strings.Contains(s.message(name, "RolledBack"), "migrations") {
+	if got := s.get(name).Status.Rollback.Schema; got != v1alpha1.SchemaUnchanged ||
+		strings.Contains(s.message(name, "RolledBack"), "migrations") {
 		t.Errorf("the schema is %s, and it says %q", got, s.message(name, "RolledBack"))
 	}
 }
@@ -127,8 +130,9 @@ func TestASchemaThatCannotBeLookedAtHoldsUpNothingAndItIsSaid(t *testing.T) {
 		spoil func(*scene)
 		says  string
 	}{
-		"no-table":  {func(s *scene) { s.execute(`DROP TABLE schema_migrations`) }, "has no table schema_migrations"},
-		"no-grant":  {func(s *scene) { s.execute(`REVOKE SELECT (version) ON schema_migrations FROM playbook_monitor`) }, "permission denied"},
+		"no-table": {func(s *scene) { s.execute(`DROP TABLE schema_migrations`) }, "has no table schema_migrations"},
+		"no-grant": {func(s *scene) { s.execute(`REVOKE SELECT (version) ON schema_migrations FROM playbook_monitor`) },
+			"permission denied"},
 		"no-secret": {func(s *scene) { s.renameDatabaseSecret("missing") }, `there is no Secret "missing"`},
 		"down": {func(s *scene) {
 			s.setSecret("database", "url", "postgres://playbook_monitor:pa55word@127.0.0.1:1/identity")
@@ -148,7 +152,8 @@ func TestASchemaThatCannotBeLookedAtHoldsUpNothingAndItIsSaid(t *testing.T) {
 			if got := s.get(name).Status.Rollback.Schema; got != v1alpha1.SchemaUnknown {
 				t.Errorf("the schema is %s", got)
 			}
-			if got := s.message(name, "RolledBack"); !strings.Contains(got, "whether migrations newer than good have run could not be looked at") {
+			if got := s.message(name, "RolledBack"); !strings.Contains(got, "whether migrations newer than good have run "+
+				"could not be looked at") {
 				t.Errorf("it says %q", got)
 			}
 			if !s.told(name, c.says) {

@@ -16,7 +16,8 @@ import (
 	"github.com/1pass-dev/playbook-operator/hack/logi"
 )
 
-// 7. Webhooks that two relying parties refused rolled the platform back, and closed as "the signals stayed good" with both still down.
+// 7. Webhooks that two relying parties refused rolled the platform back, and closed as "the signals stayed good" with
+// both still down.
 func TestWebhooksThatNobodyTakesRollNothingBackAndCloseNothing(t *testing.T) {
 	s := newScene(t, "seen-webhooks")
 	s.Server.Render().AddDeploy(logi.WebService, "healthy", "live", "new_commit", time.Now().Add(-90*time.Second))
@@ -25,7 +26,8 @@ func TestWebhooksThatNobodyTakesRollNothingBackAndCloseNothing(t *testing.T) {
 	name := s.open("inc", "{category: WebhookDelivery}")
 	s.pass(name)
 	s.expectPages("oncall 1 triggered")
-	if obj := s.get(name); obj.Status.Severity != v1alpha1.Sev2 || obj.Status.ConfirmedBy != v1alpha1.ConditionWebhooksDelivered {
+	if obj := s.get(name); obj.Status.Severity != v1alpha1.Sev2 ||
+		obj.Status.ConfirmedBy != v1alpha1.ConditionWebhooksDelivered {
 		t.Errorf("it is %s, confirmed by %q", obj.Status.Severity, obj.Status.ConfirmedBy)
 	}
 	// No attempt in the window, and then, as after a single one that arrived, good.
@@ -46,7 +48,8 @@ func TestWebhooksThatNobodyTakesRollNothingBackAndCloseNothing(t *testing.T) {
 // 8. Render refused the rollback of one Incident, and another one took it for done.
 func TestARefusedRollbackIsTakenForDoneByNobody(t *testing.T) {
 	s := newScene(t, "seen-refused")
-	s.Server.Render().SetFaults(logi.RenderFault{Method: "POST", Path: "rollback", Status: 403, Body: `{"message":"forbidden"}`})
+	s.Server.Render().SetFaults(logi.RenderFault{Method: "POST", Path: "rollback", Status: 403,
+		Body: `{"message":"forbidden"}`})
 	first := s.regression("first", "{category: Outage}")
 	second := s.open("second", "{category: Outage}")
 	s.pass(first)
@@ -93,7 +96,8 @@ func TestAPlatformThatIsAppliedAgainWhileTheFixIsAwaitedForgetsNothing(t *testin
 	if r.AutoDeploy(logi.WebService) {
 		t.Error("auto-deploy is on, without a fix")
 	}
-	if got := s.platform().Status.Rollbacks; len(got) != 1 || got[0].Incident != name || got[0].AutoDeploy != v1alpha1.AutoDeployOff {
+	if got := s.platform().Status.Rollbacks; len(got) != 1 || got[0].Incident != name ||
+		got[0].AutoDeploy != v1alpha1.AutoDeployOff {
 		t.Errorf("the Platform says of rollbacks: %+v", got)
 	}
 	r.DeployCommit(logi.WebService, "fix")
@@ -137,7 +141,8 @@ func TestASecondBadDeployWithinTheHourOffersTheExactPair(t *testing.T) {
 			if !s.told(name, pair) {
 				t.Errorf("the timeline does not offer %q: %+v", pair, s.get(name).Status.Timeline)
 			}
-			if row := s.row(name); !strings.Contains(row, "WaitingForApproval") || !strings.Contains(row, pair) || !strings.Contains(row, plan.Digest) {
+			if row := s.row(name); !strings.Contains(row, "WaitingForApproval") || !strings.Contains(row, pair) ||
+				!strings.Contains(row, plan.Digest) {
 				t.Errorf("the row is %s", row)
 			}
 			s.approve(name)
@@ -153,7 +158,8 @@ func TestASecondBadDeployWithinTheHourOffersTheExactPair(t *testing.T) {
 // steps of an object's playbook, by its category, and how many each lane of more than one has.
 var stepsOf = map[v1alpha1.IncidentCategory][]string{
 	v1alpha1.CategoryOutage: {
-		"Classified", "Escalated", "Acknowledged", "Announced", "Triaged", "RolledBack", "Mitigated", "Resolved", "AutoDeployRestored",
+		"Classified", "Escalated", "Acknowledged", "Announced", "Triaged", "RolledBack", "Mitigated", "Resolved",
+		"AutoDeployRestored",
 	},
 	v1alpha1.CategoryMergeInconsistency: {"Classified", "Escalated", "Acknowledged", "Triaged", "Resolved"},
 }
@@ -203,8 +209,10 @@ func (s *scene) begun(name string, steps []string) {
 	s.Helper()
 	obj := s.get(name)
 	base := obj.DeepCopy()
-	for condition, state := range map[string]metav1.ConditionStatus{"Ready": metav1.ConditionFalse, "Reconciling": metav1.ConditionTrue} {
-		meta.SetStatusCondition(&obj.Status.Conditions, metav1.Condition{Type: condition, Status: state, Reason: "Pending", Message: "accepted"})
+	for condition, state := range map[string]metav1.ConditionStatus{"Ready": metav1.ConditionFalse,
+		"Reconciling": metav1.ConditionTrue} {
+		meta.SetStatusCondition(&obj.Status.Conditions, metav1.Condition{Type: condition, Status: state, Reason: "Pending",
+			Message: "accepted"})
 	}
 	for _, step := range steps {
 		meta.SetStatusCondition(&obj.Status.Conditions, metav1.Condition{

@@ -26,7 +26,8 @@ func (s *scene) sees(each ...signals.Signal) { s.signals = signals.Signals{Each:
 
 // signal that is so since now.
 func (s *scene) signal(condition string, state metav1.ConditionStatus, severity v1alpha1.Severity) signals.Signal {
-	signal := signals.Signal{Condition: condition, State: state, Severity: severity, Message: condition + " is " + string(state), Since: s.clock()}
+	signal := signals.Signal{Condition: condition, State: state, Severity: severity, Message: condition + " is " +
+		string(state), Since: s.clock()}
 	if state == metav1.ConditionFalse {
 		signal.Ground, signal.BadFrom, signal.EnoughFrom = severity == v1alpha1.Sev1, s.clock(), s.clock()
 	}
@@ -62,7 +63,8 @@ func (s *scene) untouched(live string) {
 // spec patches the Platform's.
 func (s *scene) spec(merge string) {
 	s.Helper()
-	if _, err := w.Kubectl(s.ctx, "-n", world.Namespace, "patch", "platform", s.Name, "--type=merge", "-p", `{"spec":`+merge+`}`); err != nil {
+	if _, err := w.Kubectl(s.ctx, "-n", world.Namespace, "patch", "platform", s.Name, "--type=merge", "-p",
+		`{"spec":`+merge+`}`); err != nil {
 		s.Fatal(err)
 	}
 }
@@ -158,7 +160,8 @@ func TestWhatAPersonReportsStaysOpenWhileAllSignalsAreGood(t *testing.T) {
 	}
 }
 
-// 3. An Outage that a person applied before the third failing look ended as sev3, with nobody paged, and the platform stayed down.
+// 3. An Outage that a person applied before the third failing look ended as sev3, with nobody paged, and the
+// platform stayed down.
 func TestAnOutageThatIsReportedBeforeItIsSeenIsPagedAndRolledBack(t *testing.T) {
 	s := newScene(t, "seen-early")
 	s.good()
@@ -171,7 +174,8 @@ func TestAnOutageThatIsReportedBeforeItIsSeenIsPagedAndRolledBack(t *testing.T) 
 	}
 	s.expectPages("oncall 1 triggered")
 	s.untouched("bad")
-	s.expect(name, "RolledBack Unknown WaitingForApproval", "Mitigated Unknown NotConfirmed", "Ready False WaitingForApproval")
+	s.expect(name, "RolledBack Unknown WaitingForApproval", "Mitigated Unknown NotConfirmed",
+		"Ready False WaitingForApproval")
 	// The third look fails.
 	s.bad(v1alpha1.Sev1, "/up answers HTTP 502")
 	s.until(name, "RolledBack True Succeeded")
@@ -254,7 +258,8 @@ func TestATicketThatWasClosedMakesNoCommitUnfit(t *testing.T) {
 	}
 }
 
-// 6. A deploy that seemed to end after the first bad look was called live at the onset, for good, and the platform stayed down.
+// 6. A deploy that seemed to end after the first bad look was called live at the onset, for good, and the
+// platform stayed down.
 func TestADeployThatEndsAfterTheFirstBadLookIsSuspected(t *testing.T) {
 	s := newScene(t, "seen-skew")
 	r := s.Server.Render()

@@ -21,7 +21,7 @@ import (
 const (
 	// triageDeadline is how long triage waits for Render. What can't be read then is unknown.
 	triageDeadline = time.Minute
-	// triageTimeout bounds what triage reads in a pass, so that the next page is not late.
+	// triageTimeout bounds what triage reads.
 	triageTimeout = 15 * time.Second
 	// ownLookTimeout bounds the look at the platform where it is not probed.
 	ownLookTimeout = 5 * time.Second
@@ -34,39 +34,69 @@ func triage(ctx context.Context, s *response) (playbook.Outcome, error) {
 	if s.ByHand() {
 		return playbook.NotNeeded("resolved by %s", s.Incident.Spec.Resolution.By), nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, triageTimeout)
-	defer cancel()
-	found := &v1alpha1.TriageStatus{Health: s.health(ctx)}
-	s.Incident.Status.Triage = found
-	if s.Platform.Spec.Render == nil {
-		return playbook.Done("%s; Platform %q has no spec.render, so services and deploys are unknown", found.Health, s.Platform.Name), nil
-	}
-	patience := s.Now.Before(s.Incident.CreationTimestamp.Add(triageDeadline))
-	api, err := s.r.Connections.Render(ctx, s.Platform)
+	p := s.Platform
+	look, err := playbook.Ask(ctx, &s.r.aside, string(s.Incident.UID)+"/triage", "Render and the platform", triageTimeout,
+		func(ctx context.Context) (firstLook, error) { return s.r.lookAt(ctx, p), nil })
 	if err != nil {
-		if patience {
-			return playbook.Outcome{}, err
-		}
-		return playbook.Done("%s; services and deploys are unknown: %s", found.Health, playbook.Normalise(err.Error())), nil
+		return playbook.Outcome{}, err
 	}
-	patience = patience && ctx.Err() == nil
-	if found.Services, err = services(ctx, api, s.Platform); err != nil && patience && !refused(err) {
-		return journal.Patient("Render", err)
+	if s.Now.Before(s.Incident.CreationTimestamp.Add(triageDeadline)) && look.err != nil && !refused(look.err) {
+		return journal.Patient("Render", look.err)
 	}
-	// All of them, since Render promises no order.
-	deploys, err := api.History(ctx, access.RenderServiceID(s.Platform, s.mainService()))
+	found := &v1alpha1.TriageStatus{Health: s.health(look), Services: look.services, Deploys: look.deploys}
+	s.Incident.Status.Triage = found
 	switch {
-	case err != nil && patience && !refused(err):
-		return journal.Patient("Render", err)
-	case err != nil:
-		return playbook.Done("%s; %s; deploys are unknown: %s", found.Health, servicesText(found.Services), playbook.Normalise(err.Error())), nil
+	case p.Spec.Render == nil:
+		return playbook.Done("%s; Platform %q has no spec.render, so services and deploys are unknown", found.Health,
+			p.Name), nil
+	case look.err != nil && len(found.Services) == 0:
+		return playbook.Done("%s; services and deploys are unknown: %s", found.Health,
+			playbook.Normalise(look.err.Error())), nil
+	case look.err != nil && len(found.Deploys) == 0:
+		return playbook.Done("%s; %s; deploys are unknown: %s", found.Health, servicesText(found.Services),
+			playbook.Normalise(look.err.Error())), nil
 	}
-	found.Deploys = newest(deploys)
-	return playbook.Done("%s; %s; the last %d deploys are in status.triage", found.Health, servicesText(found.Services), len(found.Deploys)), nil
+	return playbook.Done("%s; %s; the last %d deploys are in status.triage", found.Health, servicesText(found.Services),
+		len(found.Deploys)), nil
+}
+
+// firstLook is what triage reads.
+type firstLook struct {
+	// health is what one look at the platform says, where it is not probed.
+	health   string
+	services []v1alpha1.TriagedService
+	deploys  []v1alpha1.TriagedDeploy
+	// err is the last thing at Render that could not be read.
+	err error
+}
+
+func (r *Reconciler) lookAt(ctx context.Context, p *v1alpha1.Platform) firstLook {
+	var look firstLook
+	if p.Spec.Probes == nil {
+		look.health = r.lookOnce(ctx, p)
+	}
+	if p.Spec.Render == nil {
+		return look
+	}
+	api, err := r.Connections.Render(ctx, p)
+	if err != nil {
+		look.err = err
+		return look
+	}
+	look.services, look.err = services(ctx, api, p)
+	// All of them, since Render promises no order.
+	deploys, err := api.History(ctx, access.RenderServiceID(p, mainService(p)))
+	if err != nil {
+		look.err = err
+		return look
+	}
+	look.deploys = newest(deploys)
+	return look
 }
 
 // services as Render shows them. The error is the last one; a service that could not be read says so.
-func services(ctx context.Context, api *render.Client, p *v1alpha1.Platform) (found []v1alpha1.TriagedService, last error) {
+func services(ctx context.Context, api *render.Client, p *v1alpha1.Platform) (found []v1alpha1.TriagedService,
+	last error) {
 	for _, service := range p.Spec.Render.Services {
 		state := "Running"
 		at, err := api.Service(ctx, service.ServiceID)
@@ -107,10 +137,10 @@ func servicesText(services []v1alpha1.TriagedService) string {
 }
 
 // health is what the signals say, or where the platform is not probed, what one look says.
-func (s *response) health(ctx context.Context) string {
+func (s *response) health(look firstLook) string {
 	switch {
-	case s.Platform.Spec.Probes == nil:
-		return s.lookOnce(ctx)
+	case look.health != "":
+		return look.health
 	case len(s.signals.Each) == 0:
 		return "the signals are unknown: the probes have not answered yet"
 	}
@@ -118,8 +148,8 @@ func (s *response) health(ctx context.Context) string {
 }
 
 // lookOnce asks what the probes would ask. One look confirms nothing: it is for people to read.
-func (s *response) lookOnce(ctx context.Context) string {
-	probe := &platformapi.Probe{URL: s.Platform.Spec.URL, Timeout: ownLookTimeout, Transport: s.r.Connections.Transport}
+func (r *Reconciler) lookOnce(ctx context.Context, p *v1alpha1.Platform) string {
+	probe := &platformapi.Probe{URL: p.Spec.URL, Timeout: ownLookTimeout, Transport: r.Connections.Transport}
 	looks := make([]platformapi.Look, 3)
 	var group sync.WaitGroup
 	for i, look := range []func(context.Context) platformapi.Look{
@@ -132,13 +162,13 @@ func (s *response) lookOnce(ctx context.Context) string {
 	for i, look := range looks {
 		texts[i] = look.Message
 	}
-	return fmt.Sprintf("one look, since Platform %q has no spec.probes: %.800s", s.Platform.Name, strings.Join(texts, "; "))
+	return fmt.Sprintf("one look, since Platform %q has no spec.probes: %.800s", p.Name, strings.Join(texts, "; "))
 }
 
 // mainService is the service that is rolled back, or the first.
-func (s *response) mainService() string {
-	if s.Platform.Spec.Rollback != nil {
-		return s.Platform.Spec.Rollback.Service
+func mainService(p *v1alpha1.Platform) string {
+	if p.Spec.Rollback != nil {
+		return p.Spec.Rollback.Service
 	}
-	return s.Platform.Spec.Render.Services[0].Name
+	return p.Spec.Render.Services[0].Name
 }

@@ -40,7 +40,8 @@ func countRequests(s *scene) *counter {
 	return c
 }
 
-// Without probes triage asks itself, once, as the playbook's first line does. One look neither confirms, acts nor closes.
+// Without probes triage asks itself, once, as the playbook's first line does. One look neither confirms, acts nor
+// closes.
 func TestTriageWithoutProbesLooksOnceAndThatDecidesNothing(t *testing.T) {
 	s := newScene(t, "triage-alone")
 	requests := countRequests(s)
@@ -51,7 +52,8 @@ func TestTriageWithoutProbesLooksOnceAndThatDecidesNothing(t *testing.T) {
 	s.pass(name)
 	s.expect(name, "Triaged True Succeeded", "RolledBack Unknown WaitingForApproval", "Mitigated Unknown NotConfirmed")
 	health := s.get(name).Status.Triage.Health
-	for _, want := range []string{"no spec.probes", "/up answers HTTP 502", "/oauth/token answers HTTP 502", "jwks.json answers HTTP 502"} {
+	for _, want := range []string{"no spec.probes", "/up answers HTTP 502", "/oauth/token answers HTTP 502",
+		"jwks.json answers HTTP 502"} {
 		if !strings.Contains(health, want) {
 			t.Errorf("triage does not say %q: %q", want, health)
 		}

@@ -60,7 +60,8 @@ func TestAKeyOfEachAlgorithmIsEndedAndWhatItsSuccessorSignsIsBelieved(t *testing
 			if *k.Status.ResignedEntries != 25 {
 				t.Errorf("%d were signed anew", *k.Status.ResignedEntries)
 			}
-			if got := stage.Query[string](s.Scene, `SELECT algorithm FROM webhook_signing_keys WHERE kid = $1`, k.Status.SuccessorKid); got != string(algorithm) {
+			if got := stage.Query[string](s.Scene, `SELECT algorithm FROM webhook_signing_keys WHERE kid = $1`,
+				k.Status.SuccessorKid); got != string(algorithm) {
 				t.Errorf("the successor of a key of %s is one of %s", algorithm, got)
 			}
 			if status, err := stolen.Forge(s.Ctx, `{"forged":2}`); err != nil || status != 401 {

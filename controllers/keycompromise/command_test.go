@@ -46,7 +46,8 @@ func newShell(t *testing.T, name string, config logi.Config) *shell {
 	if err != nil {
 		t.Fatal(err)
 	}
-	secret := s.CreateSecret("ssh", map[string]string{"privateKey": string(s.sshd.PrivateKey()), "knownHosts": string(s.sshd.KnownHosts())})
+	secret := s.CreateSecret("ssh", map[string]string{"privateKey": string(s.sshd.PrivateKey()),
+		"knownHosts": string(s.sshd.KnownHosts())})
 	s.Patch(&v1alpha1.Platform{}, name, fmt.Sprintf(`{"spec":{"database":{"signingSecretRef":null},"commands":{"type":"SSH","directory":%q,"bundle":%q,
 		"ssh":{"host":%q,"port":%d,"user":%q,"secretRef":{"name":%q}}}}}`, s.dir, bundle, s.sshd.Host(), s.sshd.Port(), s.sshd.User(), secret))
 	return s
@@ -84,14 +85,17 @@ func TestThePlatformsOwnRakeEndsAKeyThatIsEncrypted(t *testing.T) {
 		}
 	}
 	st := k.Status
-	if st.SuccessorKid != s.kid() || *st.ResignedEntries != 50 || st.EventEntryID == "" || st.Command == nil || st.Command.Outcome != v1alpha1.CommandSucceeded || *st.Command.ExitStatus != 0 {
+	if st.SuccessorKid != s.kid() || *st.ResignedEntries != 50 || st.EventEntryID == "" || st.Command == nil ||
+		st.Command.Outcome != v1alpha1.CommandSucceeded || *st.Command.ExitStatus != 0 {
 		t.Errorf("%s", stage.JSON(st))
 	}
 	s.runs(1)
-	if run := s.RakeRuns()[0]; run.Directory != s.dir || !slices.Equal(run.Arguments, []string{"exec", "rails", "webhooks:compromise[42," + kid + "]", "RAILS_ENV=production"}) {
+	if run := s.RakeRuns()[0]; run.Directory != s.dir || !slices.Equal(run.Arguments,
+		[]string{"exec", "rails", "webhooks:compromise[42," + kid + "]", "RAILS_ENV=production"}) {
 		t.Errorf("%q", run)
 	}
-	if output := stage.Query[string](s.Scene, `SELECT output FROM playbook.command_runs`); !strings.Contains(output, "re-signed 50 entries") {
+	if output := stage.Query[string](s.Scene, `SELECT output FROM playbook.command_runs`); !strings.Contains(output,
+		"re-signed 50 entries") {
 		t.Errorf("the evidence is %s", output)
 	}
 }
@@ -133,12 +137,14 @@ func TestARakeThatFailedStallsAndIsRunAgainOnRequest(t *testing.T) {
 	name := s.apply("key", kid, viaCommand)
 	k := s.AwaitStalled(name, v1alpha1.ReasonCommandFailed)
 	message := stage.Condition(k, v1alpha1.StepRevoked).Message
-	if !strings.Contains(message, "exit status 1 ") || !strings.Contains(message, "playbook.command_runs") || strings.Contains(message, "booting") {
+	if !strings.Contains(message, "exit status 1 ") || !strings.Contains(message, "playbook.command_runs") ||
+		strings.Contains(message, "booting") {
 		t.Error(message)
 	}
 	// What the message says finds the evidence.
 	sql := message[strings.Index(message, "SELECT"):]
-	if output := stage.Query[string](s.Scene, sql[:strings.Index(sql, "'.")+1]); !strings.Contains(output, "booting") || !strings.Contains(output, "ConnectionNotEstablished") {
+	if output := stage.Query[string](s.Scene, sql[:strings.Index(sql, "'.")+1]); !strings.Contains(output, "booting") ||
+		!strings.Contains(output, "ConnectionNotEstablished") {
 		t.Error(output)
 	}
 	if s.kid() != kid {
@@ -158,7 +164,8 @@ func TestARakeWhoseOutcomeCantBeToldIsNotRunAgain(t *testing.T) {
 	s.SetRakeFault(logi.RakeFault{DropBefore: true})
 	name := s.apply("key", kid, viaCommand)
 	k := s.AwaitStalled(name, v1alpha1.ReasonOutcomeUnknown)
-	if message := stage.Condition(k, v1alpha1.StepRevoked).Message; !strings.Contains(message, "not run again") || !strings.Contains(message, "the key is not revoked") {
+	if message := stage.Condition(k, v1alpha1.StepRevoked).Message; !strings.Contains(message, "not run again") ||
+		!strings.Contains(message, "the key is not revoked") {
 		t.Error(message)
 	}
 	s.SetRakeFault(logi.RakeFault{})
@@ -166,7 +173,8 @@ func TestARakeWhoseOutcomeCantBeToldIsNotRunAgain(t *testing.T) {
 	s.AwaitStalled(name, v1alpha1.ReasonOutcomeUnknown)
 	s.runs(1)
 	// A person looks, and runs it by hand.
-	if printed, ok := s.Rake(s.Ctx, s.dir, []string{"exec", "rails", "webhooks:compromise[42," + kid + "]", "RAILS_ENV=production"}, 0); !ok {
+	if printed, ok := s.Rake(s.Ctx, s.dir, []string{"exec", "rails", "webhooks:compromise[42," + kid + "]",
+		"RAILS_ENV=production"}, 0); !ok {
 		t.Fatal(printed)
 	}
 	s.request(name, "by hand")
@@ -189,7 +197,8 @@ func (s *shell) intended(kid string) (name string, startedAt time.Time) {
 	if err := shared.Kube.Status().Update(s.Ctx, k); err != nil {
 		s.Fatal(err)
 	}
-	s.Patch(&v1alpha1.Platform{}, s.Name, stage.JSON(map[string]any{"spec": map[string]any{"commands": platform.Spec.Commands}}))
+	s.Patch(&v1alpha1.Platform{}, s.Name,
+		stage.JSON(map[string]any{"spec": map[string]any{"commands": platform.Spec.Commands}}))
 	return name, startedAt
 }
 
@@ -235,7 +244,8 @@ func TestALedgerThatKnowsOfARunForbidsAnother(t *testing.T) {
 func TestAKeyThatSomebodyEndedByHandIsAdopted(t *testing.T) {
 	s := newShell(t, "rake-by-hand", logi.Config{JWKSMaxAge: time.Second})
 	kid := s.kid()
-	if printed, ok := s.Rake(s.Ctx, s.dir, []string{"exec", "rails", "webhooks:compromise[42," + kid + "]", "RAILS_ENV=production"}, 0); !ok {
+	if printed, ok := s.Rake(s.Ctx, s.dir, []string{"exec", "rails", "webhooks:compromise[42," + kid + "]",
+		"RAILS_ENV=production"}, 0); !ok {
 		t.Fatal(printed)
 	}
 	successor := s.kid()
@@ -252,14 +262,16 @@ func TestASecondCommandForTheSameKeyWaitsForTheFirst(t *testing.T) {
 	s.SetRakeFault(logi.RakeFault{Hang: 5 * time.Second})
 	first := s.apply("first", kid, viaCommand)
 	stage.Eventually(t, "the rake runs", func() bool { return len(s.RakeRuns()) == 1 })
-	if k := s.Get(first); stage.Condition(k, v1alpha1.ConditionReady).Reason != v1alpha1.ReasonRevoking || k.Status.Command == nil || k.Status.Command.Outcome != "" {
+	if k := s.Get(first); stage.Condition(k, v1alpha1.ConditionReady).Reason != v1alpha1.ReasonRevoking ||
+		k.Status.Command == nil || k.Status.Command.Outcome != "" {
 		t.Errorf("%s", stage.JSON(k.Status))
 	}
 	second := s.apply("second", kid, viaCommand)
 	s.AwaitReason(second, v1alpha1.ReasonWaitingForTwin)
 	s.AwaitReady(first)
 	k := s.AwaitReady(second)
-	if c := stage.Condition(k, v1alpha1.ConditionReady); c.Reason != v1alpha1.ReasonAlreadyDone || !strings.Contains(c.Message, first) {
+	if c := stage.Condition(k, v1alpha1.ConditionReady); c.Reason != v1alpha1.ReasonAlreadyDone ||
+		!strings.Contains(c.Message, first) {
 		t.Errorf("%s: %s", c.Reason, c.Message)
 	}
 	s.runs(1)
@@ -280,7 +292,8 @@ func TestAChangedHostKeyStalls(t *testing.T) {
 	k := s.AwaitStalled(name, v1alpha1.ReasonHostKeyRefused)
 	message := stage.Condition(k, v1alpha1.StepRevoked).Message
 	line := strings.TrimSpace(string(s.sshd.KnownHosts()))
-	if strings.Count(message, "SHA256:") != 2 || !strings.Contains(message, line) || !strings.Contains(message, s.Name+"-ssh") || k.Status.Command != nil {
+	if strings.Count(message, "SHA256:") != 2 || !strings.Contains(message, line) ||
+		!strings.Contains(message, s.Name+"-ssh") || k.Status.Command != nil {
 		t.Errorf("%s", stage.JSON(k.Status))
 	}
 	s.runs(0)
@@ -312,7 +325,8 @@ func TestAHostThatCantBeReachedOrRefusesIsTriedAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	k = s.AwaitReason(name, v1alpha1.ReasonRetrying)
-	if message := stage.Condition(k, v1alpha1.StepRevoked).Message; !strings.Contains(message, "connection refused") || k.Status.Command != nil {
+	if message := stage.Condition(k, v1alpha1.StepRevoked).Message; !strings.Contains(message, "connection refused") ||
+		k.Status.Command != nil {
 		t.Errorf("%s", stage.JSON(k.Status))
 	}
 	s.secret("privateKey", right)
@@ -327,9 +341,11 @@ func TestAHostThatCantBeReachedOrRefusesIsTriedAgain(t *testing.T) {
 func TestAKidThatRakeCantBeGivenIsRefusedAtApply(t *testing.T) {
 	t.Parallel()
 	for kid, can := range map[string]bool{
-		"a,b": false, "a]": false, "]": false, `a\b`: false, "a\nb": false, "a\n": false, "a\tb": false, "a\x7f": false, "a\u0085b": false, " a": false, "a ": false, " ": false,
+		"a,b": false, "a]": false, "]": false, `a\b`: false, "a\nb": false, "a\n": false, "a\tb": false, "a\x7f": false,
+		"a\u0085b": false, " a": false, "a ": false, " ": false,
 		"a\u00a0": false, "\u2003a": false, "\u3000": false, "a\u2028": false,
-		"a": true, "whk_2026_08": true, "a b": true, "a[b": true, "é": true, "it's": true, `"$(id)"; rm -rf *`: true, "a\u00a0b": true, "a\u200b": true, strings.Repeat("x", 255): true,
+		"a": true, "whk_2026_08": true, "a b": true, "a[b": true, "é": true, "it's": true, `"$(id)"; rm -rf *`: true,
+		"a\u00a0b": true, "a\u200b": true, strings.Repeat("x", 255): true,
 	} {
 		_, err := ssh.Rails{}.Compromise(acme, kid)
 		if (err == nil) != can {
@@ -338,9 +354,11 @@ func TestAKidThatRakeCantBeGivenIsRefusedAtApply(t *testing.T) {
 		for _, via := range []v1alpha1.CompromiseVia{v1alpha1.CompromiseViaCommand, v1alpha1.CompromiseViaDatabase} {
 			err := shared.Kube.Create(t.Context(), &v1alpha1.KeyCompromise{
 				ObjectMeta: metav1.ObjectMeta{Namespace: world.Namespace, Name: "rake-kid-refused"},
-				Spec:       v1alpha1.KeyCompromiseSpec{PlatformRef: v1alpha1.PlatformReference{Name: "p"}, ApplicationID: "42", Kid: kid, Reason: "r", Via: via},
+				Spec: v1alpha1.KeyCompromiseSpec{PlatformRef: v1alpha1.PlatformReference{Name: "p"}, ApplicationID: "42",
+					Kid: kid, Reason: "r", Via: via},
 			}, client.DryRunAll)
-			if want := can || via == v1alpha1.CompromiseViaDatabase; (err == nil) != want || err != nil && !strings.Contains(err.Error(), "write via: Database") {
+			if want := can || via == v1alpha1.CompromiseViaDatabase; (err == nil) != want || err != nil &&
+				!strings.Contains(err.Error(), "write via: Database") {
 				t.Errorf("%q via %s: %v", kid, via, err)
 			}
 		}
@@ -357,41 +375,16 @@ func TestAKidThatAShellWouldReadOtherwiseArrivesAsItIs(t *testing.T) {
 	s.runs(1)
 }
 
-func TestWhatTheRakeLeftUnderTheOldKidIsWaitedFor(t *testing.T) {
-	s := newShell(t, "rake-straggler", idle)
-	kid := s.kid()
-	straggler, err := pgx.Connect(s.Ctx, s.URLAs(""))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer straggler.Close(context.Background())
-	if _, err := straggler.Exec(s.Ctx, `BEGIN; SELECT FROM webhook_signing_keys`); err != nil {
-		t.Fatal(err)
-	}
-	name := s.apply("key", kid, viaCommand+"\nreSignTimeoutSeconds: 3")
-	s.Await(name, "revoked", func(k *v1alpha1.KeyCompromise) bool { return k.Status.SuccessorKid != "" })
-	if _, err := straggler.Exec(s.Ctx, fmt.Sprintf(`INSERT INTO webhook_outbox_entries (oauth_application_id, event_type, payload, idempotency_key, kid, signature, enqueued_at)
-		VALUES (%d, 'user.updated', '{}', 'late', '%s', 'old', clock_timestamp()); COMMIT`, acme, kid)); err != nil {
-		t.Fatal(err)
-	}
-	k := s.AwaitStalled(name, v1alpha1.ReasonStillSigning)
-	if c := stage.Condition(k, v1alpha1.StepReSigned); !strings.Contains(c.Message, "1 undelivered") || !strings.Contains(c.Message, "the operator can't") {
-		t.Errorf("%s: %s", c.Reason, c.Message)
-	}
-	s.Exec(`UPDATE webhook_outbox_entries SET delivered_at = clock_timestamp() WHERE idempotency_key = 'late'`)
-	s.request(name, "again")
-	s.Await(name, "signed anew", func(k *v1alpha1.KeyCompromise) bool {
-		return stage.Condition(k, v1alpha1.StepReSigned).Status == metav1.ConditionTrue
-	})
-}
-
 func TestNothingThatTheRakePrintsIsTold(t *testing.T) {
 	s := newShell(t, "rake-secrets", logi.Config{JWKSMaxAge: time.Second})
-	const key, password, token, header = "MC4CAQAwBQYDK2VwBCIEIPlantedPlantedPlantedPlantedPlanted1234", "planted-password-5b2c", "planted-token-91ab3d", "planted-header-2e8f60"
-	s.SetRakeFault(logi.RakeFault{Print: "harmless-words-17\n-----BEGIN PRIVATE KEY-----\n" + key + "\n-----END PRIVATE KEY-----\nDATABASE_URL=postgres://owner:" + password +
+	const key = "MC4CAQAwBQYDK2VwBCIEIPlantedPlantedPlantedPlantedPlanted1234"
+	const password, token, header = "planted-password-5b2c", "planted-token-91ab3d", "planted-header-2e8f60"
+	s.SetRakeFault(logi.RakeFault{Print: "harmless-words-17\n-----BEGIN PRIVATE KEY-----\n" + key +
+		"\n-----END PRIVATE KEY-----\nDATABASE_URL=postgres://owner:" + password +
 		"@db/identity\nRENDER_API_TOKEN=" + token + "\nAuthorization: Bearer " + header + "\n"})
 	planted := map[string]string{
-		"printed-key": key, "printed-password": password, "printed-token": token, "printed-header": header, "harmless-output": "harmless-words-17",
+		"printed-key": key, "printed-password": password, "printed-token": token, "printed-header": header,
+		"harmless-output": "harmless-words-17",
 		// The line of the file that has the private part: those before it are in each such file, or public.
 		"ssh-key": strings.Split(string(s.sshd.PrivateKey()), "\n")[4],
 	}
@@ -401,7 +394,8 @@ func TestNothingThatTheRakePrintsIsTold(t *testing.T) {
 	swapped := s.apply("swapped", s.kid(), viaCommand)
 	s.AwaitReason(swapped, v1alpha1.ReasonSecretUnusable)
 	// A search that can't find what is there proves nothing.
-	s.Patch(&v1alpha1.KeyCompromise{}, swapped, stage.JSON(map[string]any{"metadata": map[string]any{"annotations": planted}}))
+	s.Patch(&v1alpha1.KeyCompromise{}, swapped,
+		stage.JSON(map[string]any{"metadata": map[string]any{"annotations": planted}}))
 	if found := s.found(planted); len(found) != len(planted) {
 		t.Errorf("of what was planted the search finds %q", found)
 	}
@@ -438,13 +432,15 @@ func TestCommandsThatCantBeRunAreRefusedAtApply(t *testing.T) {
 		`"commands":{"type":"SSH","service":"web",` + ssh + `}` + render:                "",
 		`"commands":{"type":"RenderJob","service":"web"}` + render:                      "",
 	} {
-		out, err := shared.Kubectl(s.Ctx, "-n", world.Namespace, "patch", "platform", s.Name, "--dry-run=server", "--type=merge", "-p", `{"spec":{`+text+`}}`)
+		out, err := shared.Kubectl(s.Ctx, "-n", world.Namespace, "patch", "platform", s.Name, "--dry-run=server",
+			"--type=merge", "-p", `{"spec":{`+text+`}}`)
 		if (err == nil) != (want == "") || !strings.Contains(out, want) {
 			t.Errorf("%s: %v\n%s", text, err, out)
 		}
 	}
 	name := s.apply("key", "whk_nobody", viaCommand)
-	if out, err := shared.Kubectl(s.Ctx, "-n", world.Namespace, "patch", "keyc", name, "--type=merge", "-p", `{"spec":{"via":"Database"}}`); err == nil || !strings.Contains(out, "via is fixed once") {
+	if out, err := shared.Kubectl(s.Ctx, "-n", world.Namespace, "patch", "keyc", name, "--type=merge", "-p",
+		`{"spec":{"via":"Database"}}`); err == nil || !strings.Contains(out, "via is fixed once") {
 		t.Errorf("%v\n%s", err, out)
 	}
 }
@@ -476,7 +472,8 @@ func TestARakeThatSucceededElsewhereIsTold(t *testing.T) {
 		t.Fatal(err)
 	}
 	k := s.AwaitStalled(s.apply("key", kid, viaCommand), v1alpha1.ReasonOutcomeUnknown)
-	if message := stage.Condition(k, v1alpha1.StepRevoked).Message; !strings.Contains(message, "exit status 0") || !strings.Contains(message, "two platforms") || s.kid() != kid {
+	if message := stage.Condition(k, v1alpha1.StepRevoked).Message; !strings.Contains(message, "exit status 0") ||
+		!strings.Contains(message, "two platforms") || s.kid() != kid {
 		t.Error(message)
 	}
 }

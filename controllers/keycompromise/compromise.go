@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"time"
 
-	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
@@ -22,8 +21,8 @@ import (
 // compromise is what a pass works with: the object, its Platform, and its operation in the ledger.
 type compromise struct {
 	*Reconciler
+	visit    *playbook.Visit[*v1alpha1.KeyCompromise]
 	obj      *v1alpha1.KeyCompromise
-	written  *v1alpha1.KeyCompromise // as the API server has it
 	platform *v1alpha1.Platform
 	db       *platformdb.DB // nil where the object is unrecorded
 	id       platformdb.Identity
@@ -31,7 +30,8 @@ type compromise struct {
 	revoked  *platformdb.Revocation // nil until the key is revoked
 }
 
-func (r *Reconciler) connect(ctx context.Context, written, obj *v1alpha1.KeyCompromise) (*compromise, error) {
+func (r *Reconciler) connect(ctx context.Context, v *playbook.Visit[*v1alpha1.KeyCompromise]) (*compromise, error) {
+	obj := v.Obj
 	id, err := identity(obj)
 	if err != nil {
 		return nil, err
@@ -40,7 +40,7 @@ func (r *Reconciler) connect(ctx context.Context, written, obj *v1alpha1.KeyComp
 	if err := playbook.PatchFinalizer(ctx, r.Client, obj, controllerutil.AddFinalizer); err != nil {
 		return nil, err
 	}
-	s := &compromise{Reconciler: r, obj: obj, written: written, id: id}
+	s := &compromise{Reconciler: r, visit: v, obj: obj, id: id}
 	if s.platform, err = access.Find(ctx, r.Client, obj.Namespace, obj.Spec.PlatformRef.Name); err != nil {
 		return nil, err
 	}
@@ -99,18 +99,19 @@ func identity(obj *v1alpha1.KeyCompromise) (platformdb.Identity, error) {
 	}, err
 }
 
-// resume lets a stalled playbook go on: the time of the step that stalled begins anew.
-func (s *compromise) resume() {
+// resume prepares a stalled playbook that goes on: the time of the step that stalled begins anew.
+func (s *compromise) resume(context.Context) error {
 	s.obj.Status.StepsBegun = slices.DeleteFunc(s.obj.Status.StepsBegun, func(b v1alpha1.StepBegun) bool {
 		return slices.ContainsFunc(s.obj.Status.Conditions, func(c metav1.Condition) bool {
 			return c.Type == b.Step && c.Status == metav1.ConditionFalse
 		})
 	})
 	// The command did nothing, and whoever asks has mended what kept it from that.
-	if c := meta.FindStatusCondition(s.obj.Status.Conditions, v1alpha1.StepRevoked); c.Reason == v1alpha1.ReasonCommandFailed {
+	if c := meta.FindStatusCondition(s.obj.Status.Conditions,
+		v1alpha1.StepRevoked); c.Reason == v1alpha1.ReasonCommandFailed {
 		s.obj.Status.Command = nil
 	}
-	playbook.Resume(s.obj)
+	return nil
 }
 
 // overdue says whether a step has taken longer than its timeout; the first call for a step starts its time.
@@ -118,14 +119,15 @@ func (s *compromise) overdue(step string, timeoutSeconds int32) bool {
 	i := slices.IndexFunc(s.obj.Status.StepsBegun, func(b v1alpha1.StepBegun) bool { return b.Step == step })
 	if i < 0 {
 		// The API keeps seconds.
-		s.obj.Status.StepsBegun = append(s.obj.Status.StepsBegun, v1alpha1.StepBegun{Step: step, At: new(metav1.NewTime(time.Now().Truncate(time.Second)))})
+		s.obj.Status.StepsBegun = append(s.obj.Status.StepsBegun, v1alpha1.StepBegun{Step: step,
+			At: new(metav1.NewTime(time.Now().Truncate(time.Second)))})
 		return false
 	}
 	return time.Since(s.obj.Status.StepsBegun[i].At.Time) > time.Duration(timeoutSeconds)*time.Second
 }
 
-// behind says that the ledger knows less than the object: what the object saw happen is then nowhere recorded, and doing it
-// again could repeat it.
+// behind says that the ledger knows less than the object: what the object saw happen is then nowhere recorded, and
+// doing it again could repeat it.
 func (s *compromise) behind() bool {
 	if s.db == nil {
 		return false
@@ -133,37 +135,27 @@ func (s *compromise) behind() bool {
 	if s.obj.Status.Command != nil && s.op == nil {
 		return true
 	}
-	return s.obj.Status.RevokedAt != nil && (s.revoked == nil || !s.revoked.RevokedAt.Truncate(time.Second).Equal(s.obj.Status.RevokedAt.Time))
+	return s.obj.Status.RevokedAt != nil && (s.revoked == nil ||
+		!s.revoked.RevokedAt.Truncate(time.Second).Equal(s.obj.Status.RevokedAt.Time))
 }
 
-// mayAct says whether an effect may happen now, by what the Platform says at this moment; otherwise it returns what the step
-// waits for.
-func (s *compromise) mayAct() (playbook.Outcome, bool) {
-	if s.platform.Spec.Automation == v1alpha1.AutomationObserveOnly {
-		return playbook.Wait(0, v1alpha1.ReasonAutomationOff, "Platform %q is ObserveOnly: nothing is changed until its spec.automation is Enabled", s.platform.Name), false
-	}
-	return playbook.Outcome{}, true
+// mayAct returns the zero Outcome where an effect may happen now, by what the Platform says at this moment. Otherwise
+// it returns what the step waits for.
+func (s *compromise) mayAct() playbook.Outcome { return s.act().MayAct() }
+
+// mayBegin also asks the Platform's approval rules; without one, an emergency waits for nobody.
+func (s *compromise) mayBegin() playbook.Outcome {
+	act := s.act()
+	act.Required = playbook.Required(s.platform, "KeyCompromise", 0)
+	return act.MayAct()
 }
 
-// approved asks the Platform's approval rules; without one, an emergency waits for nobody.
-func (s *compromise) approved() (playbook.Outcome, bool) {
-	var required []string
-	for _, rule := range s.platform.Spec.RequireApproval {
-		if rule.Kind == "KeyCompromise" {
-			required = append(required, rule.Step)
-		}
+func (s *compromise) act() playbook.Act {
+	return playbook.Act{
+		Object: s.obj, Resource: "keycompromise", Platform: s.platform, Approvals: s.obj.Spec.Approvals,
+		Digest: s.id.SpecDigest,
+		What:   fmt.Sprintf("the end of kid %q of application %s", s.obj.Spec.Kid, s.obj.Spec.ApplicationID),
 	}
-	digest := s.id.SpecDigest
-	missing, other := playbook.Unapproved(s.obj.Spec.Approvals, required, digest)
-	if len(missing) == 0 {
-		return playbook.Outcome{}, true
-	}
-	note := ""
-	if len(other) > 0 {
-		note = " (the approval given is for another digest)"
-	}
-	return playbook.Wait(0, v1alpha1.ReasonWaitingForApproval, "the end of kid %q of application %s waits for approval, %s%s. To approve: %s",
-		s.obj.Spec.Kid, s.obj.Spec.ApplicationID, digest, note, playbook.ApproveCommand(s.obj, "keycompromise", s.obj.Spec.Approvals, missing, digest)), false
 }
 
 func (s *compromise) resumeCommand() string { return playbook.ResumeCommand(s.obj, "keycompromise") }
@@ -181,7 +173,8 @@ func (s *compromise) relyingParty() (name, oncall string, jwksCache time.Duratio
 	return "application " + s.obj.Spec.ApplicationID, "", 0
 }
 
-// project writes what the ledger says into the status, or what JWKS said of an unrecorded object. Where they disagree, the ledger wins.
+// project writes what the ledger says into the status, or what JWKS said of an unrecorded object. Where they disagree,
+// the ledger wins.
 func (s *compromise) project() {
 	r, status := s.revoked, &s.obj.Status
 	if s.behind() {
@@ -196,19 +189,4 @@ func (s *compromise) project() {
 	}
 	status.ResignedEntries, status.ClaimedEntries = &r.Resigned, &r.Claimed
 	status.EventEntryID = strconv.FormatInt(r.EventEntryID, 10)
-}
-
-// writeStatus writes a changed status under the optimistic lock, then tells about it. After a write, written is obj.
-func (r *Reconciler) writeStatus(ctx context.Context, written, obj *v1alpha1.KeyCompromise) error {
-	if equality.Semantic.DeepEqual(written.Status, obj.Status) {
-		return nil
-	}
-	base := obj.DeepCopy()
-	base.Status = written.Status
-	if err := playbook.PatchStatus(ctx, r.Client, base, obj); err != nil {
-		return err
-	}
-	playbook.Tell(r.Recorder, written, obj, "EndKey")
-	obj.DeepCopyInto(written)
-	return nil
 }

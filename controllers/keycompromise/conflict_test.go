@@ -26,8 +26,8 @@ var points = []struct{ name, when string }{
 	{"committing", ""},
 }
 
-// trouble makes what happens at a point of the transaction fail the first n times, by SQL that PL/pgSQL runs. Sequences are not
-// rolled back, so tries counts those that were undone too.
+// trouble makes what happens at a point of the transaction fail the first n times, by SQL that PL/pgSQL runs. Sequences
+// are not rolled back, so tries counts those that were undone too.
 func (s *scene) trouble(when string, n int, sql string) {
 	s.Helper()
 	s.Exec(`CREATE SEQUENCE logi_test.tries`)
@@ -80,12 +80,14 @@ func TestARealDeadlockIsTriedAgain(t *testing.T) {
 	}
 	defer other.Close(context.Background())
 	// The one that waited first looks for a deadlock first, and gives up.
-	if _, err := other.Exec(s.Ctx, `SET deadlock_timeout = '20s'; BEGIN; LOCK TABLE webhook_outbox_entries IN SHARE MODE`); err != nil {
+	if _, err := other.Exec(s.Ctx,
+		`SET deadlock_timeout = '20s'; BEGIN; LOCK TABLE webhook_outbox_entries IN SHARE MODE`); err != nil {
 		t.Fatal(err)
 	}
 	name := s.apply("key", kid, "{}")
 	stage.Eventually(t, "the revocation waits for the outbox", func() bool {
-		return stage.Query[bool](s.Scene, `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND usename = 'playbook_signer' AND wait_event_type = 'Lock')`)
+		return stage.Query[bool](s.Scene,
+			`SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND usename = 'playbook_signer' AND wait_event_type = 'Lock')`)
 	})
 	before := stage.Query[int64](s.Scene, `SELECT count(*) FROM webhook_signing_keys`)
 	if _, err := other.Exec(s.Ctx, `UPDATE webhook_signing_keys SET updated_at = clock_timestamp()`); err != nil {
@@ -100,7 +102,8 @@ func TestARealDeadlockIsTriedAgain(t *testing.T) {
 	}
 	s.deliverAfterRevocation()
 	s.AwaitReady(name)
-	if n := stage.Query[int64](s.Scene, `SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()`); n == 0 {
+	if n := stage.Query[int64](s.Scene,
+		`SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()`); n == 0 {
 		t.Error("Postgres saw no deadlock")
 	}
 	s.revokedOnce()
@@ -227,7 +230,8 @@ func TestOneThatIsDeletedInTheMiddleDoesNothingMore(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.Delete(middle)
-	if got := stage.Query[string](s.Scene, `SELECT string_agg(coalesce(outcome, 'open'), ' ') FROM playbook.operations`); got != "deleted deleted" {
+	if got := stage.Query[string](s.Scene,
+		`SELECT string_agg(coalesce(outcome, 'open'), ' ') FROM playbook.operations`); got != "deleted deleted" {
 		t.Errorf("the operations are %s", got)
 	}
 	revivals := stage.Query[int64](s.Scene, `SELECT count(*) FROM logi_test.requeues`)

@@ -29,8 +29,8 @@ var lanes = playbook.Lanes[*compromise]{{
 type Reconciler struct {
 	// Client reads from the cache and writes.
 	Client client.Client
-	// APIReader reads past the cache: a pass begins with the object as it is, so that a manager that woke up late does not act
-	// for one that is gone.
+	// APIReader reads past the cache: a pass begins with the object as it is, so that a manager that woke up late does not
+	// act for one that is gone.
 	APIReader   client.Reader
 	Connections *access.Connections
 	Recorder    events.EventRecorder
@@ -53,57 +53,37 @@ const slowestRetry = time.Minute
 
 // SetupWithManager registers the controller.
 func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
-	return playbook.Controller(mgr, &v1alpha1.KeyCompromise{}, &v1alpha1.KeyCompromiseList{}, concurrency, slowestRetry).Complete(r)
+	return playbook.Controller(mgr, &v1alpha1.KeyCompromise{}, &v1alpha1.KeyCompromiseList{}, concurrency,
+		slowestRetry).Complete(r)
 }
 
 // Reconcile is one pass over one object, then one status write.
 func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
-	obj := &v1alpha1.KeyCompromise{}
-	if err := r.APIReader.Get(ctx, req.NamespacedName, obj); err != nil {
-		return ctrl.Result{}, client.IgnoreNotFound(err)
-	}
-	if !obj.DeletionTimestamp.IsZero() {
-		return playbook.Finalize(ctx, r.Client, r.Recorder, obj, func(ctx context.Context) error { return r.closeDeleted(ctx, obj) })
-	}
-	written := obj.DeepCopy()
-	after, err := r.pass(ctx, written, obj)
-	return playbook.Result(ctx, after, err, r.writeStatus(ctx, written, obj))
+	return playbook.Kind[*v1alpha1.KeyCompromise, *compromise]{
+		Client: r.Client, APIReader: r.APIReader, Recorder: r.Recorder, Memory: &r.memory,
+		New:     func() *v1alpha1.KeyCompromise { return &v1alpha1.KeyCompromise{} },
+		Action:  "EndKey",
+		Lanes:   func(*v1alpha1.KeyCompromise) playbook.Lanes[*compromise] { return lanes },
+		Connect: r.connect,
+		Resume:  func(ctx context.Context, s *compromise) error { return s.resume(ctx) },
+		Assess:  assess,
+		Close:   r.closeDeleted,
+	}.Reconcile(ctx, req)
 }
 
-// pass brings the object's playbook as far as it goes now. written is the object as the API server has it.
-func (r *Reconciler) pass(ctx context.Context, written, obj *v1alpha1.KeyCompromise) (time.Duration, error) {
-	obj.Status.ObservedGeneration = obj.Generation
-	if playbook.Finished(obj) {
-		return 0, nil
+// assess stops where the ledger is behind. Not in the first step: once that is settled it is not run again, and those
+// after it need the revocation.
+func assess(_ context.Context, s *compromise) playbook.Outcome {
+	if !s.behind() {
+		return playbook.Outcome{}
 	}
-	playbook.Begin(obj, lanes)
-	resume := playbook.Asked(obj, obj.Status.LastHandledRequestedAt)
-	if playbook.Stalled(obj) && !resume {
-		return 0, nil
-	}
-	s, err := r.connect(ctx, written, obj)
-	if err != nil && resume {
-		playbook.FailToResume(obj, err)
-		return 0, err
-	}
-	if err != nil {
-		playbook.Fail(obj, err)
-		return 0, err
-	}
-	if resume {
-		s.resume()
-	}
-	obj.Status.LastHandledRequestedAt = playbook.Request(obj, obj.Status.LastHandledRequestedAt)
-	// Not in the first step: once that is settled it is not run again, and those after it need the revocation.
-	if s.behind() {
-		playbook.Stop(obj, v1alpha1.ReasonLedgerBehind, "the ledger in the platform's database does not know the revocation that this object saw, as after a restore from a backup: "+
-			"the old key may be active again. Delete this object and apply one with a new name, which revokes the key again")
-		return 0, nil
-	}
-	return playbook.Run(ctx, obj, lanes, s, &r.memory), nil
+	return playbook.Stall(v1alpha1.ReasonLedgerBehind, "the ledger in the platform's database does not know the "+
+		"revocation that this object saw, as after a restore from a backup: "+
+		"the old key may be active again. Delete this object and apply one with a new name, which revokes the key again")
 }
 
-// closeDeleted closes the operation of a deleted object. What was revoked stays so; another object of that kid takes over.
+// closeDeleted closes the operation of a deleted object. What was revoked stays so; another object of that kid takes
+// over.
 func (r *Reconciler) closeDeleted(ctx context.Context, obj *v1alpha1.KeyCompromise) error {
 	id, err := identity(obj)
 	if err != nil {

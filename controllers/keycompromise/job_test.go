@@ -46,9 +46,13 @@ func TestAJobAtRenderEndsTheKey(t *testing.T) {
 func TestAJobWhoseAnswerWasLostIsRecognised(t *testing.T) {
 	s := newJobs(t, "job-lost")
 	s.SetRakeFault(logi.RakeFault{Hang: 3 * time.Second})
-	s.Render().SetFaults(logi.RenderFault{Method: http.MethodPost, Path: "/jobs", AfterEffect: true, Refuse: true, Times: 1})
+	s.Render().SetFaults(logi.RenderFault{Method: http.MethodPost, Path: "/jobs", AfterEffect: true, Refuse: true,
+		Times: 1})
 	name := s.apply("key", s.kid(), viaCommand)
-	s.Await(name, "the job is recognised", func(k *v1alpha1.KeyCompromise) bool { return k.Status.Command != nil && k.Status.Command.JobID != "" })
+	s.Await(name, "the job is recognised", func(k *v1alpha1.KeyCompromise) bool {
+		return k.Status.Command != nil &&
+			k.Status.Command.JobID != ""
+	})
 	s.AwaitReady(name)
 	s.runs(1)
 }
@@ -58,7 +62,8 @@ func TestAJobThatFailedStallsAndIsRunAgainOnRequest(t *testing.T) {
 	s.SetRakeFault(logi.RakeFault{Fail: true})
 	name := s.apply("key", s.kid(), viaCommand)
 	k := s.AwaitStalled(name, v1alpha1.ReasonCommandFailed)
-	if message := stage.Condition(k, v1alpha1.StepRevoked).Message; !strings.Contains(message, "Failed") || !strings.Contains(message, "Render's logs") {
+	if message := stage.Condition(k, v1alpha1.StepRevoked).Message; !strings.Contains(message, "Failed") ||
+		!strings.Contains(message, "Render's logs") {
 		t.Error(message)
 	}
 	s.SetRakeFault(logi.RakeFault{})
@@ -72,12 +77,15 @@ func TestAJobThatRenderRefusesCertainlyWasNotStarted(t *testing.T) {
 	s.Patch(&corev1.Secret{}, s.Name+"-render", `{"stringData":{"apiKey":"rnd_planted-wrong-key"}}`)
 	name := s.apply("key", s.kid(), viaCommand)
 	k := s.AwaitStalled(name, v1alpha1.ReasonRefused)
-	if message := stage.Condition(k, v1alpha1.StepRevoked).Message; !strings.Contains(message, "HTTP 401") || strings.Contains(message, "planted") || k.Status.Command != nil {
+	if message := stage.Condition(k, v1alpha1.StepRevoked).Message; !strings.Contains(message, "HTTP 401") ||
+		strings.Contains(message, "planted") || k.Status.Command != nil {
 		t.Errorf("%s", stage.JSON(k.Status))
 	}
-	s.Patch(&corev1.Secret{}, s.Name+"-render", stage.JSON(map[string]any{"stringData": map[string]string{"apiKey": s.Render().Key()}}))
+	s.Patch(&corev1.Secret{}, s.Name+"-render",
+		stage.JSON(map[string]any{"stringData": map[string]string{"apiKey": s.Render().Key()}}))
 	// One too many is not one too few: it goes on by itself.
-	s.Render().SetFaults(logi.RenderFault{Method: http.MethodPost, Path: "/jobs", Status: http.StatusTooManyRequests, Header: map[string]string{"Retry-After": "1"}, Times: 2})
+	s.Render().SetFaults(logi.RenderFault{Method: http.MethodPost, Path: "/jobs", Status: http.StatusTooManyRequests,
+		Header: map[string]string{"Retry-After": "1"}, Times: 2})
 	s.request(name, "mended")
 	s.AwaitReady(name)
 	s.runs(1)
@@ -99,7 +107,10 @@ func TestAJobOfAnObjectThatWasDeletedIsWaitedFor(t *testing.T) {
 	kid := s.kid()
 	s.SetRakeFault(logi.RakeFault{Hang: 6 * time.Second})
 	first := s.apply("first", kid, viaCommand)
-	s.Await(first, "its job runs", func(k *v1alpha1.KeyCompromise) bool { return k.Status.Command != nil && k.Status.Command.JobID != "" })
+	s.Await(first, "its job runs", func(k *v1alpha1.KeyCompromise) bool {
+		return k.Status.Command != nil &&
+			k.Status.Command.JobID != ""
+	})
 	if err := shared.Kube.Delete(s.Ctx, s.Get(first)); err != nil {
 		t.Fatal(err)
 	}

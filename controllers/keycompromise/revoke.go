@@ -19,14 +19,15 @@ const (
 	twinInterval = 2 * time.Second
 )
 
-// revoke ends the key, issues its successor, signs what is undelivered anew and tells the relying party, in one transaction.
+// revoke ends the key, issues its successor, signs what is undelivered anew and tells the relying party, in one
+// transaction.
 func revoke(ctx context.Context, s *compromise) (playbook.Outcome, error) {
 	if s.revoked == nil {
 		end := s.revokeNow
 		if s.obj.Spec.Via == v1alpha1.CompromiseViaCommand {
 			end = s.runCommand
 		}
-		if outcome, ok, err := end(ctx); err != nil || !ok {
+		if outcome, err := end(ctx); err != nil || outcome.Stops() {
 			return outcome, err
 		}
 		s.project()
@@ -35,59 +36,56 @@ func revoke(ctx context.Context, s *compromise) (playbook.Outcome, error) {
 	r := s.revoked
 	switch {
 	case s.db == nil:
-		return playbook.Done("JWKS has %s no more since %s, and %s instead: it was revoked by then", r.Kid, r.RevokedAt.Format(time.RFC3339), s.successor()), nil
+		return playbook.Done("JWKS has %s no more since %s, and %s instead: it was revoked by then", r.Kid,
+			r.RevokedAt.Format(time.RFC3339), s.successor()), nil
 	case r.Deferred:
-		return playbook.Done("revoked at %s, successor %s; there are more undelivered entries than a revocation signs anew, so they follow", r.RevokedAt.Format(time.RFC3339), r.SuccessorKid), nil
+		return playbook.Done("revoked at %s, successor %s; there are more undelivered entries than a revocation signs "+
+			"anew, so they follow", r.RevokedAt.Format(time.RFC3339), r.SuccessorKid), nil
 	case r.Claimed > 0:
-		return playbook.Done("revoked at %s, successor %s; %d entries were being delivered under the old kid at that moment, which can't be recalled", r.RevokedAt.Format(time.RFC3339), r.SuccessorKid, r.Claimed), nil
+		return playbook.Done("revoked at %s, successor %s; %d entries were being delivered under the old kid at that "+
+			"moment, which can't be recalled", r.RevokedAt.Format(time.RFC3339), r.SuccessorKid, r.Claimed), nil
 	}
 	return playbook.Done("revoked at %s, successor %s", r.RevokedAt.Format(time.RFC3339), r.SuccessorKid), nil
 }
 
-// begin opens the operation, unless it must not begin; it then reports false.
-func (s *compromise) begin(ctx context.Context) (playbook.Outcome, bool, error) {
+// begin opens the operation, or returns why it must not begin.
+func (s *compromise) begin(ctx context.Context) (playbook.Outcome, error) {
 	if s.db == nil || s.op != nil {
-		outcome, ok := s.mayBegin()
-		return outcome, ok, nil
+		return s.mayBegin(), nil
 	}
 	twin, err := s.db.FinishedTwin(ctx, s.id)
 	if err != nil {
-		return playbook.Outcome{}, false, access.DatabaseError(err)
+		return playbook.Outcome{}, access.DatabaseError(err)
 	}
 	if twin != nil {
-		return alreadyDone(twin), false, nil
+		return alreadyDone(twin), nil
 	}
-	if outcome, ok := s.mayBegin(); !ok {
-		return outcome, false, nil
+	if outcome := s.mayBegin(); outcome.Stops() {
+		return outcome, nil
 	}
 	s.op, err = s.db.OpenOperation(ctx, s.id)
 	if errors.Is(err, platformdb.ErrNoApplication) {
-		return playbook.Stall(v1alpha1.ReasonSpecInvalid, "the platform has no application %s: delete this object and apply one with an id from oauth_applications", s.obj.Spec.ApplicationID), false, nil
+		return playbook.Stall(v1alpha1.ReasonSpecInvalid, "the platform has no application %s: delete this object and "+
+			"apply one with an id from oauth_applications", s.obj.Spec.ApplicationID), nil
 	}
 	if err != nil {
-		return playbook.Outcome{}, false, access.DatabaseError(err)
+		return playbook.Outcome{}, access.DatabaseError(err)
 	}
-	return playbook.Outcome{}, true, nil
-}
-
-func (s *compromise) mayBegin() (playbook.Outcome, bool) {
-	if outcome, ok := s.mayAct(); !ok {
-		return outcome, false
-	}
-	return s.approved()
+	return playbook.Outcome{}, nil
 }
 
 func alreadyDone(twin *platformdb.Operation) playbook.Outcome {
-	return playbook.Moot(v1alpha1.ReasonAlreadyDone, "KeyCompromise %s/%s, uid %s, ended this key; it finished at %s", twin.Namespace, twin.Name, twin.UID, twin.ClosedAt.UTC().Format(time.RFC3339))
+	return playbook.Moot(v1alpha1.ReasonAlreadyDone, "KeyCompromise %s/%s, uid %s, ended this key; it finished at %s",
+		twin.Namespace, twin.Name, twin.UID, twin.ClosedAt.UTC().Format(time.RFC3339))
 }
 
-func (s *compromise) revokeNow(ctx context.Context) (playbook.Outcome, bool, error) {
-	if outcome, ok, err := s.begin(ctx); err != nil || !ok {
-		return outcome, false, err
+func (s *compromise) revokeNow(ctx context.Context) (playbook.Outcome, error) {
+	if outcome, err := s.begin(ctx); err != nil || outcome.Stops() {
+		return outcome, err
 	}
 	signing, err := s.Connections.Signing(ctx, s.platform)
 	if err != nil {
-		return playbook.Outcome{}, false, err
+		return playbook.Outcome{}, err
 	}
 	limit := int64(defaultResignLimit)
 	if keys := s.platform.Spec.SigningKeys; keys != nil && keys.ResignLimit != nil {
@@ -98,11 +96,11 @@ func (s *compromise) revokeNow(ctx context.Context) (playbook.Outcome, bool, err
 		return s.notRevoked(ctx, err)
 	}
 	s.revoked = r
-	return playbook.Outcome{}, true, nil
+	return playbook.Outcome{}, nil
 }
 
 // notRevoked says what an error of a revocation means.
-func (s *compromise) notRevoked(ctx context.Context, err error) (playbook.Outcome, bool, error) {
+func (s *compromise) notRevoked(ctx context.Context, err error) (playbook.Outcome, error) {
 	var unknown *platformdb.UnknownKid
 	var taken *platformdb.Taken
 	var unsignable *platformdb.Unsignable
@@ -112,20 +110,24 @@ func (s *compromise) notRevoked(ctx context.Context, err error) (playbook.Outcom
 		if len(unknown.Kids) > 0 {
 			kids = "it has " + strings.Join(unknown.Kids, ", ")
 		}
-		return playbook.Stall(v1alpha1.ReasonUnknownKid, "application %s has no key of kid %q; %s. Nothing was changed. Delete this object and apply one with the right kid", s.obj.Spec.ApplicationID, s.obj.Spec.Kid, kids), false, nil
+		return playbook.Stall(v1alpha1.ReasonUnknownKid, "application %s has no key of kid %q; %s. Nothing was changed. "+
+			"Delete this object and apply one with the right kid", s.obj.Spec.ApplicationID, s.obj.Spec.Kid, kids), nil
 	case errors.As(err, &taken):
 		outcome, err := s.awaitTwin(ctx, taken.Operation)
-		return outcome, false, err
+		return outcome, err
 	case errors.As(err, &unsignable):
-		return playbook.Stall(v1alpha1.ReasonSpecInvalid, "%v. Nothing was changed. Where the platform encrypts its key column, delete this object and apply one with a new name and via: Command, which runs the platform's own rake", unsignable), false, nil
+		return playbook.Stall(v1alpha1.ReasonSpecInvalid, "%v. Nothing was changed. Where the platform encrypts its key "+
+			"column, delete this object and apply one with a new name and via: Command, which runs the platform's own "+
+			"rake", unsignable), nil
 	}
-	return playbook.Outcome{}, false, access.DatabaseError(err)
+	return playbook.Outcome{}, access.DatabaseError(err)
 }
 
 // awaitTwin waits for the end of another operation that revoked the key, and then completes pointing to it.
 func (s *compromise) awaitTwin(ctx context.Context, twin *platformdb.Operation) (playbook.Outcome, error) {
 	if twin.ClosedAt == nil {
-		return playbook.Wait(twinInterval, v1alpha1.ReasonWaitingForTwin, "KeyCompromise %s/%s ended this key already; waiting until it is Ready", twin.Namespace, twin.Name), nil
+		return playbook.Wait(twinInterval, v1alpha1.ReasonWaitingForTwin, "KeyCompromise %s/%s ended this key already; "+
+			"waiting until it is Ready", twin.Namespace, twin.Name), nil
 	}
 	if err := s.db.CloseOperation(ctx, s.id, platformdb.OutcomeComplete); err != nil {
 		return playbook.Outcome{}, access.DatabaseError(err)

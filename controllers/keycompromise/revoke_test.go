@@ -1,7 +1,6 @@
 package keycompromise_test
 
 import (
-	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -20,51 +19,17 @@ import (
 var idle = logi.Config{ManualDispatch: true, JWKSMaxAge: time.Second}
 
 var stepNames = []string{
-	v1alpha1.StepRevoked, v1alpha1.StepReSigned, v1alpha1.StepPublished, v1alpha1.StepRelyingPartyNotified, v1alpha1.StepVerified, v1alpha1.StepCachesExpired,
-}
-
-func TestALeakedKeyIsDeadAndThatIsProven(t *testing.T) {
-	s := newScene(t, "leak", logi.Config{JWKSMaxAge: 2 * time.Second})
-	kid := s.kid()
-	if _, err := s.SeedDead(s.Ctx, acme, 50, "HTTP 503: Service Unavailable", 7); err != nil {
-		t.Fatal(err)
-	}
-	before := time.Now()
-	name := s.apply("key", kid, "{}")
-	k := s.AwaitReady(name)
-	for _, step := range stepNames {
-		if c := stage.Condition(k, step); c.Status != metav1.ConditionTrue || c.Reason != v1alpha1.ReasonSucceeded {
-			t.Errorf("%s is %s, %s: %s", step, c.Status, c.Reason, c.Message)
-		}
-	}
-	st := k.Status
-	if st.SuccessorKid != s.kid() || *st.ResignedEntries != 50 || *st.TimeToRevokeSeconds > 60 || st.EventEntryID == "" {
-		t.Errorf("%s", stage.JSON(st))
-	}
-	if st.ExposedUntil.Time.Before(st.RevokedAt.Add(2*time.Second)) || st.ExposedUntil.Time.Before(before) || time.Now().Before(st.ExposedUntil.Time) {
-		t.Errorf("exposed until %s, revoked at %s", st.ExposedUntil, st.RevokedAt)
-	}
-	if n := stage.Query[int64](s.Scene, `SELECT count(*) FROM webhook_outbox_entries WHERE kid = $1 AND delivered_at IS NULL`, kid); n != 0 {
-		t.Errorf("%d undelivered entries are under the old kid", n)
-	}
-	out, err := shared.Kubectl(t.Context(), "-n", world.Namespace, "get", "keyc", name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	lines := strings.Split(strings.TrimSpace(out), "\n")
-	if got := strings.Join(strings.Fields(lines[0]), " "); got != "NAME APP KID STATE SUCCESSOR RE-SIGNED REVOKED EXPOSED UNTIL AGE" {
-		t.Errorf("the columns are %s", got)
-	}
-	if f := strings.Fields(lines[1]); len(f) != 9 || f[2] != kid || f[3] != "Succeeded" || f[4] != st.SuccessorKid || f[5] != "50" || f[7] != st.ExposedUntil.UTC().Format(time.RFC3339) {
-		t.Errorf("the line is %s", lines[1])
-	}
+	v1alpha1.StepRevoked, v1alpha1.StepReSigned, v1alpha1.StepPublished, v1alpha1.StepRelyingPartyNotified,
+	v1alpha1.StepVerified, v1alpha1.StepCachesExpired,
 }
 
 func TestAnUnknownKidStallsAndListsThoseThatThereAre(t *testing.T) {
 	s := newScene(t, "unknown", idle)
-	for i, kid := range []string{"whk_nobody", `it's "quoted"`, "%", "*_?", "a\nb", "whk'; DROP TABLE webhook_signing_keys; --"} {
+	for i, kid := range []string{"whk_nobody", `it's "quoted"`, "%", "*_?", "a\nb",
+		"whk'; DROP TABLE webhook_signing_keys; --"} {
 		k := s.AwaitStalled(s.apply(fmt.Sprint("kid-", i), kid, "{}"), v1alpha1.ReasonUnknownKid)
-		if c := stage.Condition(k, v1alpha1.StepRevoked); !strings.Contains(c.Message, s.kid()) || !strings.Contains(c.Message, fmt.Sprintf("%q", kid)) {
+		if c := stage.Condition(k, v1alpha1.StepRevoked); !strings.Contains(c.Message, s.kid()) ||
+			!strings.Contains(c.Message, fmt.Sprintf("%q", kid)) {
 			t.Errorf("%q: %s", kid, c.Message)
 		}
 		if k.Status.RevokedAt != nil {
@@ -80,13 +45,15 @@ func TestASecondOneForTheSameKeyWaitsAndPointsToTheFirst(t *testing.T) {
 	s.AwaitReason(first, v1alpha1.ReasonNotifying)
 	second := s.apply("second", kid, "{}")
 	s.AwaitReason(second, v1alpha1.ReasonWaitingForTwin)
-	if n := stage.Query[int64](s.Scene, `SELECT count(*) FROM webhook_signing_keys WHERE oauth_application_id = $1`, acme); n != 2 {
+	if n := stage.Query[int64](s.Scene, `SELECT count(*) FROM webhook_signing_keys WHERE oauth_application_id = $1`,
+		acme); n != 2 {
 		t.Errorf("there are %d keys", n)
 	}
 	s.deliver()
 	s.AwaitReady(first)
 	k := s.AwaitReady(second)
-	if c := stage.Condition(k, v1alpha1.ConditionReady); c.Reason != v1alpha1.ReasonAlreadyDone || !strings.Contains(c.Message, first) {
+	if c := stage.Condition(k, v1alpha1.ConditionReady); c.Reason != v1alpha1.ReasonAlreadyDone ||
+		!strings.Contains(c.Message, first) {
 		t.Errorf("%s: %s", c.Reason, c.Message)
 	}
 	// Pruned and applied again, as by Git.
@@ -94,7 +61,8 @@ func TestASecondOneForTheSameKeyWaitsAndPointsToTheFirst(t *testing.T) {
 		t.Fatal(err)
 	}
 	stage.Eventually(t, "the first is gone", func() bool {
-		return client.IgnoreNotFound(shared.Kube.Get(s.Ctx, client.ObjectKey{Namespace: world.Namespace, Name: first}, &v1alpha1.KeyCompromise{})) == nil &&
+		return client.IgnoreNotFound(shared.Kube.Get(s.Ctx, client.ObjectKey{Namespace: world.Namespace, Name: first},
+			&v1alpha1.KeyCompromise{})) == nil &&
 			shared.Kube.Get(s.Ctx, client.ObjectKey{Namespace: world.Namespace, Name: first}, &v1alpha1.KeyCompromise{}) != nil
 	})
 	k = s.AwaitReady(s.apply("first", kid, "{}"))
@@ -103,77 +71,17 @@ func TestASecondOneForTheSameKeyWaitsAndPointsToTheFirst(t *testing.T) {
 	}
 }
 
-// deliver lets the dispatcher deliver what is due, and dispatches again what is requeued, until everything was delivered.
+// deliver lets the dispatcher deliver what is due, and dispatches again what is requeued, until everything was
+// delivered.
 func (s *scene) deliver() {
 	s.Helper()
 	stage.Eventually(s.T, "everything was delivered", func() bool {
 		if _, err := s.DispatchOnce(s.Ctx); err != nil {
 			s.Fatal(err)
 		}
-		return stage.Query[int64](s.Scene, `SELECT count(*) FROM webhook_outbox_entries WHERE delivered_at IS NULL AND event_type = 'webhook_key.compromised'`) == 0
+		return stage.Query[int64](s.Scene,
+			`SELECT count(*) FROM webhook_outbox_entries WHERE delivered_at IS NULL AND event_type = 'webhook_key.compromised'`) == 0
 	})
-}
-
-func TestVolumeAboveTheLimitFollowsAfterTheRevocation(t *testing.T) {
-	s := newScene(t, "volume", idle)
-	kid := s.kid()
-	if _, err := s.SeedDead(s.Ctx, acme, 3000, "HTTP 503: Service Unavailable", 7); err != nil {
-		t.Fatal(err)
-	}
-	s.Patch(&v1alpha1.Platform{}, s.Name, `{"spec":{"signingKeys":{"resignLimit":2999}}}`)
-	name := s.apply("key", kid, "{}")
-	k := s.Await(name, "signed anew", func(k *v1alpha1.KeyCompromise) bool {
-		return stage.Condition(k, v1alpha1.StepReSigned).Status == metav1.ConditionTrue
-	})
-	if *k.Status.ResignedEntries != 3000 || !strings.Contains(stage.Condition(k, v1alpha1.StepRevoked).Message, "they follow") {
-		t.Errorf("%s", stage.JSON(k.Status))
-	}
-	if n := stage.Query[int64](s.Scene, `SELECT count(*) FROM webhook_outbox_entries WHERE kid <> $1`, k.Status.SuccessorKid); n != 0 {
-		t.Errorf("%d entries are not under the successor", n)
-	}
-}
-
-func TestWhatTheDispatcherHoldsIsCountedAndSignedAnewWhenThatIsAllowed(t *testing.T) {
-	s := newScene(t, "claimed", idle)
-	ids, err := s.SeedDead(s.Ctx, acme, 10, "HTTP 503: Service Unavailable", 7)
-	if err != nil {
-		t.Fatal(err)
-	}
-	claim, err := s.DB.Begin(s.Ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer claim.Rollback(context.Background())
-	if _, err := claim.Exec(s.Ctx, `SELECT FROM webhook_outbox_entries WHERE id = $1 FOR UPDATE`, ids[3]); err != nil {
-		t.Fatal(err)
-	}
-	kid := s.kid()
-	name := s.apply("key", kid, "{}")
-	k := s.AwaitReason(name, v1alpha1.ReasonReSigning)
-	if c := stage.Condition(k, v1alpha1.StepRevoked); *k.Status.ClaimedEntries != 1 || *k.Status.ResignedEntries != 9 || !strings.Contains(c.Message, "1 entries were being delivered under the old kid at that moment, which can't be recalled") {
-		t.Errorf("%s", stage.JSON(k.Status))
-	}
-	under := func() string {
-		return stage.Query[string](s.Scene, `SELECT kid FROM webhook_outbox_entries WHERE id = $1`, ids[3])
-	}
-	s.Patch(&v1alpha1.Platform{}, s.Name, `{"spec":{"automation":"ObserveOnly"}}`)
-	s.AwaitReason(name, v1alpha1.ReasonAutomationOff)
-	if err := claim.Rollback(s.Ctx); err != nil {
-		t.Fatal(err)
-	}
-	// It looks once more, and leaves it.
-	generation := s.patched(name, `{"spec":{"reSignTimeoutSeconds":601}}`)
-	s.Await(name, "another look", func(k *v1alpha1.KeyCompromise) bool { return k.Status.ObservedGeneration == generation })
-	if got := under(); got != kid {
-		t.Errorf("the entry is under %s, and the Platform is ObserveOnly", got)
-	}
-	s.Patch(&v1alpha1.Platform{}, s.Name, `{"spec":{"automation":"Enabled"}}`)
-	k = s.Await(name, "signed anew", func(k *v1alpha1.KeyCompromise) bool {
-		return stage.Condition(k, v1alpha1.StepReSigned).Status == metav1.ConditionTrue
-	})
-	if got := under(); got != k.Status.SuccessorKid || *k.Status.ResignedEntries != 10 {
-		t.Errorf("the entry is under %s: %s", got, stage.JSON(k.Status))
-	}
 }
 
 func TestTheSampleEndsReady(t *testing.T) {
@@ -201,7 +109,8 @@ func TestAnEmergencyWaitsForNobodyUnlessThePlatformAsks(t *testing.T) {
 	if s.kid() != kid {
 		t.Fatal("the key was revoked before the approval")
 	}
-	s.Patch(&v1alpha1.KeyCompromise{}, name, strings.Replace(patch, "sha256:", "sha256:0000", 1)[:strings.Index(patch, "sha256:")+7+64]+patch[strings.Index(patch, "sha256:")+7+64:])
+	s.Patch(&v1alpha1.KeyCompromise{}, name, strings.Replace(patch, "sha256:", "sha256:0000",
+		1)[:strings.Index(patch, "sha256:")+7+64]+patch[strings.Index(patch, "sha256:")+7+64:])
 	k = s.Await(name, "the wrong digest is named", func(k *v1alpha1.KeyCompromise) bool {
 		return strings.Contains(stage.Condition(k, v1alpha1.StepRevoked).Message, "another digest")
 	})

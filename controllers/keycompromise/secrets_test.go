@@ -19,8 +19,8 @@ import (
 	"github.com/1pass-dev/playbook-operator/hack/world"
 )
 
-// said is everything that the manager tells the world: its log, its metrics, events, and all objects with the error texts in their
-// statuses.
+// said is everything that the manager tells the world: its log, its metrics, events, and all objects with the error
+// texts in their statuses.
 func (s *scene) said() map[string]string {
 	s.Helper()
 	response, err := http.Get(shared.MetricsURL)
@@ -34,7 +34,8 @@ func (s *scene) said() map[string]string {
 	}
 	said := map[string]string{"the log": shared.Manager.Log(), "the metrics": string(metrics)}
 	for what, list := range map[string]client.ObjectList{
-		"an event": &eventsv1.EventList{}, "a KeyCompromise": &v1alpha1.KeyCompromiseList{}, "a DLQReplay": &v1alpha1.DLQReplayList{},
+		"an event": &eventsv1.EventList{}, "a KeyCompromise": &v1alpha1.KeyCompromiseList{}, "a " +
+			"DLQReplay": &v1alpha1.DLQReplayList{},
 		"a Platform": &v1alpha1.PlatformList{}, "a ConfigMap": &corev1.ConfigMapList{},
 	} {
 		if err := shared.Kube.List(s.Ctx, list, client.InNamespace(world.Namespace)); err != nil {
@@ -63,11 +64,12 @@ func (s *scene) found(planted map[string]string) (found []string) {
 	return found
 }
 
-// plantKeys adds the private keys that a platform has now: whole, and each line of their base64, since a text may be cut or its
-// line breaks escaped.
+// plantKeys adds the private keys that a platform has now: whole, and each line of their base64, since a text may be
+// cut or its line breaks escaped.
 func (s *scene) plantKeys(planted map[string]string) {
 	s.Helper()
-	for _, pem := range strings.SplitAfter(stage.Query[string](s.Scene, `SELECT string_agg(private_key, '') FROM webhook_signing_keys`), "-----END PRIVATE KEY-----\n") {
+	for _, pem := range strings.SplitAfter(stage.Query[string](s.Scene,
+		`SELECT string_agg(private_key, '') FROM webhook_signing_keys`), "-----END PRIVATE KEY-----\n") {
 		if pem == "" {
 			continue
 		}
@@ -81,18 +83,22 @@ func (s *scene) plantKeys(planted map[string]string) {
 	}
 }
 
-// signBy makes the Platform sign with the URL of another Secret than before: one that is known is read again only after a while.
+// signBy makes the Platform sign with the URL of another Secret than before: one that is known is read again only after
+// a while.
 func (s *scene) signBy(name, u string) {
 	s.Helper()
-	s.Patch(&v1alpha1.Platform{}, s.Name, fmt.Sprintf(`{"spec":{"database":{"signingSecretRef":{"name":%q}}}}`, s.CreateSecret(name, map[string]string{"url": u})))
+	s.Patch(&v1alpha1.Platform{}, s.Name, fmt.Sprintf(`{"spec":{"database":{"signingSecretRef":{"name":%q}}}}`,
+		s.CreateSecret(name, map[string]string{"url": u})))
 }
 
 func TestNothingSecretIsTold(t *testing.T) {
 	s := newScene(t, "secrets", idle)
 	const password, words, encrypted = "password-91ab3d77", "words-5b2c9a04c1", "Y2lwaGVydGV4dA0aa17bd"
 	planted := map[string]string{
-		"the signer's password": shared.SignerPassword, "the operator's password": shared.OperatorPassword, "the monitor's password": shared.MonitorPassword,
-		"a wrong password": password, "what the relying party answered": words, "an encrypted key": encrypted, "the admin token": s.AdminToken(),
+		"the signer's password": shared.SignerPassword, "the operator's password": shared.OperatorPassword, "the " +
+			"monitor's password": shared.MonitorPassword,
+		"a wrong password": password, "what the relying party answered": words, "an encrypted key": encrypted, "the admin " +
+			"token": s.AdminToken(),
 	}
 	for _, role := range []string{"playbook_operator", "playbook_monitor", "playbook_signer"} {
 		planted["the URL of "+role] = s.URLAs(role)
@@ -123,14 +129,19 @@ func TestNothingSecretIsTold(t *testing.T) {
 		return u.String()
 	}
 	for trouble, c := range map[string]struct{ url, reason string }{
-		"password":  {wrong(func(u *url.URL) { u.User = url.UserPassword("playbook_signer", password) }), v1alpha1.ReasonDatabaseUnreachable},
-		"malformed": {wrong(func(u *url.URL) { u.Host, u.User = "[malformed", url.UserPassword("playbook_signer", password) }), v1alpha1.ReasonSecretUnusable},
+		"password": {wrong(func(u *url.URL) { u.User = url.UserPassword("playbook_signer", password) }),
+			v1alpha1.ReasonDatabaseUnreachable},
+		"malformed": {wrong(func(u *url.URL) {
+			u.Host, u.User = "[malformed", url.UserPassword("playbook_signer",
+				password)
+		}), v1alpha1.ReasonSecretUnusable},
 	} {
 		s.signBy(trouble, c.url)
 		s.AwaitReason(s.apply(trouble, s.kid(), "{}"), c.reason)
 	}
 
-	// A row with the successor's private key is refused: Postgres' error shows the row in its detail. RSA's keys have many lines.
+	// A row with the successor's private key is refused: Postgres' error shows the row in its detail. RSA's keys have many
+	// lines.
 	refused := newSceneIn(t, shared.World, "secrets-refused", idle, jose.RS256)
 	refused.plantKeys(planted)
 	refused.Exec(`CREATE TABLE logi_test.refused (private_key text); CREATE FUNCTION logi_test.see() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
@@ -140,7 +151,8 @@ func TestNothingSecretIsTold(t *testing.T) {
 
 	// The column holds something else than a key.
 	garbled := newSceneIn(t, shared.World, "secrets-garbled", idle, jose.EdDSA)
-	for i, text := range []string{`{"p":"` + encrypted + `"}`, "-----BEGIN PRIVATE KEY-----\n" + encrypted + "AAA\n-----END PRIVATE KEY-----\n"} {
+	for i, text := range []string{`{"p":"` + encrypted + `"}`, "-----BEGIN PRIVATE KEY-----\n" + encrypted +
+		"AAA\n-----END PRIVATE KEY-----\n"} {
 		garbled.Exec(`UPDATE webhook_signing_keys SET private_key = $1`, text)
 		garbled.AwaitStalled(garbled.apply(fmt.Sprint("column-", i), garbled.kid(), "{}"), v1alpha1.ReasonSpecInvalid)
 	}
@@ -157,9 +169,12 @@ func TestNothingSecretIsTold(t *testing.T) {
 	for _, f := range s.found(planted) {
 		t.Error(f)
 	}
-	line := stage.Query[string](s.Scene, `SELECT split_part(private_key, E'\n', 2) FROM webhook_signing_keys WHERE kid = $1`, kid)
-	s.Patch(&v1alpha1.KeyCompromise{}, name, fmt.Sprintf(`{"metadata":{"annotations":{"planted":%q,"another":%q}}}`, line, shared.SignerPassword))
-	if got := strings.Join(s.found(planted), "; "); !strings.Contains(got, "line ") || !strings.Contains(got, "the signer's password") {
+	line := stage.Query[string](s.Scene,
+		`SELECT split_part(private_key, E'\n', 2) FROM webhook_signing_keys WHERE kid = $1`, kid)
+	s.Patch(&v1alpha1.KeyCompromise{}, name, fmt.Sprintf(`{"metadata":{"annotations":{"planted":%q,"another":%q}}}`,
+		line, shared.SignerPassword))
+	if got := strings.Join(s.found(planted), "; "); !strings.Contains(got, "line ") ||
+		!strings.Contains(got, "the signer's password") {
 		t.Errorf("of what was planted the search finds %q", got)
 	}
 }

@@ -13,10 +13,10 @@ import (
 )
 
 // runSSH runs the command in a shell on the host, and waits for its end.
-func (s *compromise) runSSH(ctx context.Context, command platformdb.Command) (playbook.Outcome, bool, error) {
+func (s *compromise) runSSH(ctx context.Context, command platformdb.Command) (playbook.Outcome, error) {
 	target, err := s.Connections.SSHTarget(ctx, s.platform)
 	if err != nil {
-		return playbook.Outcome{}, false, err
+		return playbook.Outcome{}, err
 	}
 	// It logs in, and runs nothing: what goes wrong until then needs no intent.
 	connection, err := ssh.Connect(ctx, target, s.Connections.DialSSH)
@@ -25,8 +25,8 @@ func (s *compromise) runSSH(ctx context.Context, command platformdb.Command) (pl
 	}
 	defer connection.Close()
 	command.Target = fmt.Sprintf("ssh %s@%s, port %d", target.User, target.Host, target.Port)
-	if outcome, ok, err := s.intend(ctx, &command); err != nil || !ok {
-		return outcome, false, err
+	if outcome, err := s.intend(ctx, &command); err != nil || outcome.Stops() {
+		return outcome, err
 	}
 	running, cancel := context.WithTimeout(ctx, s.timeout())
 	result, err := connection.Run(running, command.Text)
@@ -36,7 +36,7 @@ func (s *compromise) runSSH(ctx context.Context, command platformdb.Command) (pl
 		if s.record(ctx, platformdb.CommandEnd{Outcome: platformdb.CommandNotSent}, "") == nil {
 			s.obj.Status.Command = nil
 		}
-		return playbook.Outcome{}, false, fmt.Errorf("running the platform's rake: %w", err)
+		return playbook.Outcome{}, fmt.Errorf("running the platform's rake: %w", err)
 	}
 	end := platformdb.CommandEnd{Outcome: platformdb.CommandLost}
 	run.Outcome = v1alpha1.CommandLost
@@ -49,28 +49,33 @@ func (s *compromise) runSSH(ctx context.Context, command platformdb.Command) (pl
 	}
 	// Without it the row says that the command was begun, which is as safe, and the evidence is missing.
 	if err := s.record(ctx, end, result.Output); err != nil {
-		return playbook.Outcome{}, false, access.DatabaseError(err)
+		return playbook.Outcome{}, access.DatabaseError(err)
 	}
 	return s.observeCommand(ctx)
 }
 
-func (s *compromise) notConnected(err error) (playbook.Outcome, bool, error) {
+func (s *compromise) notConnected(err error) (playbook.Outcome, error) {
 	var refused *ssh.HostKeyRefused
 	var auth *ssh.AuthRefused
 	var unusable *ssh.Unusable
 	host := s.platform.Spec.Commands.SSH
 	switch {
 	case errors.As(err, &refused) && refused.Revoked:
-		return playbook.Stall(v1alpha1.ReasonHostKeyRefused, "%v in knownHosts of Secret %q. Nothing was sent. Find out what answers as %s; with another key there: %s",
-			refused, host.SecretRef.Name, host.Host, s.resumeCommand()), false, nil
+		return playbook.Stall(v1alpha1.ReasonHostKeyRefused, "%v in knownHosts of Secret %q. Nothing was sent. Find out "+
+			"what answers as %s; with another key there: %s",
+			refused, host.SecretRef.Name, host.Host, s.resumeCommand()), nil
 	case errors.As(err, &refused):
-		return playbook.Stall(v1alpha1.ReasonHostKeyRefused, "%v, in knownHosts of Secret %q: %s has a new key, or something else answers in its place. Nothing was sent. "+
-			"Only if its operator confirms that fingerprint by another way, put this line there: %s. Then: %s", refused, host.SecretRef.Name, host.Host, refused.Line, s.resumeCommand()), false, nil
+		return playbook.Stall(v1alpha1.ReasonHostKeyRefused, "%v, in knownHosts of Secret %q: %s has a new key, or "+
+			"something else answers in its place. Nothing was sent. "+
+			"Only if its operator confirms that fingerprint by another way, put this line there: %s. Then: "+
+			"%s", refused, host.SecretRef.Name, host.Host, refused.Line, s.resumeCommand()), nil
 	case errors.As(err, &auth):
-		return playbook.Outcome{}, false, &playbook.Waiting{Reason: v1alpha1.ReasonSecretUnusable,
-			Err: fmt.Errorf("%w; nothing was sent: put a key into privateKey of Secret %q that may log in to %s", auth, host.SecretRef.Name, host.Host)}
+		return playbook.Outcome{}, &playbook.Waiting{Reason: v1alpha1.ReasonSecretUnusable,
+			Err: fmt.Errorf("%w; nothing was sent: put a key into privateKey of Secret %q that may log in to %s", auth,
+				host.SecretRef.Name, host.Host)}
 	case errors.As(err, &unusable):
-		return playbook.Outcome{}, false, &playbook.Waiting{Reason: v1alpha1.ReasonSecretUnusable, Err: fmt.Errorf("in Secret %q, %w", host.SecretRef.Name, unusable)}
+		return playbook.Outcome{}, &playbook.Waiting{Reason: v1alpha1.ReasonSecretUnusable,
+			Err: fmt.Errorf("in Secret %q, %w", host.SecretRef.Name, unusable)}
 	}
-	return playbook.Outcome{}, false, fmt.Errorf("connecting to the host of the platform's commands: %w", err)
+	return playbook.Outcome{}, fmt.Errorf("connecting to the host of the platform's commands: %w", err)
 }

@@ -43,7 +43,8 @@ func newBareShell(t *testing.T, name string, config logi.Config) *shell {
 // byHand runs the rake as a person does who logs in.
 func (s *shell) byHand(kid string) {
 	s.Helper()
-	if printed, ok := s.Rake(s.Ctx, s.dir, []string{"exec", "rails", "webhooks:compromise[42," + kid + "]", "RAILS_ENV=production"}, 0); !ok {
+	if printed, ok := s.Rake(s.Ctx, s.dir, []string{"exec", "rails", "webhooks:compromise[42," + kid + "]",
+		"RAILS_ENV=production"}, 0); !ok {
 		s.Fatal(printed)
 	}
 }
@@ -61,8 +62,10 @@ func TestWithoutADatabaseJWKSTellsWhatTheRakeDid(t *testing.T) {
 	kid := s.kid()
 	k := s.AwaitReady(s.apply("key", kid, viaCommand))
 	want := map[string]metav1.ConditionStatus{
-		v1alpha1.StepRevoked: metav1.ConditionTrue, v1alpha1.StepReSigned: metav1.ConditionFalse, v1alpha1.StepPublished: metav1.ConditionTrue,
-		v1alpha1.StepRelyingPartyNotified: metav1.ConditionFalse, v1alpha1.StepVerified: metav1.ConditionFalse, v1alpha1.StepCachesExpired: metav1.ConditionTrue,
+		v1alpha1.StepRevoked: metav1.ConditionTrue, v1alpha1.StepReSigned: metav1.ConditionFalse,
+		v1alpha1.StepPublished:            metav1.ConditionTrue,
+		v1alpha1.StepRelyingPartyNotified: metav1.ConditionFalse, v1alpha1.StepVerified: metav1.ConditionFalse,
+		v1alpha1.StepCachesExpired: metav1.ConditionTrue,
 	}
 	for _, step := range stepNames {
 		c := stage.Condition(k, step)
@@ -70,21 +73,25 @@ func TestWithoutADatabaseJWKSTellsWhatTheRakeDid(t *testing.T) {
 			t.Errorf("%s is %s, %s: %s", step, c.Status, c.Reason, c.Message)
 		}
 		// What nobody looked at is not said to have happened.
-		if c.Status == metav1.ConditionFalse && (c.Reason != v1alpha1.ReasonNotNeeded || !strings.Contains(c.Message, "nobody looked") || !strings.Contains(c.Message, "spec.database")) {
+		if c.Status == metav1.ConditionFalse && (c.Reason != v1alpha1.ReasonNotNeeded ||
+			!strings.Contains(c.Message, "nobody looked") || !strings.Contains(c.Message, "spec.database")) {
 			t.Errorf("%s is %s, %s: %s", step, c.Status, c.Reason, c.Message)
 		}
 	}
-	if message := stage.Condition(k, v1alpha1.StepRelyingPartyNotified).Message; !strings.Contains(message, "acme") || !strings.Contains(message, "+1 555 0100") {
+	if message := stage.Condition(k, v1alpha1.StepRelyingPartyNotified).Message; !strings.Contains(message, "acme") ||
+		!strings.Contains(message, "+1 555 0100") {
 		t.Error(message)
 	}
 	st := k.Status
-	if st.SuccessorKid != s.kid() || st.ResignedEntries != nil || st.ClaimedEntries != nil || st.EventEntryID != "" || st.TimeToRevokeSeconds == nil ||
+	if st.SuccessorKid != s.kid() || st.ResignedEntries != nil || st.ClaimedEntries != nil || st.EventEntryID != "" ||
+		st.TimeToRevokeSeconds == nil ||
 		st.Command == nil || *st.Command.ExitStatus != 0 || !slices.Contains(st.JWKS.KidsBefore, kid) {
 		t.Errorf("%s", stage.JSON(st))
 	}
 	// When it happened only the database knows: what the object says must not be earlier, nor the exposure end too soon.
 	revoked := stage.Query[time.Time](s.Scene, `SELECT revoked_at FROM webhook_signing_keys WHERE kid = $1`, kid)
-	if st.RevokedAt.Time.Before(revoked) || st.ExposedUntil.Time.Before(st.RevokedAt.Add(2*time.Second)) || time.Now().Before(st.ExposedUntil.Time) {
+	if st.RevokedAt.Time.Before(revoked) || st.ExposedUntil.Time.Before(st.RevokedAt.Add(2*time.Second)) ||
+		time.Now().Before(st.ExposedUntil.Time) {
 		t.Errorf("revoked at %s, and the object says %s, exposed until %s", revoked, st.RevokedAt, st.ExposedUntil)
 	}
 	s.runs(1)
@@ -96,10 +103,12 @@ func TestWithoutADatabaseAJobAtRenderIsRecognisedAndRunOnce(t *testing.T) {
 	s := newJobs(t, "bare-job")
 	s.forgetDatabase()
 	s.SetRakeFault(logi.RakeFault{Fail: true})
-	s.Render().SetFaults(logi.RenderFault{Method: http.MethodPost, Path: "/jobs", AfterEffect: true, Refuse: true, Times: 1})
+	s.Render().SetFaults(logi.RenderFault{Method: http.MethodPost, Path: "/jobs", AfterEffect: true, Refuse: true,
+		Times: 1})
 	name := s.apply("key", s.kid(), viaCommand)
 	k := s.AwaitStalled(name, v1alpha1.ReasonCommandFailed)
-	if message := stage.Condition(k, v1alpha1.StepRevoked).Message; !strings.Contains(message, "JWKS still has") || !strings.Contains(message, "Render's logs") || k.Status.Command.JobID == "" {
+	if message := stage.Condition(k, v1alpha1.StepRevoked).Message; !strings.Contains(message, "JWKS still has") ||
+		!strings.Contains(message, "Render's logs") || k.Status.Command.JobID == "" {
 		t.Errorf("%s", stage.JSON(k.Status))
 	}
 	s.SetRakeFault(logi.RakeFault{})
@@ -122,7 +131,8 @@ func TestWithoutADatabaseARakeThatFailedIsRunAgainOnRequestOnly(t *testing.T) {
 	s.SetRakeFault(logi.RakeFault{Fail: true, Print: "secret-words\n"})
 	name := s.apply("key", kid, viaCommand)
 	k := s.AwaitStalled(name, v1alpha1.ReasonCommandFailed)
-	if message := stage.Condition(k, v1alpha1.StepRevoked).Message; !strings.Contains(message, "exit status 1 ") || !strings.Contains(message, "JWKS still has "+kid) ||
+	if message := stage.Condition(k, v1alpha1.StepRevoked).Message; !strings.Contains(message, "exit status 1 ") ||
+		!strings.Contains(message, "JWKS still has "+kid) ||
 		!strings.Contains(message, "was not kept") || strings.Contains(stage.JSON(k), "secret-words") {
 		t.Error(message)
 	}
@@ -149,14 +159,16 @@ func TestWithoutADatabaseAnIntentThatIsFoundIsOnlyObserved(t *testing.T) {
 	s.Patch(&v1alpha1.KeyCompromise{}, name, `{"spec":{"publishTimeoutSeconds":1}}`)
 	s.request(name, "go")
 	k = s.AwaitStalled(name, v1alpha1.ReasonOutcomeUnknown)
-	if message := stage.Condition(k, v1alpha1.StepRevoked).Message; !strings.Contains(message, "JWKS still has") || !strings.Contains(message, "not run again") {
+	if message := stage.Condition(k, v1alpha1.StepRevoked).Message; !strings.Contains(message, "JWKS still has") ||
+		!strings.Contains(message, "not run again") {
 		t.Error(message)
 	}
 	s.runs(0)
 	// Nor is it by another object.
 	other := s.apply("other", kid, viaCommand)
 	k = s.AwaitReason(other, v1alpha1.ReasonWaitingForTwin)
-	if message := stage.Condition(k, v1alpha1.StepRevoked).Message; !strings.Contains(message, name) || !strings.Contains(message, v1alpha1.ReasonOutcomeUnknown) {
+	if message := stage.Condition(k, v1alpha1.StepRevoked).Message; !strings.Contains(message, name) ||
+		!strings.Contains(message, v1alpha1.ReasonOutcomeUnknown) {
 		t.Error(message)
 	}
 	// A ledger that comes later knows nothing of it.
@@ -171,7 +183,8 @@ func TestWithoutADatabaseAnIntentThatIsFoundIsOnlyObserved(t *testing.T) {
 		return meta.IsStatusConditionTrue(p.Status.Conditions, v1alpha1.ConditionDatabaseReachable)
 	})
 	generation := s.patched(other, `{"spec":{"publishTimeoutSeconds":601}}`)
-	k = s.Await(other, "another look", func(k *v1alpha1.KeyCompromise) bool { return k.Status.ObservedGeneration == generation })
+	k = s.Await(other, "another look",
+		func(k *v1alpha1.KeyCompromise) bool { return k.Status.ObservedGeneration == generation })
 	if c := stage.Condition(k, v1alpha1.ConditionReady); c.Reason != v1alpha1.ReasonWaitingForTwin {
 		t.Errorf("%s: %s", c.Reason, c.Message)
 	}
@@ -184,7 +197,8 @@ func TestWithoutADatabaseAnIntentThatIsFoundIsOnlyObserved(t *testing.T) {
 		t.Errorf("%s", stage.JSON(k.Status))
 	}
 	k = s.AwaitReady(other)
-	if c := stage.Condition(k, v1alpha1.ConditionReady); c.Reason != v1alpha1.ReasonAlreadyDone || !strings.Contains(c.Message, name) {
+	if c := stage.Condition(k, v1alpha1.ConditionReady); c.Reason != v1alpha1.ReasonAlreadyDone ||
+		!strings.Contains(c.Message, name) {
 		t.Errorf("%s: %s", c.Reason, c.Message)
 	}
 	s.runs(1)
@@ -199,7 +213,8 @@ func TestWithoutADatabaseJWKSThatIsStaleForEverStalls(t *testing.T) {
 	}
 	name := s.apply("key", kid, viaCommand+"\npublishTimeoutSeconds: 3")
 	k := s.AwaitStalled(name, v1alpha1.ReasonOutcomeUnknown)
-	if message := stage.Condition(k, v1alpha1.StepRevoked).Message; !strings.Contains(message, "exit status 0 ") || !strings.Contains(message, "JWKS still has "+kid) || !strings.Contains(message, v1alpha1.AnnotationRequestedAt) {
+	if message := stage.Condition(k, v1alpha1.StepRevoked).Message; !strings.Contains(message, "exit status 0 ") ||
+		!strings.Contains(message, "JWKS still has "+kid) || !strings.Contains(message, v1alpha1.AnnotationRequestedAt) {
 		t.Error(message)
 	}
 	if k.Status.RevokedAt != nil || k.Status.ExposedUntil != nil {
@@ -211,7 +226,8 @@ func TestWithoutADatabaseJWKSThatIsStaleForEverStalls(t *testing.T) {
 	s.Patch(&v1alpha1.KeyCompromise{}, name, `{"spec":{"publishTimeoutSeconds":600}}`)
 	s.request(name, "mended")
 	k = s.AwaitReady(name)
-	if st := k.Status; st.SuccessorKid != s.kid() || st.RevokedAt.Before(st.JWKS.OldKidSeenAt) || st.ExposedUntil.Before(st.JWKS.OldKidKeptUntil) {
+	if st := k.Status; st.SuccessorKid != s.kid() || st.RevokedAt.Before(st.JWKS.OldKidSeenAt) ||
+		st.ExposedUntil.Before(st.JWKS.OldKidKeptUntil) {
 		t.Errorf("%s", stage.JSON(st))
 	}
 	s.runs(1)
@@ -240,7 +256,8 @@ func TestWithoutADatabaseTheRakeOfOneKeyIsRunByOneObject(t *testing.T) {
 		s.Delete(name)
 	}
 	k := s.AwaitStalled(s.apply("late", kid, viaCommand), v1alpha1.ReasonUnknownKid)
-	if message := stage.Condition(k, v1alpha1.StepRevoked).Message; !strings.Contains(message, "was not run") || !strings.Contains(message, s.kid()) {
+	if message := stage.Condition(k, v1alpha1.StepRevoked).Message; !strings.Contains(message, "was not run") ||
+		!strings.Contains(message, s.kid()) {
 		t.Error(message)
 	}
 	s.runs(1)
@@ -252,10 +269,12 @@ func TestWithoutADatabaseTwoKeysAreEndedOneAfterTheOther(t *testing.T) {
 		t.Fatal(err)
 	}
 	active := func(application int) string {
-		return stage.Query[string](s.Scene, `SELECT kid FROM webhook_signing_keys WHERE oauth_application_id = $1 AND status = 'active'`, application)
+		return stage.Query[string](s.Scene,
+			`SELECT kid FROM webhook_signing_keys WHERE oauth_application_id = $1 AND status = 'active'`, application)
 	}
 	s.SetRakeFault(logi.RakeFault{Hang: time.Second})
-	first, second := s.apply("first", active(acme), viaCommand), s.apply("second", active(acme+1), viaCommand+"\napplicationID: '43'")
+	first, second := s.apply("first", active(acme), viaCommand), s.apply("second", active(acme+1),
+		viaCommand+"\napplicationID: '43'")
 	for name, application := range map[string]int{first: acme, second: acme + 1} {
 		if k := s.AwaitReady(name); k.Status.SuccessorKid != active(application) {
 			t.Errorf("%s says that %s follows, and %s does", name, k.Status.SuccessorKid, active(application))
@@ -273,7 +292,8 @@ func TestWithoutADatabaseASuccessorThatCantBeToldIsNotNamed(t *testing.T) {
 		t.Fatal(err)
 	}
 	k := s.AwaitReady(name)
-	if message := stage.Condition(k, v1alpha1.StepPublished).Message; k.Status.SuccessorKid != "" || !strings.Contains(message, "one of several new kids") {
+	if message := stage.Condition(k, v1alpha1.StepPublished).Message; k.Status.SuccessorKid != "" ||
+		!strings.Contains(message, "one of several new kids") {
 		t.Errorf("%s", stage.JSON(k.Status))
 	}
 }
@@ -305,7 +325,8 @@ func TestWithoutADatabaseAKeyThatIsEndedByHandMeanwhileIsAdopted(t *testing.T) {
 
 func TestWithoutADatabaseNobodyIsWaitedForButWhoThePlatformNames(t *testing.T) {
 	s := newShell(t, "bare-button", logi.Config{JWKSMaxAge: time.Second})
-	s.Patch(&v1alpha1.Platform{}, s.Name, `{"spec":{"automation":"ObserveOnly","requireApproval":[{"kind":"KeyCompromise","step":"Revoked"}]}}`)
+	s.Patch(&v1alpha1.Platform{}, s.Name,
+		`{"spec":{"automation":"ObserveOnly","requireApproval":[{"kind":"KeyCompromise","step":"Revoked"}]}}`)
 	s.forgetDatabase()
 	name := s.apply("key", s.kid(), viaCommand)
 	s.AwaitReason(name, v1alpha1.ReasonAutomationOff)
@@ -329,7 +350,8 @@ func TestWithoutADatabaseMoreKidsThanAnObjectRemembersStall(t *testing.T) {
 	s.jwks(func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprint(w, stage.JSON(set)) })
 	s.forgetDatabase()
 	k := s.AwaitStalled(s.apply("key", "whk-7", viaCommand), v1alpha1.ReasonSpecInvalid)
-	if message := stage.Condition(k, v1alpha1.StepRevoked).Message; !strings.Contains(message, "1001 keys") || !strings.Contains(message, "spec.database") {
+	if message := stage.Condition(k, v1alpha1.StepRevoked).Message; !strings.Contains(message, "1001 keys") ||
+		!strings.Contains(message, "spec.database") {
 		t.Error(message)
 	}
 	// Nor are all of them named.
@@ -354,7 +376,8 @@ func TestWhatNeedsADatabaseSaysSo(t *testing.T) {
 	s.forgetDatabase()
 	name := s.apply("key", s.kid(), "{}")
 	k := s.AwaitReason(name, v1alpha1.ReasonNoDatabase)
-	if message := stage.Condition(k, v1alpha1.ConditionReady).Message; !strings.Contains(message, "spec.database") || !strings.Contains(message, "playbook_operator") || !strings.Contains(message, viaCommand) {
+	if message := stage.Condition(k, v1alpha1.ConditionReady).Message; !strings.Contains(message, "spec.database") ||
+		!strings.Contains(message, "playbook_operator") || !strings.Contains(message, viaCommand) {
 		t.Error(message)
 	}
 	s.Delete(name)

@@ -35,7 +35,8 @@ func newScene(t *testing.T, name string, config logi.Config) *scene {
 }
 
 // newSceneIn is newScene in a World of the caller's, with a signing key of the algorithm.
-func newSceneIn(t *testing.T, w *world.World, name string, config logi.Config, algorithm jose.SignatureAlgorithm) *scene {
+func newSceneIn(t *testing.T, w *world.World, name string, config logi.Config,
+	algorithm jose.SignatureAlgorithm) *scene {
 	t.Helper()
 	s := &scene{stage.New[*v1alpha1.KeyCompromise](t, &shared, w, name, config)}
 	if err := s.CreateApplicationWithKey(s.Ctx, acme, "acme", algorithm); err != nil {
@@ -50,13 +51,16 @@ func newSceneIn(t *testing.T, w *world.World, name string, config logi.Config, a
 // kid of acme's newest active key.
 func (s *scene) kid() string {
 	s.Helper()
-	return stage.Query[string](s.Scene, `SELECT kid FROM webhook_signing_keys WHERE oauth_application_id = $1 AND status = 'active' ORDER BY activated_at DESC LIMIT 1`, acme)
+	return stage.Query[string](s.Scene,
+		`SELECT kid FROM webhook_signing_keys WHERE oauth_application_id = $1 AND status = 'active' ORDER BY activated_at DESC LIMIT 1`, acme)
 }
 
-// apply creates a KeyCompromise of acme's kid and returns its name. spec is YAML that adds to the spec, indented by nothing.
+// apply creates a KeyCompromise of acme's kid and returns its name. spec is YAML that adds to the spec, indented by
+// nothing.
 func (s *scene) apply(name, kid, spec string) string {
 	s.Helper()
-	return s.Create(s.Object(name, spec, map[string]any{"applicationID": "42", "kid": kid, "reason": "private key found in a CI log"}))
+	return s.Create(s.Object(name, spec, map[string]any{"applicationID": "42", "kid": kid,
+		"reason": "private key found in a CI log"}))
 }
 
 // patched is patch of a KeyCompromise's spec, and returns its generation then.
@@ -70,5 +74,6 @@ func (s *scene) patched(name, merge string) int64 {
 func (s *scene) request(name, value string) {
 	s.Helper()
 	s.Change(name, fmt.Sprintf(`{"metadata":{"annotations":{%q:%q}}}`, v1alpha1.AnnotationRequestedAt, value))
-	s.Await(name, "the request is handled", func(k *v1alpha1.KeyCompromise) bool { return k.Status.LastHandledRequestedAt == value })
+	s.Await(name, "the request is handled",
+		func(k *v1alpha1.KeyCompromise) bool { return k.Status.LastHandledRequestedAt == value })
 }

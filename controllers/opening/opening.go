@@ -38,8 +38,8 @@ type Opener struct {
 
 // +kubebuilder:rbac:groups=playbook.1pass.dev,namespace=playbook-system,resources=incidents,verbs=create;get
 
-// Open opens the Incidents that the Platform wants for what its signals say, where nobody has their places. BadSince is in the status by
-// now, and so the name, which is made of the onset, stays the same over a restart.
+// Open opens the Incidents that the Platform wants for what its signals say, where nobody has their places. BadSince is
+// in the status by now, and so the name, which is made of the onset, stays the same over a restart.
 func (o *Opener) Open(ctx context.Context, p *v1alpha1.Platform, s signals.Signals) (ctrl.Result, error) {
 	if !p.DeletionTimestamp.IsZero() {
 		return ctrl.Result{}, nil
@@ -53,7 +53,8 @@ func (o *Opener) Open(ctx context.Context, p *v1alpha1.Platform, s signals.Signa
 			continue
 		}
 		again = openInterval
-		if err := o.open(ctx, p, claims.Place{Category: category, ApplicationID: claims.Platformwide}, s); apierrors.IsConflict(err) {
+		if err := o.open(ctx, p, claims.Place{Category: category, ApplicationID: claims.Platformwide},
+			s); apierrors.IsConflict(err) {
 			return ctrl.Result{RequeueAfter: time.Second}, nil // somebody else wrote the Platform's status
 		} else if err != nil {
 			return ctrl.Result{}, fmt.Errorf("opening an Incident of category %s: %w", category, err)
@@ -67,8 +68,8 @@ func (o *Opener) Open(ctx context.Context, p *v1alpha1.Platform, s signals.Signa
 	return ctrl.Result{RequeueAfter: again}, nil
 }
 
-// wanted are the categories of which Incidents open by themselves. What a signal asks people to find out is about the platform's
-// answers, as an Outage is.
+// wanted are the categories of which Incidents open by themselves. What a signal asks people to find out is about the
+// platform's answers, as an Outage is.
 func wanted(p *v1alpha1.Platform) []v1alpha1.IncidentCategory {
 	categories := slices.Clone(p.Spec.AutoOpen)
 	if slices.Contains(categories, v1alpha1.CategoryOutage) {
@@ -83,7 +84,8 @@ func (o *Opener) open(ctx context.Context, p *v1alpha1.Platform, place claims.Pl
 		return err
 	}
 	incident := incidentFor(p, place.Category, s)
-	name, err := o.Claims.Take(ctx, claims.Want{Platform: client.ObjectKeyFromObject(p), Place: place, Name: incident.Name, Signals: s})
+	name, err := o.Claims.Take(ctx, claims.Want{Platform: client.ObjectKeyFromObject(p), Place: place,
+		Name: incident.Name, Signals: s})
 	if err != nil || name == "" {
 		return err
 	}
@@ -113,7 +115,8 @@ func (o *Opener) adopt(ctx context.Context, wanted *v1alpha1.Incident, place cla
 	return o.Claims.Free(ctx, platform, place, wanted.Name)
 }
 
-// incidentFor is the Incident for what the signals of a category say. spec.severity is a person's; what was seen stands beside it.
+// incidentFor is the Incident for what the signals of a category say. spec.severity is a person's; what was seen stands
+// beside it.
 func incidentFor(p *v1alpha1.Platform, category v1alpha1.IncidentCategory, s signals.Signals) *v1alpha1.Incident {
 	alarms := claims.Alarms(s, category)
 	onset := s.Of(category).BadSince()
@@ -128,7 +131,8 @@ func incidentFor(p *v1alpha1.Platform, category v1alpha1.IncidentCategory, s sig
 	return &v1alpha1.Incident{
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: p.Namespace,
-			Name:      strings.TrimRight(p.Name[:min(len(p.Name), maxPlatformInName)], "-.") + "-" + began.Format("20060102t150405z"),
+			Name: strings.TrimRight(p.Name[:min(len(p.Name), maxPlatformInName)], "-.") + "-" +
+				began.Format("20060102t150405z"),
 			Annotations: map[string]string{
 				v1alpha1.AnnotationSeenSeverity: string(alarms[0].Severity), v1alpha1.AnnotationSeenBy: alarms[0].Condition,
 			},

@@ -55,6 +55,8 @@ type Reconciler struct {
 	Recorder    events.EventRecorder
 	Prober      *signals.Prober
 	Opener      *opening.Opener
+
+	unknowns unknowns
 }
 
 // +kubebuilder:rbac:groups=playbook.1pass.dev,namespace=playbook-system,resources=platforms,verbs=list;watch
@@ -62,8 +64,8 @@ type Reconciler struct {
 // +kubebuilder:rbac:groups="",namespace=playbook-system,resources=secrets,verbs=get
 // +kubebuilder:rbac:groups=events.k8s.io,namespace=playbook-system,resources=events,verbs=create
 
-// SetupWithManager registers two controllers: one looks at databases, and may wait for one that hangs; the other one is about
-// signals, and waits for nothing but the API server.
+// SetupWithManager registers two controllers: one looks at databases, and may wait for one that hangs; the other one is
+// about signals, and waits for nothing but the API server.
 func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 	if err := ctrl.NewControllerManagedBy(mgr).
 		For(&v1alpha1.Platform{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
@@ -91,13 +93,15 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	looked := p.DeepCopy()
 	r.look(ctx, looked)
 	report(looked)
-	// A look can take long, and its conditions stand in one list with those of the signals, which may have changed meanwhile.
+	// A look can take long, and its conditions stand in one list with those of the signals, which may have changed
+	// meanwhile.
 	if err := r.Client.Get(ctx, req.NamespacedName, p); err != nil {
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
 	before := p.DeepCopy()
 	p.Status.ObservedGeneration, p.Status.DeadLetters = looked.Generation, looked.Status.DeadLetters
-	for _, condition := range []string{v1alpha1.ConditionDatabaseReachable, v1alpha1.ConditionLedgerReady, v1alpha1.ConditionReconciling, v1alpha1.ConditionReady} {
+	for _, condition := range []string{v1alpha1.ConditionDatabaseReachable, v1alpha1.ConditionLedgerReady,
+		v1alpha1.ConditionReconciling, v1alpha1.ConditionReady} {
 		if c := meta.FindStatusCondition(looked.Status.Conditions, condition); c != nil {
 			meta.SetStatusCondition(&p.Status.Conditions, *c)
 		} else {
@@ -165,7 +169,8 @@ func (r *Reconciler) look(ctx context.Context, p *v1alpha1.Platform) {
 		return
 	}
 	set(p, v1alpha1.ConditionLedgerReady, metav1.ConditionTrue, v1alpha1.ReasonSucceeded,
-		fmt.Sprintf("the ledger's schema is version %d, and the platform's tables have the columns and the index that a replay needs", version))
+		fmt.Sprintf("the ledger's schema is version %d, and the platform's tables have the columns and the index that a "+
+			"replay needs", version))
 
 	if err := r.countDeadLetters(ctx, p); err != nil {
 		notReady(p, fmt.Errorf("playbooks can run, and monitoring can't: %w", err))
@@ -199,7 +204,8 @@ func isReady(p *v1alpha1.Platform) {
 	case p.Spec.Commands == nil:
 		message += ". Of them Incidents: a DLQReplay needs spec.database, and a KeyCompromise that or spec.commands"
 	default:
-		message += ". Of them Incidents, and KeyCompromises via: Command, whose outcome JWKS alone tells: DLQReplays and KeyCompromises via: Database need spec.database"
+		message += ". Of them Incidents, and KeyCompromises via: Command, whose outcome JWKS alone tells: DLQReplays and " +
+			"KeyCompromises via: Database need spec.database"
 	}
 	meta.RemoveStatusCondition(&p.Status.Conditions, v1alpha1.ConditionReconciling)
 	set(p, v1alpha1.ConditionReady, metav1.ConditionTrue, v1alpha1.ReasonSucceeded, message)
@@ -222,7 +228,8 @@ func (r *Reconciler) countDeadLetters(ctx context.Context, p *v1alpha1.Platform)
 	letters := &v1alpha1.DeadLetters{Total: &total}
 	for _, a := range applications {
 		id := strconv.FormatInt(a.ApplicationID, 10)
-		letters.Applications = append(letters.Applications, v1alpha1.ApplicationDeadLetters{ApplicationID: id, Name: names[id], Dead: &a.Dead})
+		letters.Applications = append(letters.Applications, v1alpha1.ApplicationDeadLetters{ApplicationID: id,
+			Name: names[id], Dead: &a.Dead})
 	}
 	p.Status.DeadLetters = letters
 	return nil

@@ -11,15 +11,12 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/jackc/pgx/v5"
-	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/events"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/metrics"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
 	"github.com/1pass-dev/playbook-operator/controllers/access"
@@ -37,19 +34,23 @@ func TestATroubledPlatformSaysWhyAndRecovers(t *testing.T) {
 	good := site.URLAs("playbook_operator")
 	const namespace = world.Namespace
 	// Their Secrets are mended by an update to the good URL and label.
-	secretTrouble := []string{"DatabaseReachable=False/SecretUnusable", "LedgerReady=Unknown/SecretUnusable", "Reconciling=True/SecretUnusable", "Ready=False/SecretUnusable"}
-	unreachable := []string{"DatabaseReachable=False/DatabaseUnreachable", "LedgerReady=Unknown/DatabaseUnreachable", "Reconciling=True/DatabaseUnreachable", "Ready=False/DatabaseUnreachable"}
+	secretTrouble := []string{"DatabaseReachable=False/SecretUnusable", "LedgerReady=Unknown/SecretUnusable",
+		"Reconciling=True/SecretUnusable", "Ready=False/SecretUnusable"}
+	unreachable := []string{"DatabaseReachable=False/DatabaseUnreachable", "LedgerReady=Unknown/DatabaseUnreachable",
+		"Reconciling=True/DatabaseUnreachable", "Ready=False/DatabaseUnreachable"}
 	for name, c := range map[string]struct {
 		secret func(name string) *corev1.Secret // nil: none
 		want   []string
 		says   string
 	}{
-		"secret-missing": {nil, secretTrouble, `there is no Secret "secret-missing" in namespace "playbook-system": create it with the label playbook.1pass.dev/platform=secret-missing`},
+		"secret-missing": {nil, secretTrouble,
+			`there is no Secret "secret-missing" in namespace "playbook-system": create it with the label playbook.1pass.dev/platform=secret-missing`},
 		"secret-unlabelled": {func(name string) *corev1.Secret {
 			s := secret(namespace, name, good)
 			s.Labels = nil
 			return s
-		}, secretTrouble, "kubectl -n playbook-system label secret secret-unlabelled playbook.1pass.dev/platform=secret-unlabelled"},
+		}, secretTrouble, "kubectl -n playbook-system label secret secret-unlabelled " +
+			"playbook.1pass.dev/platform=secret-unlabelled"},
 		"secret-of-another": {func(name string) *corev1.Secret {
 			s := secret(namespace, name, good)
 			s.Labels[v1alpha1.LabelPlatform] = "another"
@@ -60,14 +61,18 @@ func TestATroubledPlatformSaysWhyAndRecovers(t *testing.T) {
 			s.StringData = map[string]string{"URL": good}
 			return s
 		}, secretTrouble, `has no key "url"`},
-		"empty-key": {func(name string) *corev1.Secret { return secret(namespace, name, "") }, secretTrouble, `has no key "url"`},
+		"empty-key": {func(name string) *corev1.Secret { return secret(namespace, name, "") }, secretTrouble,
+			`has no key "url"`},
 		"malformed": {func(name string) *corev1.Secret {
 			return secret(namespace, name, "postgres://playbook_operator:%zz"+w.OperatorPassword+"@127.0.0.1/x")
 		}, secretTrouble, "can't be parsed: write postgres://user:password@host:5432/database"},
 		"wrong-password": {func(name string) *corev1.Secret {
 			return secret(namespace, name, w.Postgres.URLFor("playbook_operator", "wr0ng-password", site.Name))
 		}, unreachable, "password authentication failed"},
-		"no-database": {func(name string) *corev1.Secret { return secret(namespace, name, operatorURL("no_such_database")) }, unreachable, `database "no_such_database" does not exist`},
+		"no-database": {func(name string) *corev1.Secret {
+			return secret(namespace, name,
+				operatorURL("no_such_database"))
+		}, unreachable, `database "no_such_database" does not exist`},
 		"no-tls": {func(name string) *corev1.Secret {
 			return secret(namespace, name, strings.Replace(good, "sslmode=disable", "sslmode=require", 1))
 		}, unreachable, "TLS"},
@@ -114,19 +119,24 @@ func TestWhatTheDatabaseLacksIsNamedUntilItIsThere(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct{ spoil, mend, says string }{
 		"another-type": {
-			`ALTER TABLE webhook_outbox_entries ALTER next_retry_at TYPE timestamptz`, `ALTER TABLE webhook_outbox_entries ALTER next_retry_at TYPE timestamp(6)`,
-			"the column webhook_outbox_entries.next_retry_at is timestamp with time zone and must be timestamp without time zone",
+			`ALTER TABLE webhook_outbox_entries ALTER next_retry_at TYPE timestamptz`,
+			`ALTER TABLE webhook_outbox_entries ALTER next_retry_at TYPE timestamp(6)`,
+			"the column webhook_outbox_entries.next_retry_at is timestamp with time zone and must be timestamp without time " +
+				"zone",
 		},
 		"no-column": {
-			`ALTER TABLE webhook_signing_keys RENAME grace_until TO grace`, `ALTER TABLE webhook_signing_keys RENAME grace TO grace_until`,
+			`ALTER TABLE webhook_signing_keys RENAME grace_until TO grace`,
+			`ALTER TABLE webhook_signing_keys RENAME grace TO grace_until`,
 			"the column webhook_signing_keys.grace_until is missing",
 		},
 		"newer-ledger": {
-			`INSERT INTO playbook.schema_migrations (version, name) VALUES (9999, 'from the future')`, `DELETE FROM playbook.schema_migrations WHERE version = 9999`,
+			`INSERT INTO playbook.schema_migrations (version, name) VALUES (9999, 'from the future')`,
+			`DELETE FROM playbook.schema_migrations WHERE version = 9999`,
 			"run the newer manager",
 		},
 		"no-grant": {
-			`REVOKE SELECT ON playbook.schema_migrations FROM playbook_operator`, `GRANT SELECT ON playbook.schema_migrations TO playbook_operator`,
+			`REVOKE SELECT ON playbook.schema_migrations FROM playbook_operator`,
+			`GRANT SELECT ON playbook.schema_migrations TO playbook_operator`,
 			"run `manager migrate` with the owner's URL",
 		},
 	} {
@@ -137,7 +147,8 @@ func TestWhatTheDatabaseLacksIsNamedUntilItIsThere(t *testing.T) {
 			p := platformOf(world.Namespace, name)
 			create(t, secret(world.Namespace, name, site.URLAs("playbook_operator")), p)
 			got := await(t, p, "Ready", metav1.ConditionFalse, "LedgerNotReady")
-			expect(t, got, "DatabaseReachable=True/Succeeded", "LedgerReady=False/LedgerNotReady", "Reconciling=True/LedgerNotReady", "Ready=False/LedgerNotReady")
+			expect(t, got, "DatabaseReachable=True/Succeeded", "LedgerReady=False/LedgerNotReady",
+				"Reconciling=True/LedgerNotReady", "Ready=False/LedgerNotReady")
 			if text := describe(got); !strings.Contains(text, c.says) {
 				t.Errorf("it says\n%swant %q", text, c.says)
 			}
@@ -163,8 +174,10 @@ func TestTheStatementForAMissingIndexIsThere(t *testing.T) {
 	await(t, p, "Ready", metav1.ConditionTrue, "Succeeded")
 
 	// As a CREATE INDEX CONCURRENTLY that failed leaves it.
-	execute(t, site.URLAs(""), `UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'index_webhook_outbox_entries_dead'::regclass`)
-	_, statements, found := strings.Cut(describe(await(t, p, "LedgerReady", metav1.ConditionFalse, "LedgerNotReady")), "make it anew with: ")
+	execute(t, site.URLAs(""),
+		`UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'index_webhook_outbox_entries_dead'::regclass`)
+	_, statements, found := strings.Cut(describe(await(t, p, "LedgerReady", metav1.ConditionFalse, "LedgerNotReady")),
+		"make it anew with: ")
 	if !found {
 		t.Fatal("no statements to make the index anew")
 	}
@@ -217,14 +230,16 @@ func TestAPlatformWithoutADatabaseSaysWhatItCanDo(t *testing.T) {
 	}
 	got := look(t, r, p)
 	expect(t, got, "Ready=True/Succeeded")
-	if text := describe(got); !strings.Contains(text, "a KeyCompromise that or spec.commands") || got.Status.DeadLetters != nil {
+	if text := describe(got); !strings.Contains(text, "a KeyCompromise that or spec.commands") ||
+		got.Status.DeadLetters != nil {
 		t.Errorf("%s%+v", text, got.Status.DeadLetters)
 	}
 	if n, _ := gauges(t, "playbook_platform_dead_letters_all", p.Name); n != 0 {
 		t.Errorf("%d series of dead letters that nobody counts", n)
 	}
 	got.Spec.Automation = v1alpha1.AutomationObserveOnly
-	got.Spec.Commands = &v1alpha1.PlatformCommands{Type: v1alpha1.CommandTypeSSH, SSH: &v1alpha1.PlatformSSH{Host: "h", User: "u", SecretRef: v1alpha1.SecretReference{Name: "no-database-ssh"}}}
+	got.Spec.Commands = &v1alpha1.PlatformCommands{Type: v1alpha1.CommandTypeSSH,
+		SSH: &v1alpha1.PlatformSSH{Host: "h", User: "u", SecretRef: v1alpha1.SecretReference{Name: "no-database-ssh"}}}
 	if err := kube.Update(t.Context(), got); err != nil {
 		t.Fatal(err)
 	}
@@ -238,15 +253,18 @@ func TestAPlatformWithoutADatabaseSaysWhatItCanDo(t *testing.T) {
 	create(t, ssh)
 	got = look(t, r, p)
 	expect(t, got, "Ready=True/Succeeded")
-	if text := describe(got); !strings.Contains(text, "ObserveOnly") || !strings.Contains(text, "KeyCompromises via: Command, whose outcome JWKS alone tells") {
+	if text := describe(got); !strings.Contains(text, "ObserveOnly") || !strings.Contains(text,
+		"KeyCompromises via: Command, whose outcome JWKS alone tells") {
 		t.Error(text)
 	}
 	if again := look(t, r, p); again.ResourceVersion != got.ResourceVersion {
 		t.Error("it was written though nothing changed")
 	}
 
-	got.Spec.Probes, got.Spec.AutoOpen = &v1alpha1.PlatformProbes{IntervalSeconds: 1}, []v1alpha1.IncidentCategory{v1alpha1.CategoryWebhookDelivery}
-	if err := kube.Update(t.Context(), got); err == nil || !strings.Contains(err.Error(), "needs database, which alone shows whether webhooks are delivered") {
+	got.Spec.Probes = &v1alpha1.PlatformProbes{IntervalSeconds: 1}
+	got.Spec.AutoOpen = []v1alpha1.IncidentCategory{v1alpha1.CategoryWebhookDelivery}
+	if err := kube.Update(t.Context(), got); err == nil || !strings.Contains(err.Error(),
+		"needs database, which alone shows whether webhooks are delivered") {
 		t.Errorf("webhooks that nobody can count would open Incidents: %v", err)
 	}
 
@@ -272,7 +290,8 @@ func TestObserveOnlyIsSaidWhenReady(t *testing.T) {
 	var got *v1alpha1.Platform
 	eventually(t, "it says ObserveOnly", func() bool {
 		got = read(t, p)
-		return strings.Contains(describe(got), "Ready=True/Succeeded: ObserveOnly: playbooks plan and report, and change nothing")
+		return strings.Contains(describe(got), "Ready=True/Succeeded: ObserveOnly: playbooks plan and report, and change "+
+			"nothing")
 	}, func() string { return describe(got) })
 	expect(t, got, whenReady...)
 }
@@ -282,17 +301,20 @@ func TestMonitoringThatFailsIsToldApart(t *testing.T) {
 	site := newDatabase(t)
 	p := platformOf(world.Namespace, "monitor")
 	p.Spec.Database.ReadOnlySecretRef = &v1alpha1.SecretReference{Name: "monitor-read-only"}
-	readOnly := secret(world.Namespace, "monitor-read-only", w.Postgres.URLFor("playbook_monitor", "wr0ng-password", site.Name))
+	readOnly := secret(world.Namespace, "monitor-read-only", w.Postgres.URLFor("playbook_monitor", "wr0ng-password",
+		site.Name))
 	readOnly.Labels[v1alpha1.LabelPlatform] = p.Name
 	create(t, secret(world.Namespace, p.Name, site.URLAs("playbook_operator")), readOnly, p)
 	got := await(t, p, "Ready", metav1.ConditionFalse, "DatabaseUnreachable")
-	expect(t, got, "DatabaseReachable=True/Succeeded", "LedgerReady=True/Succeeded", "Reconciling=True/DatabaseUnreachable", "Ready=False/DatabaseUnreachable")
+	expect(t, got, "DatabaseReachable=True/Succeeded", "LedgerReady=True/Succeeded",
+		"Reconciling=True/DatabaseUnreachable", "Ready=False/DatabaseUnreachable")
 	if text := describe(got); !strings.Contains(text, "playbooks can run, and monitoring can't") {
 		t.Errorf("it says\n%s", text)
 	}
 	noSecretIn(t, describe(got))
 	mended := readOnly.DeepCopy()
-	mended.ResourceVersion, mended.Data, mended.StringData = "", nil, map[string]string{"url": site.URLAs("playbook_monitor")}
+	mended.ResourceVersion, mended.Data = "", nil
+	mended.StringData = map[string]string{"url": site.URLAs("playbook_monitor")}
 	if err := kube.Update(t.Context(), mended); err != nil {
 		t.Fatal(err)
 	}
@@ -383,7 +405,8 @@ func reconciler(t *testing.T) *platform.Reconciler {
 	}
 	connections := &access.Connections{Secrets: kube}
 	t.Cleanup(connections.Close)
-	return &platform.Reconciler{Client: kube, Connections: connections, Recorder: broadcaster.NewRecorder(scheme, "platform")}
+	return &platform.Reconciler{Client: kube, Connections: connections, Recorder: broadcaster.NewRecorder(scheme,
+		"platform")}
 }
 
 func look(t *testing.T, r *platform.Reconciler, p *v1alpha1.Platform) *v1alpha1.Platform {
@@ -409,11 +432,13 @@ func TestNothingIsWrittenWhileNothingChanges(t *testing.T) {
 		spoil string
 		want  string
 	}{
-		"quiet-ready":       {want: "Succeeded"},
-		"quiet-refused":     {url: func(*world.Site) string { return fmt.Sprintf("postgres://a:b@127.0.0.1:%d/x", port) }, want: "DatabaseUnreachable"},
-		"quiet-no-password": {url: func(s *world.Site) string { return w.Postgres.URLFor("playbook_operator", "", s.Name) }, want: "DatabaseUnreachable"},
-		"quiet-no-secret":   {url: func(*world.Site) string { return "" }, want: "SecretUnusable"},
-		"quiet-no-index":    {spoil: `DROP INDEX index_webhook_outbox_entries_dead`, want: "LedgerNotReady"},
+		"quiet-ready": {want: "Succeeded"},
+		"quiet-refused": {url: func(*world.Site) string { return fmt.Sprintf("postgres://a:b@127.0.0.1:%d/x", port) },
+			want: "DatabaseUnreachable"},
+		"quiet-no-password": {url: func(s *world.Site) string { return w.Postgres.URLFor("playbook_operator", "", s.Name) },
+			want: "DatabaseUnreachable"},
+		"quiet-no-secret": {url: func(*world.Site) string { return "" }, want: "SecretUnusable"},
+		"quiet-no-index":  {spoil: `DROP INDEX index_webhook_outbox_entries_dead`, want: "LedgerNotReady"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -439,228 +464,4 @@ func TestNothingIsWrittenWhileNothingChanges(t *testing.T) {
 			}
 		})
 	}
-}
-
-// A lock hangs the look between its sign of life and its end.
-func TestADatabaseThatHangsIsUnreachableAndWrittenOnce(t *testing.T) {
-	t.Parallel()
-	site := newDatabase(t)
-	p := platformOf(unwatched, "hangs")
-	create(t, secret(unwatched, p.Name, site.URLAs("playbook_operator")), p)
-	r := reconciler(t)
-	expect(t, look(t, r, p), whenReady...)
-	conn, err := pgx.Connect(t.Context(), site.URLAs(""))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close(context.Background())
-	if _, err := conn.Exec(t.Context(), `BEGIN; LOCK TABLE playbook.schema_migrations`); err != nil {
-		t.Fatal(err)
-	}
-	first := look(t, r, p)
-	expect(t, first, "DatabaseReachable=False/DatabaseUnreachable", "LedgerReady=Unknown/DatabaseUnreachable", "Reconciling=True/DatabaseUnreachable", "Ready=False/DatabaseUnreachable")
-	if again := look(t, r, p); again.ResourceVersion != first.ResourceVersion {
-		t.Errorf("written though nothing changed:\n%sand then\n%s", describe(first), describe(again))
-	}
-	if _, err := conn.Exec(t.Context(), `ROLLBACK`); err != nil {
-		t.Fatal(err)
-	}
-	expect(t, look(t, r, p), whenReady...)
-}
-
-// usersOf returns what tells as whom the operator is connected to a site's database, in the order of their names.
-func usersOf(t *testing.T, site *world.Site) func() string {
-	t.Helper()
-	conn, err := pgx.Connect(t.Context(), site.URLAs(""))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = conn.Close(context.Background()) }) // a broken one fails the test elsewhere
-	return func() (names string) {
-		t.Helper()
-		if err := conn.QueryRow(t.Context(), `SELECT coalesce(string_agg(DISTINCT usename, ' ' ORDER BY usename), '') FROM pg_stat_activity
-			WHERE datname = current_database() AND application_name = 'playbook-operator'`).Scan(&names); err != nil {
-			t.Fatal(err)
-		}
-		return names
-	}
-}
-
-func TestAChangedSecretReplacesTheConnections(t *testing.T) {
-	t.Parallel()
-	site := newDatabase(t)
-	execute(t, site.URLAs(""), `DROP ROLE IF EXISTS second_operator; CREATE ROLE second_operator LOGIN PASSWORD 'pa55word' IN ROLE playbook_operator`)
-	p := platformOf(unwatched, "rotated")
-	create(t, secret(unwatched, p.Name, site.URLAs("playbook_operator")), p)
-	r := reconciler(t)
-	expect(t, look(t, r, p), whenReady...)
-	users := usersOf(t, site)
-	if got := users(); got != "playbook_operator" {
-		t.Fatalf("connected as %q", got)
-	}
-	changed := secret(unwatched, p.Name, strings.NewReplacer("playbook_operator", "second_operator", w.OperatorPassword, "pa55word").Replace(site.URLAs("playbook_operator")))
-	if err := kube.Update(t.Context(), changed); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "the new credentials are used and the old ones no more", func() bool {
-		look(t, r, p)
-		return users() == "second_operator"
-	}, users)
-	expect(t, look(t, r, p), whenReady...)
-
-	// Labelled for another Platform, it is not used any more, although a connection is open.
-	changed.ResourceVersion, changed.Labels[v1alpha1.LabelPlatform] = "", "another"
-	if err := kube.Update(t.Context(), changed); err != nil {
-		t.Fatal(err)
-	}
-	var got *v1alpha1.Platform
-	eventually(t, "the Secret is not used", func() bool {
-		got = look(t, r, p)
-		return strings.Contains(describe(got), "Ready=False/SecretUnusable")
-	}, func() string { return describe(got) })
-}
-
-func TestASecretThatIsNoLongerNamedLeavesNoConnection(t *testing.T) {
-	t.Parallel()
-	site := newDatabase(t)
-	execute(t, site.URLAs(""), `DROP ROLE IF EXISTS next_operator, next_monitor; CREATE ROLE next_operator LOGIN PASSWORD 'pa55word' IN ROLE playbook_operator;
-		CREATE ROLE next_monitor LOGIN PASSWORD 'pa55word' IN ROLE playbook_monitor`)
-	p := platformOf(unwatched, "renamed")
-	p.Spec.Database.ReadOnlySecretRef = &v1alpha1.SecretReference{Name: "renamed-read-only"}
-	p.Spec.Database.SigningSecretRef = &v1alpha1.SecretReference{Name: "renamed-signing"}
-	create(t, p)
-	for name, role := range map[string]string{"renamed": "playbook_operator", "renamed-read-only": "playbook_monitor", "renamed-signing": "playbook_signer"} {
-		s := secret(unwatched, name, site.URLAs(role))
-		s.Labels[v1alpha1.LabelPlatform] = p.Name
-		create(t, s)
-	}
-	for role, name := range map[string]string{"next_operator": "renamed-next", "next_monitor": "renamed-next-read-only"} {
-		s := secret(unwatched, name, strings.NewReplacer("playbook_operator", role, w.OperatorPassword, "pa55word").Replace(site.URLAs("playbook_operator")))
-		s.Labels[v1alpha1.LabelPlatform] = p.Name
-		create(t, s)
-	}
-	r := reconciler(t)
-	expect(t, look(t, r, p), whenReady...)
-	signing, err := r.Connections.Signing(t.Context(), p)
-	if err == nil {
-		err = signing.Ping(t.Context())
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	users := usersOf(t, site)
-	if got := users(); got != "playbook_monitor playbook_operator playbook_signer" {
-		t.Fatalf("connected as %q", got)
-	}
-	renamed := read(t, p)
-	renamed.Spec.Database.SecretRef.Name, renamed.Spec.Database.ReadOnlySecretRef.Name = "renamed-next", "renamed-next-read-only"
-	if err := kube.Update(t.Context(), renamed); err != nil {
-		t.Fatal(err)
-	}
-	expect(t, look(t, r, p), whenReady...)
-	eventually(t, "the Secrets that are named are used, and no other", func() bool { return users() == "next_monitor next_operator playbook_signer" }, users)
-	if err := signing.Ping(t.Context()); err != nil {
-		t.Errorf("the pool that is still named was closed: %v", err)
-	}
-}
-
-func TestDeadLettersAreCountedWithTheMostFirst(t *testing.T) {
-	t.Parallel()
-	site := newDatabase(t)
-	// Application n has n dead entries, and one each that is delivered, waiting, or delivered after it died.
-	execute(t, site.URLAs(""), `WITH apps AS (INSERT INTO oauth_applications (id, name, uid, secret) SELECT n, 'app', 'app-' || n, '' FROM generate_series(1, 60) n)
-		INSERT INTO webhook_outbox_entries (oauth_application_id, event_type, idempotency_key, kid, signature, enqueued_at, dlq_at, delivered_at)
-		SELECT n, 'user.updated', n || '-' || m, 'kid', '', now(), CASE WHEN m <= n OR m = n + 3 THEN now() END, CASE WHEN m = n + 1 OR m = n + 3 THEN now() END
-		FROM generate_series(1, 60) n, generate_series(1, n + 3) m`)
-	p := platformOf(unwatched, "dead-letters")
-	p.Spec.RelyingParties = []v1alpha1.RelyingParty{{ApplicationID: "59", Name: "acme"}}
-	p.Spec.Database.ReadOnlySecretRef = &v1alpha1.SecretReference{Name: "dead-letters-read-only"}
-	readOnly := secret(unwatched, "dead-letters-read-only", site.URLAs("playbook_monitor"))
-	readOnly.Labels[v1alpha1.LabelPlatform] = p.Name
-	create(t, secret(unwatched, p.Name, site.URLAs("playbook_operator")), readOnly, p)
-	r := reconciler(t)
-	letters := look(t, r, p).Status.DeadLetters
-	if letters == nil || letters.Total == nil || *letters.Total != 60*61/2 || len(letters.Applications) != 50 {
-		t.Fatalf("%+v", letters)
-	}
-	for i, a := range letters.Applications {
-		id, name := 60-i, ""
-		if id == 59 {
-			name = "acme"
-		}
-		if a.ApplicationID != strconv.Itoa(id) || *a.Dead != int64(id) || a.Name != name {
-			t.Errorf("number %d is %s %q with %d, want %d with %d", i, a.ApplicationID, a.Name, *a.Dead, id, id)
-		}
-	}
-	if n, sum := gauges(t, "playbook_platform_dead_letters", p.Name); n != 50 || sum != 60*61/2-10*11/2 {
-		t.Errorf("%d series that sum up to %v", n, sum)
-	}
-	if n, sum := gauges(t, "playbook_platform_dead_letters_all", p.Name); n != 1 || sum != 60*61/2 {
-		t.Errorf("%d series that sum up to %v", n, sum)
-	}
-
-	execute(t, site.URLAs(""), `UPDATE webhook_outbox_entries SET delivered_at = now()`)
-	letters = look(t, r, p).Status.DeadLetters
-	if letters == nil || letters.Total == nil || *letters.Total != 0 || len(letters.Applications) != 0 {
-		t.Errorf("nothing is dead any more: %+v", letters)
-	}
-	if n, _ := gauges(t, "playbook_platform_dead_letters", p.Name); n != 0 {
-		t.Errorf("%d series", n)
-	}
-	if n, sum := gauges(t, "playbook_platform_ready", p.Name); n != 1 || sum != 1 {
-		t.Errorf("%d series of readiness that sum up to %v", n, sum)
-	}
-}
-
-// gauges counts and sums the series of a metric about a Platform.
-func gauges(t *testing.T, metric, platform string) (n int, sum float64) {
-	t.Helper()
-	families, err := metrics.Registry.(prometheus.Gatherer).Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, family := range families {
-		if family.GetName() != metric {
-			continue
-		}
-		for _, series := range family.GetMetric() {
-			for _, label := range series.GetLabel() {
-				if label.GetName() == "platform" && label.GetValue() == platform {
-					n++
-					sum += series.GetGauge().GetValue()
-				}
-			}
-		}
-	}
-	return n, sum
-}
-
-func TestADeletedPlatformLeavesNoConnectionAndNoMetric(t *testing.T) {
-	t.Parallel()
-	site := newDatabase(t)
-	p := platformOf(unwatched, "deleted")
-	create(t, secret(unwatched, p.Name, site.URLAs("playbook_operator")), p)
-	r := reconciler(t)
-	expect(t, look(t, r, p), whenReady...)
-	if err := kube.Delete(t.Context(), p); err != nil {
-		t.Fatal(err)
-	}
-	if result, err := r.Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(p)}); err != nil || result.RequeueAfter != 0 {
-		t.Fatalf("%v, %v", result, err)
-	}
-	if n, _ := gauges(t, "playbook_platform_ready", p.Name); n != 0 {
-		t.Errorf("%d series", n)
-	}
-	conn, err := pgx.Connect(t.Context(), site.URLAs(""))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close(context.Background())
-	eventually(t, "no connection is left", func() bool {
-		var n int
-		if err := conn.QueryRow(t.Context(), `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'playbook-operator'`).Scan(&n); err != nil {
-			t.Fatal(err)
-		}
-		return n == 0
-	}, func() string { return "connected" })
 }

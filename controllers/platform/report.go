@@ -22,6 +22,9 @@ import (
 func (r *Reconciler) ReconcileSignals(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
 	p := &v1alpha1.Platform{}
 	if err := r.Client.Get(ctx, req.NamespacedName, p); err != nil {
+		if apierrors.IsNotFound(err) {
+			r.unknowns.forget(req.NamespacedName)
+		}
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
 	before := p.DeepCopy()
@@ -42,7 +45,12 @@ func (r *Reconciler) ReconcileSignals(ctx context.Context, req ctrl.Request) (ct
 		}
 		r.tellSignals(before, p)
 	}
-	return r.Opener.Open(ctx, p, s)
+	next := r.unknowns.tell(r.Recorder, p, s, time.Now())
+	result, err := r.Opener.Open(ctx, p, s)
+	if next > 0 && (result.RequeueAfter == 0 || next < result.RequeueAfter) {
+		result.RequeueAfter = next
+	}
+	return result, err
 }
 
 // reportAutoDeploy says which services don't deploy what is pushed to them, since an Incident saw to that.
@@ -59,7 +67,8 @@ func reportAutoDeploy(p *v1alpha1.Platform) {
 		return
 	}
 	set(p, v1alpha1.ConditionAutoDeployOff, metav1.ConditionTrue, v1alpha1.ReasonSwitchedOff, fmt.Sprintf(
-		"auto-deploy is off: %s. Deploy a commit that mends it, or set the Incident's spec.resolution, and it is switched on again; where that Incident is gone, switch it on at Render",
+		"auto-deploy is off: %s. Deploy a commit that mends it, or set the Incident's spec.resolution, and it is switched "+
+			"on again; where that Incident is gone, switch it on at Render",
 		strings.Join(off, "; ")))
 }
 

@@ -116,7 +116,8 @@ func execute(t *testing.T, url, sql string, args ...any) {
 // secret for the Platform called name, whose Secret is called like it.
 func secret(namespace, name, url string) *corev1.Secret {
 	return &corev1.Secret{
-		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, Labels: map[string]string{v1alpha1.LabelPlatform: name}},
+		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name,
+			Labels: map[string]string{v1alpha1.LabelPlatform: name}},
 		StringData: map[string]string{"url": url},
 	}
 }
@@ -125,7 +126,8 @@ func platformOf(namespace, name string) *v1alpha1.Platform {
 	return &v1alpha1.Platform{
 		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name},
 		Spec: v1alpha1.PlatformSpec{
-			URL: "https://api.example.com", Database: &v1alpha1.PlatformDatabase{SecretRef: v1alpha1.SecretReference{Name: name}},
+			URL:      "https://api.example.com",
+			Database: &v1alpha1.PlatformDatabase{SecretRef: v1alpha1.SecretReference{Name: name}},
 		},
 	}
 }
@@ -163,7 +165,8 @@ func eventually(t *testing.T, what string, condition func() bool, now func() str
 }
 
 // await waits until a condition has the status and reason, and returns the Platform.
-func await(t *testing.T, p *v1alpha1.Platform, condition string, status metav1.ConditionStatus, reason string) *v1alpha1.Platform {
+func await(t *testing.T, p *v1alpha1.Platform, condition string, status metav1.ConditionStatus,
+	reason string) *v1alpha1.Platform {
 	t.Helper()
 	var got *v1alpha1.Platform
 	eventually(t, fmt.Sprintf("%s has %s=%s/%s", p.Name, condition, status, reason), func() bool {

@@ -31,7 +31,8 @@ func Stalled(obj Object) bool {
 	return meta.IsStatusConditionTrue(*obj.GetConditions(), v1alpha1.ConditionStalled)
 }
 
-// Resume lets a stalled playbook go on where it stopped: the step that stalled is pending again, and what is settled stays so.
+// Resume lets a stalled playbook go on where it stopped: the step that stalled is pending again, and what is settled
+// stays so.
 func Resume(obj Object) {
 	meta.RemoveStatusCondition(obj.GetConditions(), v1alpha1.ConditionStalled)
 	for _, c := range *obj.GetConditions() {
@@ -69,8 +70,8 @@ func Fail(obj Object, err error) {
 	proceed(obj, reasonOf(err), Normalise(err.Error()))
 }
 
-// FailToResume reports an error that is retried, where a stalled object was asked to go on. It stays stalled until it does, or the
-// next pass would not know that it was asked.
+// FailToResume reports an error that is retried, where a stalled object was asked to go on. It stays stalled until it
+// does, or the next pass would not know that it was asked.
 func FailToResume(obj Object, err error) {
 	Stop(obj, reasonOf(err), "asked to go on, which can't be done yet: "+Normalise(err.Error()))
 }
@@ -79,8 +80,8 @@ func settled(c *metav1.Condition) bool {
 	return c.Status == metav1.ConditionTrue || c.Status == metav1.ConditionFalse && c.Reason == v1alpha1.ReasonNotNeeded
 }
 
-// proceed reports work in progress. Ready is False rather than Unknown, since kstatus reads both as in progress and people read
-// False.
+// proceed reports work in progress. Ready is False rather than Unknown, since kstatus reads both as in progress and
+// people read False.
 func proceed(obj Object, reason, message string) {
 	meta.RemoveStatusCondition(obj.GetConditions(), v1alpha1.ConditionStalled)
 	set(obj, v1alpha1.ConditionReconciling, metav1.ConditionTrue, reason, message)

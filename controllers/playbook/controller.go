@@ -20,17 +20,20 @@ import (
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
 )
 
-// Controller begins to build the controller of a kind: it runs so many objects at once, wakes them when they or their Platform are
-// changed by somebody, and retries what failed ever later, up to slowestRetry.
-func Controller(mgr ctrl.Manager, kind Object, list client.ObjectList, concurrency int, slowestRetry time.Duration) *builder.Builder {
+// Controller begins to build the controller of a kind: it runs so many objects at once, wakes them when they or their
+// Platform are changed by somebody, and retries what failed ever later, up to slowestRetry.
+func Controller(mgr ctrl.Manager, kind Object, list client.ObjectList, concurrency int,
+	slowestRetry time.Duration) *builder.Builder {
 	// Our own status writes must not wake us: a pass says itself when it wants to come back.
 	asked := predicate.Or(predicate.GenerationChangedPredicate{}, predicate.AnnotationChangedPredicate{})
 	return ctrl.NewControllerManagedBy(mgr).
 		For(kind, builder.WithPredicates(asked)).
-		Watches(&v1alpha1.Platform{}, Unfinished(mgr.GetClient(), list), builder.WithPredicates(predicate.GenerationChangedPredicate{})).
+		Watches(&v1alpha1.Platform{}, Unfinished(mgr.GetClient(), list),
+			builder.WithPredicates(predicate.GenerationChangedPredicate{})).
 		WithOptions(controller.Options{
 			MaxConcurrentReconciles: concurrency,
-			RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](fastestRetry, slowestRetry),
+			RateLimiter: workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](fastestRetry,
+				slowestRetry),
 		})
 }
 
@@ -55,16 +58,18 @@ func Unfinished(c client.Reader, list client.ObjectList) handler.EventHandler {
 	})
 }
 
-// Result is what a reconciler returns after a pass that wants to come back after a while or failed, and a write of its status.
+// Result is what a reconciler returns after a pass that wants to come back after a while or failed, and a write of its
+// status.
 //
-// Where both failed, the pass's own error is kept as text only. Joined as an error, a terminal one would make the whole terminal,
-// and the write that was lost would never be tried again.
+// Where both failed, the pass's own error is kept as text only. Joined as an error, a terminal one would make the whole
+// terminal, and the write that was lost would never be tried again.
 func Result(ctx context.Context, after time.Duration, err, writeErr error) (ctrl.Result, error) {
 	// An object that is gone meanwhile has no status.
 	writeErr = client.IgnoreNotFound(writeErr)
 	switch {
 	case apierrors.IsConflict(writeErr):
-		// Somebody changed the object meanwhile, and the next pass reads it. What was done is in the ledger, or was written before.
+		// Somebody changed the object meanwhile, and the next pass reads it. What was done is in the ledger, or was written
+		// before.
 		if err != nil && !apierrors.IsConflict(err) {
 			ctrl.LoggerFrom(ctx).Error(err, "a pass whose status could not be written, since somebody else changed the object")
 		}

@@ -6,14 +6,14 @@ import (
 	"time"
 )
 
-// An Effect on the world can't share a transaction with the note that it was made. So its intent is written first, and what came
-// of it is read from the far side afterwards:
+// An Effect on the world can't share a transaction with the note that it was made. So its intent is written first, and
+// what came of it is read from the far side afterwards:
 //
 //   - Intend writes the intent under the optimistic lock. Of two managers one succeeds.
 //   - Act calls the far side, in the same pass, and only if that write succeeded.
 //   - Look reads what came of it. A pass that finds an intent which it did not just write only looks.
-//   - Settle after the intent, what does not show did not happen, or nobody can tell. An effect that may be repeated is: its
-//     next attempt begins with Intend, too. One that happens at most once is left to a person.
+//   - Settle after the intent, what does not show did not happen, or nobody can tell. An effect that may be repeated
+//     is: its next attempt begins with Intend, too. One that happens at most once is left to a person.
 //   - Withdraw takes the intent back, where an answer says that nothing was done.
 //
 // A process that is frozen between Intend and Act may be late. Its call is still the only one of that attempt.
@@ -26,11 +26,11 @@ type Effect struct {
 	// Now is the time.
 	Now time.Time
 
-	// Intend reports whether this pass may act. Where it reports false, or an error, nothing is done: it has written nothing, or
-	// it has taken back what it wrote, or the write's answer was lost and the next passes look.
+	// Intend reports whether this pass may act. Where it reports false, or an error, nothing is done: it has written
+	// nothing, or it has taken back what it wrote, or the write's answer was lost and the next passes look.
 	Intend func(context.Context) (bool, error)
-	// Act returns a NoEffect where certainly nothing was done. Any other error is an answer that was lost. A manager that is being
-	// stopped waits for it, so it has a deadline of its own.
+	// Act returns a NoEffect where certainly nothing was done. Any other error is an answer that was lost. A manager that
+	// is being stopped waits for it, so it has a deadline of its own.
 	Act func(context.Context) error
 	// Look reports whether the effect happened, and returns a NoEffect where it certainly did not and will not.
 	Look func(context.Context) (bool, error)
@@ -60,8 +60,8 @@ func (n *NoEffect) Unwrap() error { return n.Err }
 type Fate int
 
 const (
-	// NotBegun comes without an error where Intend held the effect back. With one, the intent was not written, or what came of an
-	// earlier one could not be read: the step returns that error.
+	// NotBegun comes without an error where Intend held the effect back. With one, the intent was not written, or what
+	// came of an earlier one could not be read: the step returns that error.
 	NotBegun Fate = iota
 	// Made is for good.
 	Made

@@ -47,27 +47,44 @@ func TestAnEffectKeepsItsClass(t *testing.T) {
 		fate  playbook.Fate
 		fails bool
 	}{
-		{"it is made and shows", playbook.AtMostOnce, 0, farSide{may: true, happened: true}, []string{"intend", "act", "look"}, playbook.Made, false},
-		{"it is made and does not show yet", playbook.AtMostOnce, 0, farSide{may: true}, []string{"intend", "act", "look"}, playbook.Open, false},
-		{"the intent is not written", playbook.AtLeastOnce, 0, farSide{intendErr: broken}, []string{"intend"}, playbook.NotBegun, true},
+		{"it is made and shows", playbook.AtMostOnce, 0, farSide{may: true, happened: true},
+			[]string{"intend", "act", "look"}, playbook.Made, false},
+		{"it is made and does not show yet", playbook.AtMostOnce, 0, farSide{may: true}, []string{"intend", "act", "look"},
+			playbook.Open, false},
+		{"the intent is not written", playbook.AtLeastOnce, 0, farSide{intendErr: broken}, []string{"intend"},
+			playbook.NotBegun, true},
 		{"the intent is held back", playbook.AtLeastOnce, 0, farSide{}, []string{"intend"}, playbook.NotBegun, false},
-		{"the answer is lost", playbook.AtMostOnce, 0, farSide{may: true, actErr: broken}, []string{"intend", "act"}, playbook.Lost, true},
-		{"the answer says that nothing was done", playbook.AtMostOnce, 0, farSide{may: true, actErr: nothing}, []string{"intend", "act", "withdraw"}, playbook.Withdrawn, true},
-		{"the withdrawal is not written", playbook.AtMostOnce, 0, farSide{may: true, actErr: nothing, withdrawErr: broken}, []string{"intend", "act", "withdraw"}, playbook.NotBegun, true},
-		{"what came of it can't be read", playbook.AtMostOnce, 0, farSide{may: true, lookErr: broken}, []string{"intend", "act", "look"}, playbook.NotBegun, true},
-		{"an intent is found whose effect shows", playbook.AtMostOnce, time.Hour, farSide{may: true, happened: true}, []string{"look"}, playbook.Made, false},
-		{"an intent is found, and the far side can't be read", playbook.AtLeastOnce, time.Hour, farSide{may: true, lookErr: broken}, []string{"look"}, playbook.NotBegun, true},
-		{"an intent is found that was never acted on", playbook.AtMostOnce, time.Second, farSide{may: true, lookErr: nothing}, []string{"look", "withdraw"}, playbook.Withdrawn, true},
-		{"a young intent, at most once", playbook.AtMostOnce, time.Second, farSide{may: true}, []string{"look"}, playbook.Open, false},
-		{"a young intent, effectively once", playbook.EffectivelyOnce, time.Second, farSide{may: true}, []string{"look"}, playbook.Open, false},
-		{"an old intent, at most once", playbook.AtMostOnce, time.Hour, farSide{may: true}, []string{"look"}, playbook.Untold, false},
-		{"an old intent, effectively once", playbook.EffectivelyOnce, time.Hour, farSide{may: true}, []string{"look", "intend", "act", "look"}, playbook.Open, false},
-		{"an old intent, at least once", playbook.AtLeastOnce, time.Hour, farSide{may: true}, []string{"look", "intend", "act", "look"}, playbook.Open, false},
-		{"an old intent, and another manager takes the next attempt", playbook.AtLeastOnce, time.Hour, farSide{intendErr: broken}, []string{"look", "intend"}, playbook.NotBegun, true},
+		{"the answer is lost", playbook.AtMostOnce, 0, farSide{may: true, actErr: broken}, []string{"intend", "act"},
+			playbook.Lost, true},
+		{"the answer says that nothing was done", playbook.AtMostOnce, 0, farSide{may: true, actErr: nothing},
+			[]string{"intend", "act", "withdraw"}, playbook.Withdrawn, true},
+		{"the withdrawal is not written", playbook.AtMostOnce, 0, farSide{may: true, actErr: nothing, withdrawErr: broken},
+			[]string{"intend", "act", "withdraw"}, playbook.NotBegun, true},
+		{"what came of it can't be read", playbook.AtMostOnce, 0, farSide{may: true, lookErr: broken},
+			[]string{"intend", "act", "look"}, playbook.NotBegun, true},
+		{"an intent is found whose effect shows", playbook.AtMostOnce, time.Hour, farSide{may: true, happened: true},
+			[]string{"look"}, playbook.Made, false},
+		{"an intent is found, and the far side can't be read", playbook.AtLeastOnce, time.Hour,
+			farSide{may: true, lookErr: broken}, []string{"look"}, playbook.NotBegun, true},
+		{"an intent is found that was never acted on", playbook.AtMostOnce, time.Second,
+			farSide{may: true, lookErr: nothing}, []string{"look", "withdraw"}, playbook.Withdrawn, true},
+		{"a young intent, at most once", playbook.AtMostOnce, time.Second, farSide{may: true}, []string{"look"},
+			playbook.Open, false},
+		{"a young intent, effectively once", playbook.EffectivelyOnce, time.Second, farSide{may: true}, []string{"look"},
+			playbook.Open, false},
+		{"an old intent, at most once", playbook.AtMostOnce, time.Hour, farSide{may: true}, []string{"look"},
+			playbook.Untold, false},
+		{"an old intent, effectively once", playbook.EffectivelyOnce, time.Hour, farSide{may: true},
+			[]string{"look", "intend", "act", "look"}, playbook.Open, false},
+		{"an old intent, at least once", playbook.AtLeastOnce, time.Hour, farSide{may: true},
+			[]string{"look", "intend", "act", "look"}, playbook.Open, false},
+		{"an old intent, and another manager takes the next attempt", playbook.AtLeastOnce, time.Hour,
+			farSide{intendErr: broken}, []string{"look", "intend"}, playbook.NotBegun, true},
 	} {
 		fate, err := test.side.effect(test.class, test.age).Do(t.Context())
 		if fate != test.fate || (err != nil) != test.fails || !slices.Equal(test.side.did, test.did) {
-			t.Errorf("%s: fate %d, error %v, did %v; want fate %d, did %v", test.name, fate, err, test.side.did, test.fate, test.did)
+			t.Errorf("%s: fate %d, error %v, did %v; want fate %d, did %v", test.name, fate, err, test.side.did, test.fate,
+				test.did)
 		}
 	}
 }

@@ -38,7 +38,8 @@ var volatile = []struct {
 	{regexp.MustCompile(`\s+`), " "},
 }
 
-// Normalise takes out of an error text what differs from one retry to the next, so that a failure that repeats costs no write.
+// Normalise takes out of an error text what differs from one retry to the next, so that a failure that repeats costs no
+// write.
 func Normalise(text string) string {
 	for _, v := range volatile {
 		text = v.pattern.ReplaceAllString(text, v.with)

@@ -23,19 +23,22 @@ var threeLanes = playbook.Lanes[*script]{{step("Paged")}, {step("Noticed")}, {st
 func TestALaneThatStallsOrFailsHoldsUpOnlyItself(t *testing.T) {
 	obj, s := &v1alpha1.DLQReplay{}, &script{errs: map[string]error{"Noticed": errors.New("no answer")}}
 	s.outcomes = map[string]playbook.Outcome{
-		"Paged": playbook.Stall("Broken", "mend it"), "Mended": playbook.Done("mended"), "Closed": playbook.Wait(time.Second, "Watching", "signals"),
+		"Paged": playbook.Stall("Broken",
+			"mend it"), "Mended": playbook.Done("mended"), "Closed": playbook.Wait(time.Second, "Watching", "signals"),
 	}
 	m := &playbook.Memory{}
 	after := runLanes(t, obj, threeLanes, s, m)
 	s.expectRan(t, "Paged", "Noticed", "Mended", "Closed")
-	expect(t, obj, "Ready=False/Broken", "Stalled=True/Broken", "Paged=False/Broken", "Noticed=Unknown/Retrying", "Mended=True/Succeeded", "Closed=Unknown/Watching")
+	expect(t, obj, "Ready=False/Broken", "Stalled=True/Broken", "Paged=False/Broken", "Noticed=Unknown/Retrying",
+		"Mended=True/Succeeded", "Closed=Unknown/Watching")
 	if after != 200*time.Millisecond {
 		t.Errorf("comes back after %v", after)
 	}
 	s.errs, s.outcomes["Noticed"], s.outcomes["Closed"] = nil, playbook.Done("told"), playbook.Done("over")
 	runLanes(t, obj, threeLanes, s, m)
 	s.expectRan(t, "Noticed", "Closed")
-	expect(t, obj, "Ready=False/Broken", "Stalled=True/Broken", "Paged=False/Broken", "Noticed=True/Succeeded", "Mended=True/Succeeded", "Closed=True/Succeeded")
+	expect(t, obj, "Ready=False/Broken", "Stalled=True/Broken", "Paged=False/Broken", "Noticed=True/Succeeded",
+		"Mended=True/Succeeded", "Closed=True/Succeeded")
 }
 
 func TestTheLastLaneSpeaksUnlessOneIsLoud(t *testing.T) {
@@ -52,12 +55,14 @@ func TestTheLastLaneSpeaksUnlessOneIsLoud(t *testing.T) {
 	}
 	s.outcomes["Paged"] = playbook.Wait(time.Second, "NobodyReached", "no channel accepted the page").Loud()
 	runLanes(t, obj, threeLanes, s, m)
-	expect(t, obj, "Ready=False/NobodyReached", "Reconciling=True/NobodyReached", "Paged=Unknown/NobodyReached", "Noticed=Unknown/Withheld", "Mended=Unknown/RollingBack", "Closed=Unknown/Pending")
+	expect(t, obj, "Ready=False/NobodyReached", "Reconciling=True/NobodyReached", "Paged=Unknown/NobodyReached",
+		"Noticed=Unknown/Withheld", "Mended=Unknown/RollingBack", "Closed=Unknown/Pending")
 
 	// It comes before what is stalled, too, which stays visible.
 	s.outcomes["Mended"] = playbook.Stall("Refused", "mend it")
 	runLanes(t, obj, threeLanes, s, m)
-	expect(t, obj, "Ready=False/NobodyReached", "Stalled=True/Refused", "Paged=Unknown/NobodyReached", "Noticed=Unknown/Withheld", "Mended=False/Refused", "Closed=Unknown/Pending")
+	expect(t, obj, "Ready=False/NobodyReached", "Stalled=True/Refused", "Paged=Unknown/NobodyReached",
+		"Noticed=Unknown/Withheld", "Mended=False/Refused", "Closed=Unknown/Pending")
 }
 
 // awaited runs passes as controller-runtime does, each when the one before asked for it.
@@ -73,7 +78,8 @@ func awaited(t *testing.T, obj *v1alpha1.DLQReplay, s *script, m *playbook.Memor
 
 func TestALaneThatFailsIsPutOffWhileOthersGoOn(t *testing.T) {
 	obj, s := &v1alpha1.DLQReplay{}, &script{errs: map[string]error{"Noticed": errors.New("no answer")}}
-	s.outcomes = map[string]playbook.Outcome{"Paged": playbook.Done("reached"), "Mended": playbook.Wait(10*time.Millisecond, "Working", "at it")}
+	s.outcomes = map[string]playbook.Outcome{"Paged": playbook.Done("reached"),
+		"Mended": playbook.Wait(10*time.Millisecond, "Working", "at it")}
 	m := &playbook.Memory{SlowestRetry: 300 * time.Millisecond}
 	began := time.Now()
 	ran := awaited(t, obj, s, m, 60)
@@ -91,7 +97,8 @@ func TestALaneThatFailsIsPutOffWhileOthersGoOn(t *testing.T) {
 	if n := len(ran) - tries; n < 50 {
 		t.Errorf("the other lane was run %d times in 60 passes", n)
 	}
-	if c := meta.FindStatusCondition(obj.Status.Conditions, "Noticed"); c.Message != "no answer" || c.Reason != v1alpha1.ReasonRetrying {
+	if c := meta.FindStatusCondition(obj.Status.Conditions, "Noticed"); c.Message != "no answer" ||
+		c.Reason != v1alpha1.ReasonRetrying {
 		t.Errorf("a lane that is put off says %+v", c)
 	}
 
@@ -108,7 +115,8 @@ func TestRetriesTakeEverLongerUntilTheLaneMakesProgress(t *testing.T) {
 	obj, s := &v1alpha1.DLQReplay{}, &script{errs: map[string]error{"First": errors.New("no answer")}}
 	m := &playbook.Memory{SlowestRetry: time.Second}
 	next := func() time.Duration { return runLanes(t, obj, threeSteps, s, m) }
-	for _, want := range []time.Duration{200 * time.Millisecond, 400 * time.Millisecond, 800 * time.Millisecond, time.Second, time.Second} {
+	for _, want := range []time.Duration{200 * time.Millisecond, 400 * time.Millisecond, 800 * time.Millisecond,
+		time.Second, time.Second} {
 		if got := next(); got != want {
 			t.Fatalf("the retry is after %v, want %v", got, want)
 		}
@@ -129,7 +137,8 @@ func TestRetriesTakeEverLongerUntilTheLaneMakesProgress(t *testing.T) {
 func TestTheFinishedRowSaysHowItEnded(t *testing.T) {
 	ending := func(name string) playbook.Step[*script] { s := step(name); s.Ends = true; return s }
 	outcomes := map[string]playbook.Outcome{
-		"Mended": playbook.Done("rolled back"), "Closed": playbook.Done("over"), "Restored": playbook.NotNeeded("was not switched off"),
+		"Mended": playbook.Done("rolled back"), "Closed": playbook.Done("over"), "Restored": playbook.NotNeeded("was not " +
+			"switched off"),
 	}
 	for _, test := range []struct {
 		restored playbook.Outcome
@@ -142,7 +151,8 @@ func TestTheFinishedRowSaysHowItEnded(t *testing.T) {
 	} {
 		outcomes["Restored"] = test.restored
 		obj, s := &v1alpha1.DLQReplay{}, &script{outcomes: outcomes}
-		runLanes(t, obj, playbook.Lanes[*script]{{step("Mended"), test.closed("Closed"), step("Restored")}}, s, &playbook.Memory{})
+		runLanes(t, obj, playbook.Lanes[*script]{{step("Mended"), test.closed("Closed"), step("Restored")}}, s,
+			&playbook.Memory{})
 		if got := ready(obj); got.Status != metav1.ConditionTrue || got.Message != test.want {
 			t.Errorf("Ready is %+v, and should say %q", got, test.want)
 		}

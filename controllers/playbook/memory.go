@@ -16,8 +16,8 @@ const (
 	conflictRetry = time.Millisecond
 )
 
-// Memory is what a manager remembers of a kind's objects that are under way. Nothing is lost with it: a manager that starts anew
-// tries at once what failed, and writes at once what changed. The zero value is ready for use.
+// Memory is what a manager remembers of a kind's objects that are under way. Nothing is lost with it: a manager that
+// starts anew tries at once what failed, and writes at once what changed. The zero value is ready for use.
 type Memory struct {
 	// SlowestRetry is how long a lane that fails again and again is put off at most. Zero is a minute.
 	SlowestRetry time.Duration
@@ -30,6 +30,7 @@ type remembered struct {
 	lanes map[int]failures
 	// comesBack is when the last pass asked for the next.
 	comesBack time.Time
+	writtenAt time.Time
 }
 
 // failures are those of a lane since a step of it last ran without an error.
@@ -56,8 +57,8 @@ func (m *Memory) Forget(key client.ObjectKey) {
 	delete(m.objects, key)
 }
 
-// woken says whether a pass began before the last one asked for it: then somebody changed the object or its Platform, and may have
-// mended what failed.
+// woken says whether a pass began before the last one asked for it: then somebody changed the object or its Platform,
+// and may have mended what failed.
 func (m *Memory) woken(key client.ObjectKey) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -73,6 +74,19 @@ func (m *Memory) comesBack(key client.ObjectKey, after time.Duration) {
 	if after > 0 {
 		known.comesBack = time.Now().Add(after)
 	}
+}
+
+func (m *Memory) wrote(key client.ObjectKey) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.of(key).writtenAt = time.Now()
+}
+
+// sinceWrite is how long ago the object's status was written by this manager.
+func (m *Memory) sinceWrite(key client.ObjectKey) time.Duration {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return time.Since(m.of(key).writtenAt)
 }
 
 // attempts are those of a lane of an object.

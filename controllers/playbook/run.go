@@ -2,6 +2,7 @@ package playbook
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -15,15 +16,15 @@ import (
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
 )
 
-// Run takes an object that was begun through its playbook. Each lane goes on until its next step waits, stalls or fails, which
-// holds up that lane only. Run writes what happened into the conditions; the caller writes the status. It returns how long to
-// wait until the next pass, and zero where only a change brings the object back.
+// Run takes an object that was begun through its playbook. Each lane goes on until its next step waits, stalls or
+// fails, which holds up that lane only. Run writes what happened into the conditions; the caller writes the status. It
+// returns how long to wait until the next pass, and zero where only a change brings the object back.
 //
-// An error of a step is not the pass's: controller-runtime ignores RequeueAfter where a pass returns an error, so one lane that
-// fails would keep the others from coming back in time. It is logged, and retried ever later, lane by lane.
+// An error of a step is not the pass's: controller-runtime ignores RequeueAfter where a pass returns an error, so one
+// lane that fails would keep the others from coming back in time. It is logged, and retried ever later, lane by lane.
 //
-// A settled step is not run again, and a finished object runs nothing. A step that is not among the object's conditions was added
-// by a later release than the one that began it: it is neither run, counted nor spoken of.
+// A settled step is not run again, and a finished object runs nothing. A step that is not among the object's conditions
+// was added by a later release than the one that began it: it is neither run, counted nor spoken of.
 func Run[S any](ctx context.Context, obj Object, lanes Lanes[S], s S, memory *Memory) time.Duration {
 	if Finished(obj) {
 		return 0
@@ -66,12 +67,16 @@ func Run[S any](ctx context.Context, obj Object, lanes Lanes[S], s S, memory *Me
 func begun[S any](obj Object, lanes Lanes[S]) Lanes[S] {
 	known := make(Lanes[S], len(lanes))
 	for i, lane := range lanes {
-		known[i] = slices.DeleteFunc(slices.Clone(lane), func(step Step[S]) bool { return condition(obj, step.Condition) == nil })
+		known[i] = slices.DeleteFunc(slices.Clone(lane), func(step Step[S]) bool {
+			return condition(obj,
+				step.Condition) == nil
+		})
 	}
 	return known
 }
 
-// runLane runs a lane's steps in their order. It returns what the lane has come to, or the zero Outcome once it is through.
+// runLane runs a lane's steps in their order. It returns what the lane has come to, or the zero Outcome once it is
+// through.
 func runLane[S any](ctx context.Context, obj Object, lane []Step[S], s S, tries attempts) Outcome {
 	for i, step := range lane {
 		c := condition(obj, step.Condition)
@@ -112,7 +117,8 @@ func runLane[S any](ctx context.Context, obj Object, lane []Step[S], s S, tries 
 	return Outcome{}
 }
 
-// runStep runs one step. An error becomes a wait: until it is retried, or for a moment where somebody else changed an object.
+// runStep runs one step. An error becomes a wait: until it is retried, or for a moment where somebody else changed an
+// object.
 func runStep[S any](ctx context.Context, obj Object, step Step[S], s S, tries attempts) Outcome {
 	outcome, err := step.Run(ctx, s)
 	if err == nil && !outcome.Stops() {
@@ -127,11 +133,19 @@ func runStep[S any](ctx context.Context, obj Object, step Step[S], s S, tries at
 		c := condition(obj, step.Condition)
 		return Wait(conflictRetry, c.Reason, "%s", c.Message)
 	}
+	if under := (*UnderWay)(nil); errors.As(err, &under) {
+		if c := condition(obj, step.Condition); c.Reason != v1alpha1.ReasonPending {
+			// A far side that is slow each time does not make the row go back and forth.
+			return Wait(asideInterval, c.Reason, "%s", c.Message)
+		}
+		return Wait(asideInterval, v1alpha1.ReasonLooking, "reading %s", under.What)
+	}
 	ctrl.LoggerFrom(ctx).Error(err, "running a step", "step", step.Condition)
 	return Wait(tries.failed(), reasonOf(err), "%s", Normalise(err.Error()))
 }
 
-// report writes the root condition while lanes wait: it speaks for what is loud, then for what is stalled, then for the last lane.
+// report writes the root condition while lanes wait: it speaks for what is loud, then for what is stalled, then for the
+// last lane.
 func report(obj Object, stalled, waiting, loud *Outcome) {
 	voice := waiting
 	switch {
@@ -158,11 +172,13 @@ func endAll[S any](obj Object, lanes Lanes[S], outcome Outcome) {
 	complete(obj, outcome.reason, outcome.message)
 }
 
-// finishAll completes a playbook whose lanes are all through. The finished row says how it ended, not what the last step didn't do.
+// finishAll completes a playbook whose lanes are all through. The finished row says how it ended, not what the last
+// step didn't do.
 func finishAll[S any](obj Object, lanes Lanes[S]) {
 	steps := slices.Concat(lanes...)
 	if len(steps) == 0 {
-		Stop(obj, v1alpha1.ReasonSpecInvalid, "this release knows none of the object's steps: delete it, and apply one with a new name")
+		Stop(obj, v1alpha1.ReasonSpecInvalid, "this release knows none of the object's steps: delete it, and apply one "+
+			"with a new name")
 		return
 	}
 	last := condition(obj, steps[len(steps)-1].Condition)

@@ -39,7 +39,8 @@ func run(t *testing.T, obj *v1alpha1.DLQReplay, s *script) time.Duration {
 	return runLanes(t, obj, threeSteps, s, &playbook.Memory{})
 }
 
-func runLanes(t *testing.T, obj *v1alpha1.DLQReplay, lanes playbook.Lanes[*script], s *script, m *playbook.Memory) time.Duration {
+func runLanes(t *testing.T, obj *v1alpha1.DLQReplay, lanes playbook.Lanes[*script], s *script,
+	m *playbook.Memory) time.Duration {
 	t.Helper()
 	s.ran = nil
 	playbook.Begin(obj, lanes)
@@ -79,13 +80,15 @@ func expect(t *testing.T, obj *v1alpha1.DLQReplay, want ...string) {
 func TestStepsRunInOrderAndSettledOnesNotAgain(t *testing.T) {
 	obj, s := &v1alpha1.DLQReplay{}, &script{}
 	s.outcomes = map[string]playbook.Outcome{
-		"First": playbook.Done("one"), "Second": playbook.Wait(time.Second, "Working", "at it"), "Third": playbook.Done("three"),
+		"First": playbook.Done("one"), "Second": playbook.Wait(time.Second, "Working",
+			"at it"), "Third": playbook.Done("three"),
 	}
 	if after := run(t, obj, s); after != time.Second {
 		t.Errorf("comes back after %v", after)
 	}
 	s.expectRan(t, "First", "Second")
-	expect(t, obj, "Ready=False/Working", "Reconciling=True/Working", "First=True/Succeeded", "Second=Unknown/Working", "Third=Unknown/Pending")
+	expect(t, obj, "Ready=False/Working", "Reconciling=True/Working", "First=True/Succeeded", "Second=Unknown/Working",
+		"Third=Unknown/Pending")
 	if got := ready(obj).Message; got != "step 2/3: at it" {
 		t.Errorf("Ready says %q", got)
 	}
@@ -105,10 +108,12 @@ func TestStallNeedsAPersonAndResumesWhereItStopped(t *testing.T) {
 		"First": playbook.Done("one"), "Second": playbook.Stall("Broken", "mend it"), "Third": playbook.Done("three"),
 	}
 	run(t, obj, s)
-	expect(t, obj, "Ready=False/Broken", "Stalled=True/Broken", "First=True/Succeeded", "Second=False/Broken", "Third=Unknown/Pending")
+	expect(t, obj, "Ready=False/Broken", "Stalled=True/Broken", "First=True/Succeeded", "Second=False/Broken",
+		"Third=Unknown/Pending")
 	run(t, obj, s)
 	s.expectRan(t)
-	expect(t, obj, "Ready=False/Broken", "Stalled=True/Broken", "First=True/Succeeded", "Second=False/Broken", "Third=Unknown/Pending")
+	expect(t, obj, "Ready=False/Broken", "Stalled=True/Broken", "First=True/Succeeded", "Second=False/Broken",
+		"Third=Unknown/Pending")
 
 	playbook.Resume(obj)
 	s.outcomes["Second"] = playbook.Done("mended")
@@ -141,7 +146,8 @@ func TestAStepThatHappenedBeforeItsTurnIsNotRun(t *testing.T) {
 	}}
 	run(t, obj, s)
 	playbook.Happened(obj, "Third", "three")
-	expect(t, obj, "Ready=False/Working", "Reconciling=True/Working", "First=True/Succeeded", "Second=Unknown/Working", "Third=True/Succeeded")
+	expect(t, obj, "Ready=False/Working", "Reconciling=True/Working", "First=True/Succeeded", "Second=Unknown/Working",
+		"Third=True/Succeeded")
 	s.outcomes["Second"] = playbook.Done("two")
 	run(t, obj, s)
 	s.expectRan(t, "Second")
@@ -154,24 +160,30 @@ func TestAReopenedStepIsRunAgain(t *testing.T) {
 	}}
 	run(t, obj, s)
 	playbook.Reopen(obj, "First", "Outdated", "one holds no longer")
-	expect(t, obj, "Ready=False/Working", "Reconciling=True/Working", "First=Unknown/Outdated", "Second=Unknown/Working", "Third=Unknown/Pending")
+	expect(t, obj, "Ready=False/Working", "Reconciling=True/Working", "First=Unknown/Outdated", "Second=Unknown/Working",
+		"Third=Unknown/Pending")
 	run(t, obj, s)
 	s.expectRan(t, "First", "Second")
 }
 
 func TestErrorIsReportedWithItsReasonAndRetried(t *testing.T) {
 	broken := errors.New("dial 127.0.0.1:4711->10.0.0.1:5432: refused after 1.5s")
-	obj, s := &v1alpha1.DLQReplay{}, &script{errs: map[string]error{"First": &playbook.Waiting{Reason: "DatabaseUnreachable", Err: broken}}}
+	obj := &v1alpha1.DLQReplay{}
+	s := &script{errs: map[string]error{"First": &playbook.Waiting{Reason: "DatabaseUnreachable", Err: broken}}}
 	if after := run(t, obj, s); after != 200*time.Millisecond {
 		t.Errorf("the first retry is after %v", after)
 	}
-	expect(t, obj, "Ready=False/DatabaseUnreachable", "Reconciling=True/DatabaseUnreachable", "First=Unknown/DatabaseUnreachable", "Second=Unknown/Pending", "Third=Unknown/Pending")
+	expect(t, obj, "Ready=False/DatabaseUnreachable", "Reconciling=True/DatabaseUnreachable",
+		"First=Unknown/DatabaseUnreachable", "Second=Unknown/Pending", "Third=Unknown/Pending")
 	first := obj.DeepCopy()
 
-	s.errs["First"] = &playbook.Waiting{Reason: "DatabaseUnreachable", Err: errors.New("dial 127.0.0.1:4712->10.0.0.1:5432: refused after 2.25s")}
+	s.errs["First"] = &playbook.Waiting{Reason: "DatabaseUnreachable", Err: errors.New("dial " +
+		"127.0.0.1:4712->10.0.0.1:5432: refused after 2.25s")}
 	run(t, obj, s)
-	if got, want := meta.FindStatusCondition(obj.Status.Conditions, "First"), meta.FindStatusCondition(first.Status.Conditions, "First"); *got != *want {
-		t.Errorf("the same failure with another port and time changed the condition, which costs a write:\n%+v\n%+v", got, want)
+	if got, want := meta.FindStatusCondition(obj.Status.Conditions,
+		"First"), meta.FindStatusCondition(first.Status.Conditions, "First"); *got != *want {
+		t.Errorf("the same failure with another port and time changed the condition, which costs a write:\n%+v\n%+v", got,
+			want)
 	}
 }
 
@@ -181,7 +193,8 @@ func TestAStepWithoutAnOutcomeIsAMistakeThatIsNamed(t *testing.T) {
 		t.Error("it is not retried")
 	}
 	s.expectRan(t, "First")
-	expect(t, obj, "Ready=False/Retrying", "Reconciling=True/Retrying", "First=Unknown/Retrying", "Second=Unknown/Pending", "Third=Unknown/Pending")
+	expect(t, obj, "Ready=False/Retrying", "Reconciling=True/Retrying", "First=Unknown/Retrying",
+		"Second=Unknown/Pending", "Third=Unknown/Pending")
 	if got := ready(obj).Message; !strings.Contains(got, "the step First ended without an outcome") {
 		t.Errorf("Ready says %q", got)
 	}
@@ -189,11 +202,13 @@ func TestAStepWithoutAnOutcomeIsAMistakeThatIsNamed(t *testing.T) {
 
 func TestAConflictIsNoFailure(t *testing.T) {
 	conflict := apierrors.NewConflict(schema.GroupResource{Resource: "dlqreplays"}, "r", errors.New("changed"))
-	obj, s := &v1alpha1.DLQReplay{}, &script{errs: map[string]error{"First": fmt.Errorf("writing the intent: %w", conflict)}}
+	obj, s := &v1alpha1.DLQReplay{}, &script{errs: map[string]error{"First": fmt.Errorf("writing the intent: %w",
+		conflict)}}
 	for range 3 {
 		if after := run(t, obj, s); after != time.Millisecond {
 			t.Errorf("the object is read again after %v", after)
 		}
 	}
-	expect(t, obj, "Ready=False/Pending", "Reconciling=True/Pending", "First=Unknown/Pending", "Second=Unknown/Pending", "Third=Unknown/Pending")
+	expect(t, obj, "Ready=False/Pending", "Reconciling=True/Pending", "First=Unknown/Pending", "Second=Unknown/Pending",
+		"Third=Unknown/Pending")
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
@@ -20,8 +21,8 @@ type Step[S any] struct {
 	Ends bool
 }
 
-// Lanes are a playbook: lists of steps. Each list is run from top to bottom, and none waits for another. A kind that has one
-// list has one lane.
+// Lanes are a playbook: lists of steps. Each list is run from top to bottom, and none waits for another. A kind that
+// has one list has one lane.
 type Lanes[S any] [][]Step[S]
 
 // Object is what a playbook reports on.
@@ -30,6 +31,10 @@ type Object interface {
 	GetConditions() *[]metav1.Condition
 	// PlatformName is the name of the Platform that it is about.
 	PlatformName() string
+	// Observed returns the generation and the last request that the status knows, for reading and setting.
+	Observed() (generation *int64, requestedAt *string)
+	// SetStatusOf takes over the status of another object of the same kind.
+	SetStatusOf(runtime.Object)
 }
 
 type verdict int
@@ -46,8 +51,8 @@ const (
 
 // An Outcome is what a step came to. An error is not an outcome: it is retried.
 //
-// The zero Outcome says nothing. Between the functions of a step it means "go on", as a nil error does. A step that returns it to
-// the engine has a mistake, and the engine says so.
+// The zero Outcome says nothing. Between the functions of a step it means "go on", as a nil error does. A step that
+// returns it to the engine has a mistake, and the engine says so.
 type Outcome struct {
 	verdict verdict
 	reason  string
@@ -66,8 +71,8 @@ func NotNeeded(format string, args ...any) Outcome {
 	return Outcome{verdict: notNeeded, reason: v1alpha1.ReasonNotNeeded, message: fmt.Sprintf(format, args...)}
 }
 
-// Wait reports what the step is doing, and comes back after d. With a d of zero only a change of the object or of its Platform
-// brings the step back.
+// Wait reports what the step is doing, and comes back after d. With a d of zero only a change of the object or of its
+// Platform brings the step back.
 func Wait(d time.Duration, reason, format string, args ...any) Outcome {
 	return Outcome{verdict: wait, reason: reason, message: fmt.Sprintf(format, args...), after: d}
 }
@@ -77,13 +82,14 @@ func Stall(reason, format string, args ...any) Outcome {
 	return Outcome{verdict: stall, reason: reason, message: fmt.Sprintf(format, args...)}
 }
 
-// Finish settles a step and the whole playbook with it: all steps that are not settled are not needed, and Ready has this reason.
+// Finish settles a step and the whole playbook with it: all steps that are not settled are not needed, and Ready has
+// this reason.
 func Finish(reason, format string, args ...any) Outcome {
 	return Outcome{verdict: finish, reason: reason, message: fmt.Sprintf(format, args...)}
 }
 
-// Moot settles the whole playbook without this step: neither it nor any other that is not settled is needed, and Ready has this
-// reason.
+// Moot settles the whole playbook without this step: neither it nor any other that is not settled is needed, and Ready
+// has this reason.
 func Moot(reason, format string, args ...any) Outcome {
 	return Outcome{verdict: moot, reason: reason, message: fmt.Sprintf(format, args...)}
 }
@@ -97,8 +103,8 @@ func (o Outcome) Loud() Outcome {
 // Stops says whether the step ends here, with this outcome. The zero Outcome lets it go on.
 func (o Outcome) Stops() bool { return o.verdict != unsaid }
 
-// Waiting is an error with a reason of its own: the operation can't go on until something outside changes, and says which.
-// It is retried like any other.
+// Waiting is an error with a reason of its own: the operation can't go on until something outside changes, and says
+// which. It is retried like any other.
 type Waiting struct {
 	Reason string
 	Err    error

@@ -7,8 +7,10 @@ import (
 
 func TestADurationIsWrittenAsPeopleDo(t *testing.T) {
 	for d, want := range map[time.Duration]string{
-		0: "0 ms", 250 * time.Millisecond: "250 ms", 45 * time.Second: "45 s", 90 * time.Second: "1 min 30 s", 30 * time.Minute: "30 min",
-		65 * time.Minute: "1 h 5 min", time.Hour + time.Second: "1 h", 72 * time.Hour: "3 d", 75*time.Hour + 10*time.Minute: "3 d 3 h",
+		0: "0 ms", 250 * time.Millisecond: "250 ms", 45 * time.Second: "45 s", 90 * time.Second: "1 min 30 " +
+			"s", 30 * time.Minute: "30 min",
+		65 * time.Minute: "1 h 5 min", time.Hour + time.Second: "1 h", 72 * time.Hour: "3 d", 75*time.Hour +
+			10*time.Minute: "3 d 3 h",
 		-time.Minute: "-1 min",
 	} {
 		if got := Words(d); got != want {

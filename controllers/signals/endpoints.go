@@ -17,8 +17,9 @@ func endpoint(p *v1alpha1.Platform, path string) string {
 
 // goodOnce is when the endpoint was good for the first time, by the Platform's status; zero where it never was.
 //
-// The release before this one kept no endpoints. What its conditions say is good was good once, if the spec is still the one that they
-// are about. What they say is bad may never have been good, and is not known to have been: it counts as unknown until it is good.
+// The release before this one kept no endpoints. What its conditions say is good was good once, if the spec is still
+// the one that they are about. What they say is bad may never have been good, and is not known to have been: it counts
+// as unknown until it is good.
 func goodOnce(p *v1alpha1.Platform, condition, url string) time.Time {
 	for _, known := range p.Status.Endpoints {
 		if known.URL == url {
@@ -26,7 +27,8 @@ func goodOnce(p *v1alpha1.Platform, condition, url string) time.Time {
 		}
 	}
 	c := meta.FindStatusCondition(p.Status.Conditions, condition)
-	if len(p.Status.Endpoints) == 0 && c != nil && c.Status == metav1.ConditionTrue && c.ObservedGeneration == p.Generation {
+	if len(p.Status.Endpoints) == 0 && c != nil && c.Status == metav1.ConditionTrue &&
+		c.ObservedGeneration == p.Generation {
 		return c.LastTransitionTime.Time
 	}
 	return time.Time{}

@@ -22,14 +22,16 @@ func TestWhatWasNeverGoodIsUnknown(t *testing.T) {
 	t.Parallel()
 	c := newTrial(probed())
 	s := c.rounds(60, everything("it does not answer: the host's name does not exist"))
-	if s.Severity() != "" || s.Because() != "" || s.Down() || !s.BadSince().IsZero() || s.lingering() || !s.ClearSince().IsZero() || len(s.endpoints) != 0 {
+	if s.Severity() != "" || s.Because() != "" || s.Down() || !s.BadSince().IsZero() || s.lingering() ||
+		!s.ClearSince().IsZero() || len(s.endpoints) != 0 {
 		t.Errorf("%+v", s)
 	}
 	for _, signal := range s.Each {
 		if signal.Condition == v1alpha1.ConditionWebhooksDelivered {
 			continue
 		}
-		if signal.State != metav1.ConditionUnknown || signal.Ground || !signal.BadFrom.IsZero() || !signal.EnoughFrom.IsZero() || !signal.Since.Equal(start) {
+		if signal.State != metav1.ConditionUnknown || signal.Ground || !signal.BadFrom.IsZero() ||
+			!signal.EnoughFrom.IsZero() || !signal.Since.Equal(start) {
 			t.Errorf("%+v", signal)
 		}
 		if !strings.Contains(signal.Message, "and was never good since it was configured: check spec.url") {
@@ -38,7 +40,8 @@ func TestWhatWasNeverGoodIsUnknown(t *testing.T) {
 	}
 	// Once it was good, what is bad is bad.
 	c.rounds(3, nil)
-	if s := c.rounds(3, everything("it answers HTTP 502")); s.Severity() != v1alpha1.Sev1 || !s.of(v1alpha1.ConditionUpAnswers).Ground || len(s.endpoints) != 5 {
+	if s := c.rounds(3, everything("it answers HTTP 502")); s.Severity() != v1alpha1.Sev1 ||
+		!s.of(v1alpha1.ConditionUpAnswers).Ground || len(s.endpoints) != 5 {
 		// Latency is not good yet: the window is full of what was slow.
 		t.Errorf("%+v", s)
 	}
@@ -51,7 +54,8 @@ func TestOnePathThatWasNeverGood(t *testing.T) {
 	if s := c.rounds(6, only("/login", "/login answers HTTP 500")); s.Summary() != "unknown: EndpointsAnswer" {
 		t.Errorf("%+v", s)
 	}
-	s := c.rounds(4, map[string]platformapi.Look{"/login": bad("/login answers HTTP 500"), "/userinfo": bad("/userinfo answers HTTP 500")})
+	s := c.rounds(4, map[string]platformapi.Look{"/login": bad("/login answers HTTP 500"),
+		"/userinfo": bad("/userinfo answers HTTP 500")})
 	if s.Summary() != "sev2: /userinfo answers HTTP 500" {
 		t.Errorf("%+v", s)
 	}
@@ -71,7 +75,8 @@ func TestWhatWasGoodOnceIsKept(t *testing.T) {
 		}
 	}
 	const at = "https://api.example.com"
-	want := strings.Join([]string{at + "/up", at + "/oauth/token", at + "/.well-known/jwks.json", at, at + "/userinfo"}, " ")
+	want := strings.Join([]string{at + "/up", at + "/oauth/token", at + "/.well-known/jwks.json", at, at + "/userinfo"},
+		" ")
 	if got := strings.Join(urls, " "); got != want {
 		t.Errorf("%s, want %s", got, want)
 	}
@@ -129,12 +134,14 @@ func TestAnUpgradeInGoodTimesLosesNothing(t *testing.T) {
 		return p
 	}
 	good := before(nil)
-	if s := outage(good); s.Severity() != v1alpha1.Sev1 || len(s.endpoints) != 6 || !s.of(v1alpha1.ConditionUpAnswers).Ground || s.of(v1alpha1.ConditionLatencyGood).State != metav1.ConditionFalse {
+	if s := outage(good); s.Severity() != v1alpha1.Sev1 || len(s.endpoints) != 6 ||
+		!s.of(v1alpha1.ConditionUpAnswers).Ground || s.of(v1alpha1.ConditionLatencyGood).State != metav1.ConditionFalse {
 		t.Errorf("upgraded in good times: %+v", s)
 	}
 	// What was bad then may never have been good.
 	s := outage(before(only("up", "it does not answer")))
-	if up := s.of(v1alpha1.ConditionUpAnswers); up.State != metav1.ConditionUnknown || s.of(v1alpha1.ConditionTokensIssued).State != metav1.ConditionFalse {
+	if up := s.of(v1alpha1.ConditionUpAnswers); up.State != metav1.ConditionUnknown ||
+		s.of(v1alpha1.ConditionTokensIssued).State != metav1.ConditionFalse {
 		t.Errorf("upgraded while /up was bad: %+v", s)
 	}
 	// Nor is what is good at another URL, if the spec changed while no manager ran.
@@ -142,7 +149,8 @@ func TestAnUpgradeInGoodTimesLosesNothing(t *testing.T) {
 	if s := outage(good); s.Severity() != "" {
 		t.Errorf("another spec: %s", s.Summary())
 	}
-	if c := meta.FindStatusCondition(good.Status.Conditions, v1alpha1.ConditionUpAnswers); c.Status != metav1.ConditionTrue {
+	if c := meta.FindStatusCondition(good.Status.Conditions,
+		v1alpha1.ConditionUpAnswers); c.Status != metav1.ConditionTrue {
 		t.Errorf("%+v", c)
 	}
 }

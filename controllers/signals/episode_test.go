@@ -16,7 +16,8 @@ func TestAnyEpisode(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		enough := rapid.IntRange(1, 4).Draw(t, "enough")
-		kinds := rapid.SampledFrom([][]rune{[]rune(".xo?"), []rune("..xx?"), []rune(".xxxx"), []rune(".......x")}).Draw(t, "kinds")
+		kinds := rapid.SampledFrom([][]rune{[]rune(".xo?"), []rune("..xx?"), []rune(".xxxx"), []rune(".......x")}).Draw(t,
+			"kinds")
 		looks := rapid.SliceOfN(rapid.SampledFrom(kinds), 1, 90).Draw(t, "looks")
 		r := aRun(enough)
 		r.url = "https://api.example.com/up"
@@ -66,8 +67,8 @@ func TestAnyEpisode(t *testing.T) {
 	})
 }
 
-// episode has the first bad look of the newest episode. Of the newest bad looks in a row, at most enough, it counts all, and those that
-// are down.
+// episode has the first bad look of the newest episode. Of the newest bad looks in a row, at most enough, it counts
+// all, and those that are down.
 func episode(looks []rune, enough int) (from, row, down int) {
 	from = -1
 	unknown, ended := 0, false

@@ -76,7 +76,8 @@ func TestWhatIsAGround(t *testing.T) {
 			}
 			j.script("up", looks)
 			got := j.signals().of(v1alpha1.ConditionUpAnswers)
-			if got.State != c.state || got.Ground != c.ground || !got.BadFrom.Equal(at(c.badFrom)) || !got.EnoughFrom.Equal(at(c.enoughFrom)) {
+			if got.State != c.state || got.Ground != c.ground || !got.BadFrom.Equal(at(c.badFrom)) ||
+				!got.EnoughFrom.Equal(at(c.enoughFrom)) {
 				t.Errorf("%+v, want %+v", got, c)
 			}
 		})
@@ -88,7 +89,8 @@ func TestOnlySev1IsAGround(t *testing.T) {
 	t.Parallel()
 	c := newTrial(probed())
 	c.rounds(31, nil)
-	if got := c.script("/login", "xxx").of(v1alpha1.ConditionEndpointsAnswer); got.State != metav1.ConditionFalse || got.Ground || got.BadFrom.IsZero() {
+	if got := c.script("/login", "xxx").of(v1alpha1.ConditionEndpointsAnswer); got.State != metav1.ConditionFalse ||
+		got.Ground || got.BadFrom.IsZero() {
 		t.Errorf("an endpoint: %+v", got)
 	}
 	c.script("/login", "...")
@@ -97,12 +99,14 @@ func TestOnlySev1IsAGround(t *testing.T) {
 			t.Errorf("what is flaky: %+v", got)
 		}
 	}
-	if got := c.signals().of(v1alpha1.ConditionTokensIssued); !got.Flaky || got.BadFrom.IsZero() || got.EnoughFrom.IsZero() {
+	if got := c.signals().of(v1alpha1.ConditionTokensIssued); !got.Flaky || got.BadFrom.IsZero() ||
+		got.EnoughFrom.IsZero() {
 		t.Errorf("%+v", got)
 	}
 	from := c.now
 	c.rounds(31, all(3*time.Second))
-	if got := c.signals().of(v1alpha1.ConditionLatencyGood); got.State != metav1.ConditionFalse || got.Ground || got.BadFrom.Before(from) || got.EnoughFrom.Before(from) {
+	if got := c.signals().of(v1alpha1.ConditionLatencyGood); got.State != metav1.ConditionFalse || got.Ground ||
+		got.BadFrom.Before(from) || got.EnoughFrom.Before(from) {
 		t.Errorf("latency: %+v", got)
 	}
 }
@@ -116,14 +120,17 @@ func TestEndpointsTogether(t *testing.T) {
 	c.rounds(3, only("/login", "/login answers HTTP 502"))
 	last := c.now
 	c.rounds(3, map[string]platformapi.Look{"/login": good(0), "/userinfo": bad("/userinfo answers HTTP 502")})
-	c.rounds(3, map[string]platformapi.Look{"/login": bad("/login answers HTTP 502"), "/userinfo": bad("/userinfo answers HTTP 502")})
+	c.rounds(3, map[string]platformapi.Look{"/login": bad("/login answers HTTP 502"),
+		"/userinfo": bad("/userinfo answers HTTP 502")})
 	got := c.signals().of(v1alpha1.ConditionEndpointsAnswer)
-	if want := last.Add(30 * time.Second); !got.EnoughFrom.Equal(want) || !got.BadFrom.Equal(last) || !got.Since.Equal(last) {
+	if want := last.Add(30 * time.Second); !got.EnoughFrom.Equal(want) || !got.BadFrom.Equal(last) ||
+		!got.Since.Equal(last) {
 		t.Errorf("%+v, want bad since and from %v, enough from %v; at first it was bad from %v", got, last, want, first)
 	}
 }
 
-// A manager that starts in the middle of an outage knows no look since its start. The episode began no later than its predecessor's.
+// A manager that starts in the middle of an outage knows no look since its start. The episode began no later than its
+// predecessor's.
 func TestARestartBeginsNoEpisode(t *testing.T) {
 	t.Parallel()
 	p := probed()
@@ -132,11 +139,13 @@ func TestARestartBeginsNoEpisode(t *testing.T) {
 	from := c.now
 	Report(p, c.script("up", "xxxx"))
 	again := &trial{judge: newJudge(p), now: c.now.Add(time.Hour)}
-	if got := again.signals().of(v1alpha1.ConditionUpAnswers); got.State != metav1.ConditionUnknown || got.Ground || !got.BadFrom.IsZero() {
+	if got := again.signals().of(v1alpha1.ConditionUpAnswers); got.State != metav1.ConditionUnknown || got.Ground ||
+		!got.BadFrom.IsZero() {
 		t.Errorf("after the restart: %+v", got)
 	}
 	enough := again.now
-	if got := again.script("up", "xxx").of(v1alpha1.ConditionUpAnswers); !got.Ground || !got.BadFrom.Equal(from) || !got.EnoughFrom.Equal(enough) {
+	if got := again.script("up", "xxx").of(v1alpha1.ConditionUpAnswers); !got.Ground || !got.BadFrom.Equal(from) ||
+		!got.EnoughFrom.Equal(enough) {
 		t.Errorf("bad again: %+v", got)
 	}
 }
@@ -156,7 +165,8 @@ func TestWhatNobodyLooksAtIsUnknown(t *testing.T) {
 		}
 		c.now = c.now.Add(time.Second)
 		s := c.signals()
-		if got := s.of(v1alpha1.ConditionUpAnswers); got.State != metav1.ConditionUnknown || got.Ground || !got.Since.Equal(last) {
+		if got := s.of(v1alpha1.ConditionUpAnswers); got.State != metav1.ConditionUnknown || got.Ground ||
+			!got.Since.Equal(last) {
 			t.Errorf("after it: %+v", got)
 		}
 		if !s.ClearSince().IsZero() || s.Severity() != "" {
@@ -181,10 +191,12 @@ func TestPeopleAreAskedWhereTheClientMayHaveBeenRotated(t *testing.T) {
 		t.Errorf("after two looks: %+v", got)
 	}
 	s := c.rounds(1, refused)
-	if got := s.of(v1alpha1.ConditionTokensIssued); got.State != metav1.ConditionUnknown || !got.Ask || got.Message != "invalid_client" || s.Severity() != "" {
+	if got := s.of(v1alpha1.ConditionTokensIssued); got.State != metav1.ConditionUnknown || !got.Ask ||
+		got.Message != "invalid_client" || s.Severity() != "" {
 		t.Errorf("%+v", got)
 	}
-	if got := c.rounds(3, map[string]platformapi.Look{"tokens": {Verdict: platformapi.Unknown, Message: "HTTP 429"}}).of(v1alpha1.ConditionTokensIssued); got.Ask {
+	if got := c.rounds(3, map[string]platformapi.Look{"tokens": {Verdict: platformapi.Unknown,
+		Message: "HTTP 429"}}).of(v1alpha1.ConditionTokensIssued); got.Ask {
 		t.Errorf("unknown by something else: %+v", got)
 	}
 	if got := c.rounds(3, nil).of(v1alpha1.ConditionTokensIssued); got.Ask || got.State != metav1.ConditionTrue {

@@ -23,7 +23,8 @@ const (
 	fewestAttempts   = 20
 )
 
-// judge makes Signals of looks. It has no clock but the one that each look comes with, and is for one goroutine at a time.
+// judge makes Signals of looks. It has no clock but the one that each look comes with, and is for one goroutine at a
+// time.
 type judge struct {
 	up, tokens, jwks *run
 	webhooks         *run // nil without a database
@@ -35,8 +36,8 @@ type judge struct {
 	troubles map[kind]time.Time
 }
 
-// newJudge begins to judge a Platform. What its conditions say is bad is so since then if it turns out to be bad still: a manager
-// that starts in the middle of an outage did not begin it.
+// newJudge begins to judge a Platform. What its conditions say is bad is so since then if it turns out to be bad still:
+// a manager that starts in the middle of an outage did not begin it.
 func newJudge(p *v1alpha1.Platform) *judge {
 	probes := p.Spec.Probes
 	// Each look has three answers, and one of each path.
@@ -135,8 +136,8 @@ func (j *judge) lookAtJWKS(look platformapi.Look, active *activeKids, at time.Ti
 	j.look(j.jwks, compare(look, j.issued, active, at), at)
 }
 
-// deliveries takes in what the database says about webhooks, or why it could not be asked. Webhooks that nobody tried to deliver prove
-// nothing, and neither do a few that all failed.
+// deliveries takes in what the database says about webhooks, or why it could not be asked. Webhooks that nobody tried
+// to deliver prove nothing, and neither do a few that all failed.
 func (j *judge) deliveries(d *platformdb.Deliveries, window time.Duration, err error, at time.Time) {
 	look := platformapi.Look{Verdict: platformapi.Good, Message: "webhooks are delivered"}
 	span := int(window.Seconds())

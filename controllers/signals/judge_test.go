@@ -24,7 +24,8 @@ func TestTheOnsetIsTheFirstBadSample(t *testing.T) {
 		t.Fatal("two are too few")
 	}
 	s := c.rounds(1, only("up", "down"))
-	if !s.BadSince().Equal(onset) || !s.Of(v1alpha1.CategoryOutage).BadSince().Equal(onset) || !s.Of(v1alpha1.CategoryWebhookDelivery).BadSince().IsZero() {
+	if !s.BadSince().Equal(onset) || !s.Of(v1alpha1.CategoryOutage).BadSince().Equal(onset) ||
+		!s.Of(v1alpha1.CategoryWebhookDelivery).BadSince().IsZero() {
 		t.Errorf("since %v, want %v", s.BadSince(), onset)
 	}
 	// Another one of the same trouble, and the first one is good again: it is the same trouble.
@@ -33,7 +34,8 @@ func TestTheOnsetIsTheFirstBadSample(t *testing.T) {
 		t.Errorf("since %v, want %v", s.BadSince(), onset)
 	}
 	// Unknown is not over.
-	if s := c.rounds(5, map[string]platformapi.Look{"jwks": {Verdict: platformapi.Unknown}}); s.Severity() != "" || !s.lingering() || !s.ClearSince().IsZero() {
+	if s := c.rounds(5, map[string]platformapi.Look{"jwks": {Verdict: platformapi.Unknown}}); s.Severity() != "" ||
+		!s.lingering() || !s.ClearSince().IsZero() {
 		t.Errorf("%+v", s)
 	}
 	if s := c.rounds(3, only("jwks", "down")); !s.BadSince().Equal(onset) {
@@ -64,7 +66,8 @@ func TestWhatIsWorseHasAnOnsetOfItsOwn(t *testing.T) {
 		c.now = c.now.Add(10 * time.Second)
 	}
 	s := c.signals()
-	if !s.BadSince().Equal(outage) || !s.Of(v1alpha1.CategoryOutage).BadSince().Equal(outage) || !s.Of(v1alpha1.CategoryWebhookDelivery).BadSince().Equal(webhooks) || s.Severity() != v1alpha1.Sev1 {
+	if !s.BadSince().Equal(outage) || !s.Of(v1alpha1.CategoryOutage).BadSince().Equal(outage) ||
+		!s.Of(v1alpha1.CategoryWebhookDelivery).BadSince().Equal(webhooks) || s.Severity() != v1alpha1.Sev1 {
 		t.Errorf("%+v", s)
 	}
 }
@@ -83,11 +86,13 @@ func TestARestartKeepsTheOnset(t *testing.T) {
 	}
 	again := &trial{judge: newJudge(p), now: c.now}
 	Report(p, again.signals())
-	if s := p.Status.Signals; !strings.HasPrefix(s.Summary, "unknown: ") || s.Severity != "" || s.BadSince == nil || !s.BadSince.Time.Equal(onset) {
+	if s := p.Status.Signals; !strings.HasPrefix(s.Summary, "unknown: ") || s.Severity != "" || s.BadSince == nil ||
+		!s.BadSince.Time.Equal(onset) {
 		t.Errorf("after the restart: %+v", s)
 	}
 	Report(p, again.rounds(3, only("tokens", "down")))
-	if s := p.Status.Signals; s.Severity != v1alpha1.Sev1 || !s.BadSince.Time.Equal(onset) || !again.signals().Of(v1alpha1.CategoryOutage).BadSince().Equal(onset) {
+	if s := p.Status.Signals; s.Severity != v1alpha1.Sev1 || !s.BadSince.Time.Equal(onset) ||
+		!again.signals().Of(v1alpha1.CategoryOutage).BadSince().Equal(onset) {
 		t.Errorf("bad again: %+v", s)
 	}
 	Report(p, again.rounds(4, nil))
@@ -103,7 +108,8 @@ func reported(s Signals) v1alpha1.PlatformStatus {
 	return p.Status
 }
 
-// What fails now and then is bad once, for as long as it does: nothing that is said of it changes meanwhile, so nothing is written.
+// What fails now and then is bad once, for as long as it does: nothing that is said of it changes meanwhile, so nothing
+// is written.
 func TestWhatFlapsIsNotGood(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -121,7 +127,8 @@ func TestWhatFlapsIsNotGood(t *testing.T) {
 			j.rounds(40, nil)
 			onset := j.now
 			s := j.turns(90, "up", c.pattern)
-			if s.Severity() != c.severity || s.Down() != (c.severity == v1alpha1.Sev1) || s.BadSince().Before(onset) || s.BadSince().After(onset.Add(4*time.Minute)) {
+			if s.Severity() != c.severity || s.Down() != (c.severity == v1alpha1.Sev1) || s.BadSince().Before(onset) ||
+				s.BadSince().After(onset.Add(4*time.Minute)) {
 				t.Fatalf("%s, down %v, bad since %v", s.Summary(), s.Down(), s.BadSince())
 			}
 			for range 20 {
@@ -144,7 +151,8 @@ func TestWhatFlapsIsNotGood(t *testing.T) {
 	}
 }
 
-// An outage that ended is believed to be over, and a blip after it is still one; what fails again is not believed so soon.
+// An outage that ended is believed to be over, and a blip after it is still one; what fails again is not believed so
+// soon.
 func TestWhatIsMendedIsGoodUntilItFailsAgain(t *testing.T) {
 	t.Parallel()
 	j := newTrial(probed())
@@ -182,7 +190,8 @@ func TestARestartKeepsWhatFailsTooOften(t *testing.T) {
 	onset := c.now
 	Report(p, c.turns(60, "jwks", "x..."))
 	is := meta.FindStatusCondition(p.Status.Conditions, v1alpha1.ConditionJWKSServed)
-	if s := p.Status.Signals; s.Severity != v1alpha1.Sev2 || !s.BadSince.Time.Equal(onset) || is.Status != metav1.ConditionFalse || is.Reason != v1alpha1.ReasonSignalFlaky {
+	if s := p.Status.Signals; s.Severity != v1alpha1.Sev2 || !s.BadSince.Time.Equal(onset) ||
+		is.Status != metav1.ConditionFalse || is.Reason != v1alpha1.ReasonSignalFlaky {
 		t.Fatalf("%+v %+v", s, is)
 	}
 	again := &trial{judge: newJudge(p), now: c.now}
@@ -206,7 +215,8 @@ func TestAMessageChangesOnlyWhenItLasts(t *testing.T) {
 	c.rounds(3, nil)
 	c.rounds(3, only("up", "/up answers HTTP 502"))
 	for i := range 10 {
-		if s := c.round(only("up", []string{"/up answers HTTP 502", "/up answers HTTP 503"}[i%2])); s.Because() != "/up answers HTTP 502" {
+		if s := c.round(only("up", []string{"/up answers HTTP 502",
+			"/up answers HTTP 503"}[i%2])); s.Because() != "/up answers HTTP 502" {
 			t.Fatalf("look %d: %q", i, s.Because())
 		}
 	}

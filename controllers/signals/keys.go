@@ -10,7 +10,8 @@ import (
 	"github.com/1pass-dev/playbook-operator/controllers/systems/platformdb"
 )
 
-// minLag is for how long JWKS may lack a key that has become active, whatever its max-age: publishing it takes time too.
+// minLag is for how long JWKS may lack a key that has become active, whatever its max-age: publishing it takes time
+// too.
 const minLag = 5 * time.Minute
 
 // issuedKid is the kid of a token that was just issued.
@@ -20,7 +21,8 @@ type issuedKid struct {
 	kept time.Duration // for which the token counts as just issued
 }
 
-// activeKids is what the database says of the keys that the platform signs with. A nil one is a Platform without a database.
+// activeKids is what the database says of the keys that the platform signs with. A nil one is a Platform without a
+// database.
 type activeKids struct {
 	kids   []platformdb.ActiveKid
 	readAt time.Time
@@ -42,8 +44,8 @@ func (a *activeKids) lacking(jwks *platformapi.JWKS, at time.Time) []platformdb.
 	return lacking
 }
 
-// compare judges the content of JWKS. A look that found no keys is judged already. What can't be read from the database is left out of
-// the verdict, since it says nothing about JWKS. The message says that it is.
+// compare judges the content of JWKS. A look that found no keys is judged already. What can't be read from the database
+// is left out of the verdict, since it says nothing about JWKS. The message says that it is.
 func compare(look platformapi.Look, issued issuedKid, active *activeKids, at time.Time) platformapi.Look {
 	if look.Verdict != platformapi.Good || look.Keys == nil {
 		return look
@@ -55,7 +57,8 @@ func compare(look platformapi.Look, issued issuedKid, active *activeKids, at tim
 		look.Message = fmt.Sprintf("JWKS lacks the key %.128q, by which a token was just signed", issued.kid)
 	case len(lacking) > 0:
 		look.Verdict = platformapi.Bad
-		look.Message = fmt.Sprintf("JWKS lacks the active key %.128q of application %d", lacking[0].Kid, lacking[0].ApplicationID)
+		look.Message = fmt.Sprintf("JWKS lacks the active key %.128q of application %d", lacking[0].Kid,
+			lacking[0].ApplicationID)
 		if more := len(lacking) - 1; more > 0 {
 			look.Message += fmt.Sprintf(", and %d more", more)
 		}

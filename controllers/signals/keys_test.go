@@ -24,7 +24,10 @@ func jwks(maxAge time.Duration, kids ...string) platformapi.Look {
 func TestTheContentOfJWKS(t *testing.T) {
 	t.Parallel()
 	now := start
-	token := func(kid string, ago time.Duration) issuedKid { return issuedKid{kid: kid, at: now.Add(-ago), kept: 25 * time.Second} }
+	token := func(kid string, ago time.Duration) issuedKid {
+		return issuedKid{kid: kid, at: now.Add(-ago),
+			kept: 25 * time.Second}
+	}
 	keys := func(readAgo time.Duration, kids ...platformdb.ActiveKid) *activeKids {
 		return &activeKids{kids: kids, readAt: now.Add(-readAgo)}
 	}
@@ -38,22 +41,37 @@ func TestTheContentOfJWKS(t *testing.T) {
 		verdict platformapi.Verdict
 		says    string
 	}{
-		"the token's key is there":                 {jwks(time.Hour, "a", "b"), token("b", 5*time.Second), nil, "Good", "JWKS has keys"},
-		"the token's key is missing":               {jwks(time.Hour, "a"), token("b", 5*time.Second), nil, "Bad", `JWKS lacks the key "b", by which a token was just signed`},
-		"the token is not the newest":              {jwks(time.Hour, "a"), token("b", 26*time.Second), nil, "Good", "JWKS has keys"},
-		"no token has a kid":                       {jwks(time.Hour, "a"), issuedKid{}, nil, "Good", "JWKS has keys"},
-		"each active key is there":                 {jwks(time.Hour, "a", "b"), issuedKid{}, keys(0, key("a", 2*time.Hour), key("b", 2*time.Hour)), "Good", "JWKS has keys, and each active one"},
-		"no key is active":                         {jwks(time.Hour, "a"), issuedKid{}, keys(0), "Good", "JWKS has keys, and each active one"},
-		"an active key is missing":                 {jwks(time.Hour, "a"), issuedKid{}, keys(0, key("a", 2*time.Hour), key("b", 2*time.Hour)), "Bad", `JWKS lacks the active key "b" of application 42`},
-		"three are missing":                        {jwks(0), issuedKid{}, keys(0, key("a", time.Hour), key("b", time.Hour), key("c", time.Hour)), "Bad", `JWKS lacks the active key "a" of application 42, and 2 more`},
-		"caches may lag by max-age and stale":      {jwks(time.Hour, "a"), issuedKid{}, keys(0, key("b", 61*time.Minute)), "Good", "JWKS has keys, and each active one"},
-		"for longer than they may":                 {jwks(time.Hour, "a"), issuedKid{}, keys(time.Second, key("b", 61*time.Minute)), "Bad", `JWKS lacks the active key "b"`},
-		"five minutes at least":                    {jwks(0, "a"), issuedKid{}, keys(0, key("b", 5*time.Minute)), "Good", "JWKS has keys, and each active one"},
-		"for longer than five minutes":             {jwks(0, "a"), issuedKid{}, keys(time.Second, key("b", 5*time.Minute)), "Bad", `JWKS lacks the active key "b"`},
-		"the database can't be asked":              {jwks(0, "a"), issuedKid{}, &activeKids{err: errors.New("no grant")}, "Good", "JWKS has keys; which keys are active could not be read: no grant"},
-		"the database can't, and the token's lack": {jwks(0, "a"), token("b", 0), &activeKids{err: errors.New("no grant")}, "Bad", `JWKS lacks the key "b"`},
-		"no answer":                                {bad("JWKS answers HTTP 502"), token("b", 0), nil, "Bad", "JWKS answers HTTP 502"},
-		"an answer that says neither":              {platformapi.Look{Verdict: platformapi.Unknown, Message: "HTTP 429"}, token("b", 0), nil, "Unknown", "HTTP 429"},
+		"the token's key is there": {jwks(time.Hour, "a", "b"), token("b", 5*time.Second), nil, "Good",
+			"JWKS has keys"},
+		"the token's key is missing": {jwks(time.Hour, "a"), token("b", 5*time.Second), nil, "Bad",
+			`JWKS lacks the key "b", by which a token was just signed`},
+		"the token is not the newest": {jwks(time.Hour, "a"), token("b", 26*time.Second), nil, "Good",
+			"JWKS has keys"},
+		"no token has a kid": {jwks(time.Hour, "a"), issuedKid{}, nil, "Good", "JWKS has keys"},
+		"each active key is there": {jwks(time.Hour, "a", "b"), issuedKid{}, keys(0, key("a", 2*time.Hour),
+			key("b", 2*time.Hour)), "Good", "JWKS has keys, and each active one"},
+		"no key is active": {jwks(time.Hour, "a"), issuedKid{}, keys(0), "Good",
+			"JWKS has keys, and each active one"},
+		"an active key is missing": {jwks(time.Hour, "a"), issuedKid{}, keys(0, key("a", 2*time.Hour),
+			key("b", 2*time.Hour)), "Bad", `JWKS lacks the active key "b" of application 42`},
+		"three are missing": {jwks(0), issuedKid{}, keys(0, key("a", time.Hour), key("b", time.Hour),
+			key("c", time.Hour)), "Bad", `JWKS lacks the active key "a" of application 42, and 2 more`},
+		"caches may lag by max-age and stale": {jwks(time.Hour, "a"), issuedKid{}, keys(0, key("b", 61*time.Minute)),
+			"Good", "JWKS has keys, and each active one"},
+		"for longer than they may": {jwks(time.Hour, "a"), issuedKid{}, keys(time.Second, key("b",
+			61*time.Minute)), "Bad", `JWKS lacks the active key "b"`},
+		"five minutes at least": {jwks(0, "a"), issuedKid{}, keys(0, key("b", 5*time.Minute)), "Good",
+			"JWKS has keys, and each active one"},
+		"for longer than five minutes": {jwks(0, "a"), issuedKid{}, keys(time.Second, key("b", 5*time.Minute)),
+			"Bad", `JWKS lacks the active key "b"`},
+		"the database can't be asked": {jwks(0, "a"), issuedKid{}, &activeKids{err: errors.New("no grant")},
+			"Good", "JWKS has keys; which keys are active could not be read: no grant"},
+		"the database can't, and the token's lack": {jwks(0, "a"), token("b", 0), &activeKids{err: errors.New("no grant")},
+			"Bad", `JWKS lacks the key "b"`},
+		"no answer": {bad("JWKS answers HTTP 502"), token("b", 0), nil, "Bad",
+			"JWKS answers HTTP 502"},
+		"an answer that says neither": {platformapi.Look{Verdict: platformapi.Unknown, Message: "HTTP 429"},
+			token("b", 0), nil, "Unknown", "HTTP 429"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -10,8 +10,8 @@ import (
 // slowPercent of the answers may be slower than the 95th percentile.
 const slowPercent = 5
 
-// latency judges how long answers took. How long each took exactly does not matter: the 95th percentile is over a limit where more
-// than 5 % of the answers are.
+// latency judges how long answers took. How long each took exactly does not matter: the 95th percentile is over a limit
+// where more than 5 % of the answers are.
 type latency struct {
 	run    *run
 	limit  time.Duration
@@ -26,11 +26,14 @@ func (l *latency) judge(at time.Time) {
 	case older.seen+newer.seen < fewest:
 		l.turn(metav1.ConditionUnknown, "there are too few answers to judge latency by", at)
 	case full && older.over(slowPercent) && newer.over(slowPercent):
-		l.turn(metav1.ConditionFalse, fmt.Sprintf("the 95th percentile of latency has been over %d ms for %d s", limit, span), at)
+		l.turn(metav1.ConditionFalse, fmt.Sprintf("the 95th percentile of latency has been over %d ms for %d s", limit, span),
+			at)
 	case newer.over(slowPercent) && !full:
-		l.turn(metav1.ConditionUnknown, fmt.Sprintf("the 95th percentile of latency is over %d ms, and not for long enough to judge it", limit), at)
+		l.turn(metav1.ConditionUnknown,
+			fmt.Sprintf("the 95th percentile of latency is over %d ms, and not for long enough to judge it", limit), at)
 	default:
-		l.turn(metav1.ConditionTrue, fmt.Sprintf("the 95th percentile of latency has not been over %d ms for %d s", limit, span), at)
+		l.turn(metav1.ConditionTrue, fmt.Sprintf("the 95th percentile of latency has not been over %d ms for %d s", limit,
+			span), at)
 	}
 }
 

@@ -29,8 +29,8 @@ const (
 	deliveriesTimeout = 10 * time.Second
 )
 
-// Prober looks at Platforms from outside, each by goroutines of its own, for as long as this manager leads. What it saw is in memory
-// only: after a restart nothing is known until it was seen again.
+// Prober looks at Platforms from outside, each by goroutines of its own, for as long as this manager leads. What it saw
+// is in memory only: after a restart nothing is known until it was seen again.
 type Prober struct {
 	// Cache has the Platforms.
 	Cache       cache.Cache
@@ -59,10 +59,12 @@ func (p *Prober) Signals(key types.NamespacedName) Signals {
 	return w.judge.signals(time.Now())
 }
 
-// Changes has an event about a Platform each time that what a signal says changed, or that it begins to be probed. It is for one
-// reader, such as a source.Channel, and is called before Start. A reader that is slow finds each Platform once.
+// Changes has an event about a Platform each time that what a signal says changed, or that it begins to be probed. It
+// is for one reader, such as a source.Channel, and is called before Start. A reader that is slow finds each Platform
+// once.
 func (p *Prober) Changes() <-chan event.GenericEvent {
-	f := &feed{events: make(chan event.GenericEvent), wake: make(chan struct{}, 1), pending: map[types.NamespacedName]bool{}}
+	f := &feed{events: make(chan event.GenericEvent), wake: make(chan struct{}, 1),
+		pending: map[types.NamespacedName]bool{}}
 	p.feeds = append(p.feeds, f)
 	return f.events
 }
@@ -138,9 +140,11 @@ func (p *Prober) follow(ctx context.Context, platform *v1alpha1.Platform) {
 	p.tell(key)
 }
 
-// samePlace says whether two specs are probed in the same way: another approval rule must not make the Prober forget what it saw.
+// samePlace says whether two specs are probed in the same way: another approval rule must not make the Prober forget
+// what it saw.
 func samePlace(a, b *v1alpha1.PlatformSpec) bool {
-	return a.URL == b.URL && equality.Semantic.DeepEqual(a.Database, b.Database) && equality.Semantic.DeepEqual(a.Probes, b.Probes)
+	return a.URL == b.URL && equality.Semantic.DeepEqual(a.Database, b.Database) && equality.Semantic.DeepEqual(a.Probes,
+		b.Probes)
 }
 
 func (p *Prober) leave(key types.NamespacedName) {
@@ -189,10 +193,11 @@ func (f *feed) run(ctx context.Context) {
 		f.pending = map[types.NamespacedName]bool{}
 		f.mu.Unlock()
 		for key := range pending {
+			about := &v1alpha1.Platform{ObjectMeta: metav1.ObjectMeta{Namespace: key.Namespace, Name: key.Name}}
 			select {
 			case <-ctx.Done():
 				return
-			case f.events <- event.GenericEvent{Object: &v1alpha1.Platform{ObjectMeta: metav1.ObjectMeta{Namespace: key.Namespace, Name: key.Name}}}:
+			case f.events <- event.GenericEvent{Object: about}:
 			}
 		}
 	}
@@ -214,11 +219,13 @@ type watch struct {
 	last  Signals
 }
 
-// run looks until the context ends. Each thing is looked at by a goroutine of its own, so that one that hangs delays no other.
+// run looks until the context ends. Each thing is looked at by a goroutine of its own, so that one that hangs delays no
+// other.
 func (w *watch) run(ctx context.Context) {
 	spec := w.platform.Spec.Probes
 	interval := time.Duration(spec.IntervalSeconds) * time.Second
-	probe := &platformapi.Probe{URL: w.platform.Spec.URL, Timeout: time.Duration(spec.TimeoutSeconds) * time.Second, Transport: w.connections.Transport}
+	probe := &platformapi.Probe{URL: w.platform.Spec.URL, Timeout: time.Duration(spec.TimeoutSeconds) * time.Second,
+		Transport: w.connections.Transport}
 	var group sync.WaitGroup
 	look := func(r *run, look func(context.Context) platformapi.Look) {
 		group.Go(func() {
@@ -302,8 +309,8 @@ func (w *watch) deliveries(ctx context.Context, window time.Duration) (*platform
 	return db.Deliveries(ctx, window)
 }
 
-// activeKids are the keys that the platform signs with, for a comparison with JWKS; nil where there is none to make. They are read again
-// where JWKS lacks one: it may have been revoked since. Only one goroutine asks.
+// activeKids are the keys that the platform signs with, for a comparison with JWKS; nil where there is none to make.
+// They are read again where JWKS lacks one: it may have been revoked since. Only one goroutine asks.
 func (w *watch) activeKids(ctx context.Context, jwks *platformapi.JWKS) *activeKids {
 	if w.platform.Spec.Database == nil || jwks == nil {
 		return nil
@@ -331,8 +338,8 @@ func (w *watch) endpoints() []v1alpha1.ProbedEndpoint {
 	return w.judge.goodEndpoints()
 }
 
-// tokenClient is the client by which a token is asked for; nil where the Platform names none. Its Secret is read as often as those of
-// databases. Only one goroutine asks.
+// tokenClient is the client by which a token is asked for; nil where the Platform names none. Its Secret is read as
+// often as those of databases. Only one goroutine asks.
 func (w *watch) tokenClient(ctx context.Context) (*platformapi.TokenClient, error) {
 	ref := w.platform.Spec.Probes.TokenSecretRef
 	if ref == nil || w.client != nil && time.Since(w.clientReadAt) < access.SecretInterval {

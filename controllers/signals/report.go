@@ -23,7 +23,8 @@ func Report(p *v1alpha1.Platform, s Signals) {
 			reason = v1alpha1.ReasonSignalFlaky
 		}
 		meta.SetStatusCondition(&p.Status.Conditions, metav1.Condition{
-			Type: signal.Condition, Status: signal.State, Reason: reason, Message: signal.Message, ObservedGeneration: p.Generation,
+			Type: signal.Condition, Status: signal.State, Reason: reason, Message: signal.Message,
+			ObservedGeneration: p.Generation,
 			// What a Prober that starts in the middle of an outage reads.
 			LastTransitionTime: metav1.NewTime(signal.Since.Truncate(time.Second)),
 		})

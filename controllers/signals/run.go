@@ -11,8 +11,8 @@ import (
 	"github.com/1pass-dev/playbook-operator/controllers/systems/platformapi"
 )
 
-// oftenPercent of the looks at one thing, in both halves of the window, fail too often. It is what the playbook's table allows
-// webhooks by default. A thing that failed too often is good again when at most half as many looks fail.
+// oftenPercent of the looks at one thing, in both halves of the window, fail too often. It is what the playbook's table
+// allows webhooks by default. A thing that failed too often is good again when at most half as many looks fail.
 const oftenPercent = 20
 
 // run is what the looks at one thing say together. One look changes nothing.
@@ -44,7 +44,8 @@ type run struct {
 	// episode is the first bad look after the newest good one before it. interrupted says that a good look came since.
 	episode     time.Time
 	interrupted bool
-	// row has the newest bad looks in a row, at most enough of them. Unknown ones may stand between them, but not enough of them.
+	// row has the newest bad looks in a row, at most enough of them. Unknown ones may stand between them, but not enough
+	// of them.
 	row []badLook
 	// enoughFrom is the oldest of the newest bad looks that were enough.
 	enoughFrom time.Time
@@ -146,7 +147,8 @@ func (r *run) judge(look platformapi.Look, often, calm bool, at time.Time) {
 			}
 		}
 		state, since, r.flaps, ask = metav1.ConditionFalse, r.onset, true, false
-		message = fmt.Sprintf("%s fails in more than %d %% of the looks, for %d s", r.what, oftenPercent, int(r.window.span.Seconds()))
+		message = fmt.Sprintf("%s fails in more than %d %% of the looks, for %d s", r.what, oftenPercent,
+			int(r.window.span.Seconds()))
 	case r.unknown == r.enough:
 		state, since = metav1.ConditionUnknown, r.unknownFrom
 	case r.notGood == r.enough && r.state == metav1.ConditionTrue:
@@ -161,8 +163,8 @@ func (r *run) judge(look platformapi.Look, often, calm bool, at time.Time) {
 	}
 }
 
-// share takes a look into the window. It says whether so many looks failed that it is bad, and whether so few do now that it may be
-// good.
+// share takes a look into the window. It says whether so many looks failed that it is bad, and whether so few do now
+// that it may be good.
 func (r *run) share(verdict platformapi.Verdict, at time.Time) (often, calm bool) {
 	if r.window == nil {
 		return false, true
@@ -172,7 +174,8 @@ func (r *run) share(verdict platformapi.Verdict, at time.Time) (often, calm bool
 	}
 	older, newer, full := r.window.halves(at)
 	// After it was mended, the window still holds what failed before. A blip then is still a blip.
-	often = full && r.failed == r.enough && older.seen+newer.seen >= fewest && older.over(oftenPercent) && newer.over(oftenPercent)
+	often = full && r.failed == r.enough && older.seen+newer.seen >= fewest && older.over(oftenPercent) &&
+		newer.over(oftenPercent)
 	return often, at.Sub(r.window.began) >= r.window.span/2 && !newer.over(oftenPercent/2)
 }
 
@@ -199,7 +202,8 @@ func (r *run) trouble() time.Time {
 
 // signal that the run is at an instant.
 func (r *run) signal(condition string, at time.Time) Signal {
-	s := Signal{Condition: condition, State: r.state, Severity: class[condition].severity, Message: r.message, Since: r.since}
+	s := Signal{Condition: condition, State: r.state, Severity: class[condition].severity, Message: r.message,
+		Since: r.since}
 	switch {
 	case at.Sub(r.lastAt) > r.kept && !r.lastAt.IsZero():
 		s.State, s.Since = metav1.ConditionUnknown, r.lastAt

@@ -11,8 +11,8 @@ import (
 	"github.com/1pass-dev/playbook-operator/controllers/systems/platformapi"
 )
 
-// Whatever the looks before: fewer than enough others change no verdict, nothing is good that was not seen good often enough in a
-// row, and nothing bad, unless too many looks of both halves of the window fail.
+// Whatever the looks before: fewer than enough others change no verdict, nothing is good that was not seen good often
+// enough in a row, and nothing bad, unless too many looks of both halves of the window fail.
 func TestAnyLooks(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
@@ -20,7 +20,8 @@ func TestAnyLooks(t *testing.T) {
 		// So many good looks follow each that is drawn: shares are met as well as rows.
 		quiet := rapid.IntRange(0, 12).Draw(t, "quiet")
 		r := aRun(enough)
-		drawn := rapid.SliceOfN(rapid.SampledFrom([]platformapi.Verdict{platformapi.Good, platformapi.Bad, platformapi.Unknown}), 1, 60).Draw(t, "verdicts")
+		drawn := rapid.SliceOfN(rapid.SampledFrom([]platformapi.Verdict{platformapi.Good, platformapi.Bad,
+			platformapi.Unknown}), 1, 60).Draw(t, "verdicts")
 		var verdicts []platformapi.Verdict
 		for _, v := range drawn {
 			verdicts = append(append(verdicts, v), slices.Repeat([]platformapi.Verdict{platformapi.Good}, quiet)...)
@@ -36,19 +37,24 @@ func TestAnyLooks(t *testing.T) {
 			last := verdicts[max(0, i+1-enough) : i+1]
 			older, newer := share(verdicts[:i+1], 11, 21), share(verdicts[:i+1], 0, 11)
 			often := failed >= enough && older > 0.20 && newer > 0.20
-			row := len(last) == enough && !slices.ContainsFunc(last, func(v platformapi.Verdict) bool { return v != platformapi.Bad })
+			row := len(last) == enough && !slices.ContainsFunc(last,
+				func(v platformapi.Verdict) bool { return v != platformapi.Bad })
 			switch {
-			case r.state == metav1.ConditionTrue && was.state != metav1.ConditionTrue && (len(last) < enough || slices.ContainsFunc(last, func(v platformapi.Verdict) bool { return v != platformapi.Good })):
+			case r.state == metav1.ConditionTrue && was.state != metav1.ConditionTrue && (len(last) < enough ||
+				slices.ContainsFunc(last, func(v platformapi.Verdict) bool { return v != platformapi.Good })):
 				t.Fatalf("good after %v", verdicts[:i+1])
-			case r.state == metav1.ConditionFalse && was.state != metav1.ConditionFalse && (v != platformapi.Bad || slices.Contains(last, platformapi.Good) && !often):
+			case r.state == metav1.ConditionFalse && was.state != metav1.ConditionFalse && (v != platformapi.Bad ||
+				slices.Contains(last, platformapi.Good) && !often):
 				t.Fatalf("bad after %v", verdicts[:i+1])
-			case was.state == metav1.ConditionTrue && r.state != metav1.ConditionTrue && slices.Contains(last, platformapi.Good) && !often:
+			case was.state == metav1.ConditionTrue && r.state != metav1.ConditionTrue && slices.Contains(last,
+				platformapi.Good) && !often:
 				t.Fatalf("good no more after %v", verdicts[:i+1])
 			case was.flaps && r.state == metav1.ConditionTrue && newer > 0.10:
 				t.Fatalf("flaps, and is good after %v", verdicts[:i+1])
 			case row && (r.state != metav1.ConditionFalse || r.partly):
 				t.Fatalf("not bad, or in part only, after %v", verdicts[:i+1])
-			case often && v == platformapi.Bad && i >= 20 && !slices.Contains(verdicts[i-20:i+1], platformapi.Unknown) && r.state != metav1.ConditionFalse:
+			case often && v == platformapi.Bad && i >= 20 && !slices.Contains(verdicts[i-20:i+1], platformapi.Unknown) &&
+				r.state != metav1.ConditionFalse:
 				t.Fatalf("too many fail, and it is %s after %v", r.state, verdicts[:i+1])
 			case r.partly && (was.state != metav1.ConditionFalse && !often):
 				t.Fatalf("bad in part after %v", verdicts[:i+1])
@@ -67,8 +73,10 @@ func TestAnyLooks(t *testing.T) {
 		}
 		// One blip.
 		settled := aRun(max(2, enough))
-		state := rapid.SampledFrom([]platformapi.Verdict{platformapi.Good, platformapi.Bad, platformapi.Unknown}).Draw(t, "state")
-		blip := rapid.SampledFrom([]platformapi.Verdict{platformapi.Good, platformapi.Bad, platformapi.Unknown}).Draw(t, "blip")
+		state := rapid.SampledFrom([]platformapi.Verdict{platformapi.Good, platformapi.Bad, platformapi.Unknown}).Draw(t,
+			"state")
+		blip := rapid.SampledFrom([]platformapi.Verdict{platformapi.Good, platformapi.Bad, platformapi.Unknown}).Draw(t,
+			"blip")
 		for range settled.enough {
 			settled.add(platformapi.Look{Verdict: state}, start)
 		}
@@ -93,7 +101,8 @@ func TestAnyLooks(t *testing.T) {
 
 // aRun has a window of 300 s.
 func aRun(enough int) *run {
-	return &run{what: "/up", enough: enough, state: metav1.ConditionUnknown, window: newWindow(probed().Spec.Probes, fewest)}
+	return &run{what: "/up", enough: enough, state: metav1.ConditionUnknown, window: newWindow(probed().Spec.Probes,
+		fewest)}
 }
 
 // share of the looks that fail, among those that are from to to looks old; those that say neither don't count.
@@ -116,14 +125,16 @@ func share(verdicts []platformapi.Verdict, from, to int) float64 {
 	return float64(bad) / float64(good+bad)
 }
 
-// What fails more often than the limit, in whatever order, is bad by the end of the window, and stays so; what fails less often never is.
+// What fails more often than the limit, in whatever order, is bad by the end of the window, and stays so; what fails
+// less often never is.
 func TestAnyShareIsJudged(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		// Each half of the window has 15 or 16 looks: of 4 of 12 it has at least 4, of 1 of 12 at most 2.
 		many := rapid.Bool().Draw(t, "many")
 		bad := map[bool]int{true: 4, false: 1}[many]
-		period := rapid.Permutation(append(slices.Repeat([]platformapi.Verdict{platformapi.Bad}, bad), slices.Repeat([]platformapi.Verdict{platformapi.Good}, 12-bad)...)).Draw(t, "period")
+		period := rapid.Permutation(append(slices.Repeat([]platformapi.Verdict{platformapi.Bad}, bad),
+			slices.Repeat([]platformapi.Verdict{platformapi.Good}, 12-bad)...)).Draw(t, "period")
 		r := aRun(3)
 		at := start
 		look := func(v platformapi.Verdict) {

@@ -1,4 +1,5 @@
-// Package signals probes identity platforms. It judges what is good, bad or unknown, since when, and how severe that is.
+// Package signals probes identity platforms. It judges what is good, bad or unknown, since when, and how severe that
+// is.
 package signals
 
 import (
@@ -16,8 +17,8 @@ import (
 // maxBecause keeps status.signals.summary, with the severity before it, within its 512.
 const maxBecause = 400
 
-// Signals is what the probes of a Platform say. The zero Signals is a Platform that is not probed, or not yet: nothing of it is
-// known. All else is derived from Each.
+// Signals is what the probes of a Platform say. The zero Signals is a Platform that is not probed, or not yet: nothing
+// of it is known. All else is derived from Each.
 type Signals struct {
 	// Each signal, at most one per condition.
 	Each []Signal
@@ -36,24 +37,25 @@ type Signal struct {
 	Severity v1alpha1.Severity
 	// Flaky says that it is bad because too large a share of the looks fails. The others succeed.
 	Flaky bool
-	// Ground says that it is bad now by HTTP 404, a 5xx, a time-out, or a connection that was refused or closed before an answer,
-	// and that its severity is sev1. Nothing else is a ground for a rollback without a person.
+	// Ground says that it is bad now by HTTP 404, a 5xx, a time-out, or a connection that was refused or closed before an
+	// answer, and that its severity is sev1. Nothing else is a ground for a rollback without a person.
 	Ground bool
 	// Ask says that people must find out what it means. Message says what it may be.
 	Ask bool
 	// Message says what was seen.
 	Message string
-	// Since is the first sample of this state. A signal that was bad, then unknown, and is bad again is bad since the first time.
+	// Since is the first sample of this state. A signal that was bad, then unknown, and is bad again is bad since the
+	// first time.
 	Since time.Time
-	// BadFrom is the first bad look of the present bad episode: no look since then was good. It may be later than Since, where the
-	// signal flapped before. Zero while the signal is not bad.
+	// BadFrom is the first bad look of the present bad episode: no look since then was good. It may be later than Since,
+	// where the signal flapped before. Zero while the signal is not bad.
 	BadFrom time.Time
-	// EnoughFrom is the oldest of the newest bad looks that suffice to call it bad. What went live after it is not yet known to be
-	// bad. Zero while the signal is not bad.
+	// EnoughFrom is the oldest of the newest bad looks that suffice to call it bad. What went live after it is not yet
+	// known to be bad. Zero while the signal is not bad.
 	EnoughFrom time.Time
 
-	// trouble is the first sample of the trouble that the signal belongs to: what is bad, or was and is not known to be good again,
-	// of the same severity and category. Zero where it belongs to none.
+	// trouble is the first sample of the trouble that the signal belongs to: what is bad, or was and is not known to be
+	// good again, of the same severity and category. Zero where it belongs to none.
 	trouble time.Time
 }
 
@@ -70,7 +72,8 @@ var class = map[string]struct {
 	v1alpha1.ConditionWebhooksDelivered: {v1alpha1.Sev2, v1alpha1.CategoryWebhookDelivery},
 }
 
-// Of are the signals of a category of Incidents: all of them for Unclassified, none for a category that probes can't see.
+// Of are the signals of a category of Incidents: all of them for Unclassified, none for a category that probes can't
+// see.
 func (s Signals) Of(category v1alpha1.IncidentCategory) Signals {
 	var of []Signal
 	for _, signal := range s.Each {
@@ -110,8 +113,8 @@ func (s Signals) Because() string {
 	return shorten(strings.Join(because, "; "))
 }
 
-// BadSince is the first bad sample of the trouble that has the worst severity. It stays the same while any signal of that trouble is
-// bad, also after the first one is good again. Zero while nothing is bad.
+// BadSince is the first bad sample of the trouble that has the worst severity. It stays the same while any signal of
+// that trouble is bad, also after the first one is good again. Zero while nothing is bad.
 func (s Signals) BadSince() time.Time {
 	var since time.Time
 	for _, signal := range s.bad() {

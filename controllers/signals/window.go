@@ -14,7 +14,8 @@ const (
 	fewest = 20
 )
 
-// window counts what was seen within the span that ends now. It is counted in slots: when exactly does not matter where only shares do.
+// window counts what was seen within the span that ends now. It is counted in slots: when exactly does not matter where
+// only shares do.
 type window struct {
 	span  time.Duration
 	slots []slot // the oldest first
@@ -31,7 +32,8 @@ type slot struct {
 // over says whether more than so many percent were hits.
 func (s slot) over(percent int) bool { return s.hit*100 > s.seen*percent }
 
-// newWindow is the window of the spec, or one in which so many looks fit: a window that can't hold enough would never say anything.
+// newWindow is the window of the spec, or one in which so many looks fit: a window that can't hold enough would never
+// say anything.
 func newWindow(probes *v1alpha1.PlatformProbes, looks int) *window {
 	interval := time.Duration(probes.IntervalSeconds) * time.Second
 	return &window{span: max(time.Duration(probes.WindowSeconds)*time.Second, time.Duration(looks+2)*interval)}

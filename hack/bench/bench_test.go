@@ -1,5 +1,5 @@
-// Package bench measures how fast replays are, and what they cost those who share the database. The README says what each metric
-// means.
+// Package bench measures how fast replays are, and what they cost those who share the database. The README says what
+// each metric means.
 package bench
 
 import (
@@ -54,11 +54,12 @@ func run(m *testing.M) int {
 	return m.Run()
 }
 
-// startPostgres starts a server that nothing disturbs while it is measured, that writes to recycled log files as one that has run
-// for long does, and that is as safe as in production.
+// startPostgres starts a server that nothing disturbs while it is measured, that writes to recycled log files as one
+// that has run for long does, and that is as safe as in production.
 func startPostgres() (*servers.Postgres, error) {
 	return servers.StartPostgres(context.Background(), filepath.Join(dir, "postgres"), servers.PostgresOptions{
-		Settings: map[string]string{"autovacuum": "off", "checkpoint_timeout": "1h", "max_wal_size": "16GB", "min_wal_size": "4GB"},
+		Settings: map[string]string{"autovacuum": "off", "checkpoint_timeout": "1h", "max_wal_size": "16GB",
+			"min_wal_size": "4GB"},
 	})
 }
 
@@ -83,7 +84,8 @@ func newDatabase(b *testing.B, name string) *database {
 	return d
 }
 
-// copyOutbox creates a database whose outbox has a million rows, a tenth of them dead: each time the same, down to the block.
+// copyOutbox creates a database whose outbox has a million rows, a tenth of them dead: each time the same, down to the
+// block.
 func copyOutbox(b *testing.B) *database {
 	b.Helper()
 	if template == nil {
@@ -161,7 +163,8 @@ func (d *database) plan(b *testing.B, application int64) *replay {
 	check(b, err)
 	db, err := platformdb.Open(server.URLFor("playbook_operator", password, d.name), nil)
 	check(b, err)
-	r := &replay{DB: db, uid: uuid.NewString(), selection: platformdb.Selection{ApplicationID: application, Conflicts: "Settle", MaxReplays: 3}}
+	r := &replay{DB: db, uid: uuid.NewString(),
+		selection: platformdb.Selection{ApplicationID: application, Conflicts: "Settle", MaxReplays: 3}}
 	_, err = db.OpenOperation(b.Context(), platformdb.Identity{
 		UID: r.uid, Kind: "DLQReplay", Namespace: "bench", Name: "bench", SpecDigest: r.uid, ApplicationID: application,
 	})

@@ -27,8 +27,8 @@ const (
 	observeInterval = 250 * time.Millisecond
 )
 
-// BenchmarkClaim measures what a replay costs the dispatcher: how long its claim query takes while nothing is replayed, while a
-// replay runs at its default pace, and while it goes on without a pace.
+// BenchmarkClaim measures what a replay costs the dispatcher: how long its claim query takes while nothing is replayed,
+// while a replay runs at its default pace, and while it goes on without a pace.
 func BenchmarkClaim(b *testing.B) {
 	var xPaced, xUnpaced, batches []float64
 	for round := range rounds {
@@ -64,8 +64,8 @@ func BenchmarkClaim(b *testing.B) {
 	b.ReportMetric(0, "ns/op")
 }
 
-// keepRequeueing does what the controller does, until ctx is done or nothing remains. It adds how many milliseconds each batch
-// took to batches.
+// keepRequeueing does what the controller does, until ctx is done or nothing remains. It adds how many milliseconds
+// each batch took to batches.
 func (r *replay) keepRequeueing(ctx context.Context, pace platformdb.Pace, batches *[]float64) error {
 	whole := context.WithoutCancel(ctx) // a batch is not cut off
 	var observed time.Time
@@ -94,9 +94,11 @@ func (r *replay) keepRequeueing(ctx context.Context, pace platformdb.Pace, batch
 	return nil
 }
 
-// traffic plays the platform for a time, or where that is 0 for as long as run takes: webhooks that come for each application, and a
-// dispatcher that delivers. It returns how many milliseconds each claim took, and each insertion of the first application's.
-func (d *database) traffic(b *testing.B, length time.Duration, run func(context.Context) error, applications ...int64) (claims, enqueues []float64) {
+// traffic plays the platform for a time, or where that is 0 for as long as run takes: webhooks that come for each
+// application, and a dispatcher that delivers. It returns how many milliseconds each claim took, and each insertion of
+// the first application's.
+func (d *database) traffic(b *testing.B, length time.Duration, run func(context.Context) error,
+	applications ...int64) (claims, enqueues []float64) {
 	b.Helper()
 	server, err := postgres()
 	check(b, err)
@@ -149,7 +151,8 @@ func connected(ctx context.Context, url string, fn func(*pgx.Conn) error) error 
 	return errors.Join(fn(conn), conn.Close(ctx))
 }
 
-// enqueue adds fresh webhooks of an application until ctx is done, and returns how many milliseconds each insertion took.
+// enqueue adds fresh webhooks of an application until ctx is done, and returns how many milliseconds each insertion
+// took.
 func enqueue(ctx context.Context, conn *pgx.Conn, application int64) (took []float64, err error) {
 	for ctx.Err() == nil {
 		began := time.Now()

@@ -93,13 +93,16 @@ type farSide struct {
 	reads                    []time.Time
 }
 
-// newFarSide makes one on which a bad commit followed a good one, and the Secrets and the Platform that say where it is.
+// newFarSide makes one on which a bad commit followed a good one, and the Secrets and the Platform that say where it
+// is.
 func newFarSide(b *testing.B, r *response, name, probes string) *farSide {
 	b.Helper()
 	public, _, err := ed25519.GenerateKey(rand.Reader)
 	check(b, err)
 	f := &farSide{name: name, render: logi.NewRender()}
-	f.jwks, err = json.Marshal(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: public, KeyID: "whk_1", Algorithm: "EdDSA", Use: "sig"}}})
+	f.jwks,
+		err = json.Marshal(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: public, KeyID: "whk_1", Algorithm: "EdDSA",
+		Use: "sig"}}})
 	check(b, err)
 	f.render.AddDeploy(logi.WebService, "good", "live", "new_commit", time.Now().Add(-10*time.Hour))
 	f.render.AddDeploy(logi.WebService, "bad", "live", "new_commit", time.Now().Add(-10*time.Minute))
@@ -124,7 +127,8 @@ func newFarSide(b *testing.B, r *response, name, probes string) *farSide {
 		f.note(&f.paged)
 		services.ServeHTTP(w, r)
 	})
-	mux.Handle(logi.RenderPath+"/", http.StripPrefix(logi.RenderPath, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	mux.Handle(logi.RenderPath+
+		"/", http.StripPrefix(logi.RenderPath, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case r.Method == http.MethodGet:
 			f.mu.Lock()
@@ -181,15 +185,16 @@ func (f *farSide) signalsUp(b *testing.B, r *response) bool {
 	return meta.IsStatusConditionTrue(p.Status.Conditions, v1alpha1.ConditionUpAnswers)
 }
 
-// BenchmarkIncident lets platforms go down one after the other, and measures how long it takes from the look that finds that out to
-// the page, and to the request for a rollback.
+// BenchmarkIncident lets platforms go down one after the other, and measures how long it takes from the look that finds
+// that out to the page, and to the request for a rollback.
 func BenchmarkIncident(b *testing.B) {
 	ctx := b.Context()
 	r := newResponse(b, "incident")
 	var toPage, toRollback []float64
 	for i := range incidents {
 		// One bad look is a verdict here: how many it takes is the Platform's decision, and no work of the manager.
-		f := newFarSide(b, r, fmt.Sprintf("site-%d", i), "  probes: {intervalSeconds: 1, failures: 1}\n  autoOpen: [Outage]\n")
+		f := newFarSide(b, r, fmt.Sprintf("site-%d", i),
+			"  probes: {intervalSeconds: 1, failures: 1}\n  autoOpen: [Outage]\n")
 		until(b, f.name+" is up", func() bool { return f.signalsUp(b, r) })
 		f.down.Store(true)
 		until(b, f.name+" is rolled back", func() bool {
@@ -202,7 +207,9 @@ func BenchmarkIncident(b *testing.B) {
 		// Nothing of it disturbs the next one.
 		in := client.InNamespace(world.Namespace)
 		platform := &v1alpha1.Platform{ObjectMeta: metav1.ObjectMeta{Namespace: world.Namespace, Name: f.name}}
-		check(b, r.Patch(ctx, platform, client.RawPatch(types.MergePatchType, []byte(`{"spec": {"probes": null, "autoOpen": null}}`))))
+		check(b,
+			r.Patch(ctx, platform,
+				client.RawPatch(types.MergePatchType, []byte(`{"spec": {"probes": null, "autoOpen": null}}`))))
 		check(b, r.DeleteAllOf(ctx, &v1alpha1.Incident{}, in))
 		until(b, f.name+" is cleaned up", func() bool {
 			var left v1alpha1.IncidentList
@@ -220,8 +227,8 @@ func BenchmarkIncident(b *testing.B) {
 	b.ReportMetric(0, "ns/op")
 }
 
-// BenchmarkOpenIncidents opens a hundred Incidents at once on one Platform that stays down, and measures what they ask of Render at
-// its own limits, and then what they cost while nothing changes.
+// BenchmarkOpenIncidents opens a hundred Incidents at once on one Platform that stays down, and measures what they ask
+// of Render at its own limits, and then what they cost while nothing changes.
 func BenchmarkOpenIncidents(b *testing.B) {
 	ctx := b.Context()
 	r := newResponse(b, "open")
@@ -233,7 +240,8 @@ func BenchmarkOpenIncidents(b *testing.B) {
 		check(b, r.Create(ctx, &v1alpha1.Incident{
 			ObjectMeta: metav1.ObjectMeta{Namespace: world.Namespace, Name: fmt.Sprintf("open-%d", i)},
 			Spec: v1alpha1.IncidentSpec{
-				PlatformRef: v1alpha1.PlatformReference{Name: f.name}, Category: v1alpha1.CategoryOutage, Severity: v1alpha1.Sev1, Summary: "the platform is down",
+				PlatformRef: v1alpha1.PlatformReference{Name: f.name}, Category: v1alpha1.CategoryOutage, Severity: v1alpha1.Sev1,
+				Summary: "the platform is down",
 			},
 		}))
 	}
@@ -249,7 +257,8 @@ func BenchmarkOpenIncidents(b *testing.B) {
 	for i := range openIncidents {
 		incident := &v1alpha1.Incident{}
 		check(b, r.Get(ctx, types.NamespacedName{Namespace: world.Namespace, Name: fmt.Sprintf("open-%d", i)}, incident))
-		if incident.Status.PagedAt == nil || incident.Status.ResolvedAt != nil || meta.FindStatusCondition(incident.Status.Conditions, v1alpha1.ConditionStalled) != nil {
+		if incident.Status.PagedAt == nil || incident.Status.ResolvedAt != nil ||
+			meta.FindStatusCondition(incident.Status.Conditions, v1alpha1.ConditionStalled) != nil {
 			b.Fatalf("%s is not as it should be: %+v", incident.Name, incident.Status)
 		}
 	}
@@ -283,17 +292,20 @@ func most(times []time.Time, span time.Duration) (n int) {
 	return n
 }
 
-// writes is how many requests the API server had so far that write what is the manager's to write: its own kinds, and events.
+// writes is how many requests the API server had so far that write what is the manager's to write: its own kinds, and
+// events.
 func (r *response) writes(b *testing.B) (n int) {
 	b.Helper()
 	metrics, err := r.Kubectl(b.Context(), "get", "--raw", "/metrics")
 	check(b, err)
 	for line := range strings.Lines(metrics) {
 		labels, count, ok := strings.Cut(strings.TrimPrefix(line, "apiserver_request_total{"), "} ")
-		if !ok || !strings.HasPrefix(line, "apiserver_request_total{") || !strings.Contains(labels, `group="playbook.1pass.dev"`) && !strings.Contains(labels, `resource="events"`) {
+		if !ok || !strings.HasPrefix(line, "apiserver_request_total{") ||
+			!strings.Contains(labels, `group="playbook.1pass.dev"`) && !strings.Contains(labels, `resource="events"`) {
 			continue
 		}
-		if slices.ContainsFunc([]string{"APPLY", "DELETE", "PATCH", "POST", "PUT"}, func(verb string) bool { return strings.Contains(labels, `verb="`+verb+`"`) }) {
+		if slices.ContainsFunc([]string{"APPLY", "DELETE", "PATCH", "POST", "PUT"},
+			func(verb string) bool { return strings.Contains(labels, `verb="`+verb+`"`) }) {
 			var requests float64
 			_, err := fmt.Sscan(count, &requests)
 			check(b, err)

@@ -14,8 +14,8 @@ import (
 	"github.com/1pass-dev/playbook-operator/hack/world"
 )
 
-// BenchmarkManagerMemory lets the real manager replay a million entries, and compares the most memory that it ever had with what
-// it had before.
+// BenchmarkManagerMemory lets the real manager replay a million entries, and compares the most memory that it ever had
+// with what it had before.
 func BenchmarkManagerMemory(b *testing.B) {
 	ctx := b.Context()
 	w, err := world.Start(ctx, filepath.Join(dir, "world"), servers.PostgresOptions{})
@@ -51,15 +51,16 @@ spec:
   canary: {entries: 0}
 `, application, outbox), "apply", "-f", "-")
 	kubectl("", "wait", "--for=condition=Requeued", "--timeout=30m", "dlqreplay/million")
-	_, err = conn.Exec(ctx, `UPDATE webhook_outbox_entries SET attempts = 1, delivered_at = clock_timestamp() WHERE delivered_at IS NULL`)
+	_, err = conn.Exec(ctx,
+		`UPDATE webhook_outbox_entries SET attempts = 1, delivered_at = clock_timestamp() WHERE delivered_at IS NULL`)
 	check(b, err)
 	kubectl("", "wait", "--for=condition=Ready", "--timeout=30m", "dlqreplay/million")
 	b.ReportMetric(float64(memory(b, manager, "VmHWM")-before)/1024, "rss-growth-mib")
 	b.ReportMetric(0, "ns/op")
 }
 
-// BenchmarkRevokeMemory lets the real manager end a key under a million undelivered entries, and sign them all anew in the same
-// transaction: more of them than its default does.
+// BenchmarkRevokeMemory lets the real manager end a key under a million undelivered entries, and sign them all anew in
+// the same transaction: more of them than its default does.
 func BenchmarkRevokeMemory(b *testing.B) {
 	ctx := b.Context()
 	w, err := world.Start(ctx, filepath.Join(dir, "revocation"), servers.PostgresOptions{})
@@ -77,7 +78,8 @@ func BenchmarkRevokeMemory(b *testing.B) {
 	var kid string
 	_, err = conn.Exec(ctx, `DELETE FROM webhook_signing_keys WHERE kid = $1`, filler)
 	check(b, err)
-	check(b, conn.QueryRow(ctx, `SELECT kid FROM webhook_signing_keys WHERE oauth_application_id = $1`, application).Scan(&kid))
+	check(b,
+		conn.QueryRow(ctx, `SELECT kid FROM webhook_signing_keys WHERE oauth_application_id = $1`, application).Scan(&kid))
 	manager, err := w.StartManager(ctx, "manager")
 	check(b, err)
 	defer func() { check(b, manager.Stop(ctx)) }()
@@ -88,7 +90,8 @@ func BenchmarkRevokeMemory(b *testing.B) {
 		check(b, err)
 		return out
 	}
-	kubectl("", "patch", "platform", "revocation", "--type=merge", "-p", fmt.Sprintf(`{"spec": {"signingKeys": {"resignLimit": %d}}}`, outbox))
+	kubectl("", "patch", "platform", "revocation", "--type=merge", "-p",
+		fmt.Sprintf(`{"spec": {"signingKeys": {"resignLimit": %d}}}`, outbox))
 	kubectl("", "wait", "--for=condition=Ready", "--timeout=5m", "platform/revocation")
 	before := memory(b, manager, "VmRSS")
 	kubectl(fmt.Sprintf(`
@@ -102,7 +105,8 @@ spec:
   reason: benchmark
 `, application, kid), "apply", "-f", "-")
 	kubectl("", "wait", "--for=condition=Revoked", "--timeout=30m", "keycompromise/million")
-	if resigned := kubectl("", "get", "keycompromise/million", "-o", "jsonpath={.status.resignedEntries}"); resigned != fmt.Sprint(outbox) {
+	if resigned := kubectl("", "get", "keycompromise/million", "-o",
+		"jsonpath={.status.resignedEntries}"); resigned != fmt.Sprint(outbox) {
 		b.Fatalf("%s entries were signed anew", resigned)
 	}
 	b.ReportMetric(float64(memory(b, manager, "VmHWM")-before)/1024, "rss-growth-mib")

@@ -48,7 +48,8 @@ func BenchmarkRequeue(b *testing.B) {
 		ofSingleUpdate = append(ofSingleUpdate, took["single"]/took["batches"])
 		xRowByRow = append(xRowByRow, took["rows"]/took["batches"])
 		perSecond = append(perSecond, 1/took["batches"])
-		b.Logf("round %d: µs per entry: batches %.1f, single update %.1f, row by row %.1f", round, took["batches"]*1e6, took["single"]*1e6, took["rows"]*1e6)
+		b.Logf("round %d: µs per entry: batches %.1f, single update %.1f, row by row %.1f", round, took["batches"]*1e6,
+			took["single"]*1e6, took["rows"]*1e6)
 	}
 	b.ReportMetric(median(ofSingleUpdate), "of-single-update")
 	b.ReportMetric(median(xRowByRow), "x-row-by-row")
@@ -63,8 +64,8 @@ type contestant struct {
 	requeue func(*database, *replay) int
 }
 
-// rowByRow is the playbook's one-liner: find_each loads a thousand whole rows at a time in the order of their ids, and update!
-// writes each in a transaction of its own.
+// rowByRow is the playbook's one-liner: find_each loads a thousand whole rows at a time in the order of their ids, and
+// update! writes each in a transaction of its own.
 func (d *database) rowByRow(b *testing.B) int {
 	ctx := b.Context()
 	done := 0

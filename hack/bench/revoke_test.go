@@ -28,14 +28,15 @@ const (
 	// filler is the kid that the outbox of the benchmark is signed by.
 	filler = "whk_filler_1"
 
-	// bareUpdateSQL writes what a revocation writes to the same rows, with signatures as long, and reads and signs nothing.
+	// bareUpdateSQL writes what a revocation writes to the same rows, with signatures as long, and reads and signs
+	// nothing.
 	bareUpdateSQL = `UPDATE webhook_outbox_entries SET kid = 'whk_1_abcdefghij', signature = repeat('s', $2), updated_at = clock_timestamp()
 		WHERE oauth_application_id = $1 AND dlq_at IS NOT NULL AND delivered_at IS NULL`
 	signatureLength = 150
 )
 
-// BenchmarkRevoke compares a revocation that signs 100,000 undelivered entries anew with the larger of its parts: one bare UPDATE of
-// the same rows with a signature as long, and the signing alone on all cores.
+// BenchmarkRevoke compares a revocation that signs 100,000 undelivered entries anew with the larger of its parts: one
+// bare UPDATE of the same rows with a signature as long, and the signing alone on all cores.
 func BenchmarkRevoke(b *testing.B) {
 	for _, algorithm := range []string{"EdDSA", "ES256"} {
 		var ofLimit, took []float64
@@ -48,7 +49,8 @@ func BenchmarkRevoke(b *testing.B) {
 				sign := d.giveKey(b, algorithm)
 				d.checkpoint(b)
 				// Both begin with the rows in memory.
-				rows, err := d.owner.Query(b.Context(), `SELECT payload::text FROM webhook_outbox_entries WHERE oauth_application_id = $1 AND dlq_at IS NOT NULL AND delivered_at IS NULL`, application)
+				rows, err := d.owner.Query(b.Context(),
+					`SELECT payload::text FROM webhook_outbox_entries WHERE oauth_application_id = $1 AND dlq_at IS NOT NULL AND delivered_at IS NULL`, application)
 				check(b, err)
 				bodies, err := pgx.CollectRows(rows, pgx.RowTo[string])
 				check(b, err)
@@ -73,7 +75,8 @@ func BenchmarkRevoke(b *testing.B) {
 			}
 			ofLimit = append(ofLimit, seconds["revoke"]/max(seconds["update"], seconds["sign"]))
 			took = append(took, seconds["revoke"]*1000)
-			b.Logf("%s, round %d: revocation %.2f s, UPDATE %.2f s, signing on all cores %.2f s", algorithm, round, seconds["revoke"], seconds["update"], seconds["sign"])
+			b.Logf("%s, round %d: revocation %.2f s, UPDATE %.2f s, signing on all cores %.2f s", algorithm, round,
+				seconds["revoke"], seconds["update"], seconds["sign"])
 		}
 		b.ReportMetric(median(ofLimit), "of-limit-"+algorithm)
 		b.ReportMetric(median(took), "ms-"+algorithm)
@@ -81,7 +84,8 @@ func BenchmarkRevoke(b *testing.B) {
 	b.ReportMetric(0, "ns/op")
 }
 
-// BenchmarkRevokeLarge measures a revocation with more undelivered entries than it signs anew, each round in the same outbox.
+// BenchmarkRevokeLarge measures a revocation with more undelivered entries than it signs anew, each round in the same
+// outbox.
 func BenchmarkRevokeLarge(b *testing.B) {
 	d := newDatabase(b, "undelivered")
 	defer d.drop(b)
@@ -152,7 +156,8 @@ func (d *database) compromise(b *testing.B) (url, uid string) {
 	operator, err := platformdb.Open(server.URLFor("playbook_operator", password, d.name), nil)
 	check(b, err)
 	defer operator.Close()
-	id := platformdb.Identity{UID: uuid.NewString(), Kind: "KeyCompromise", Namespace: "bench", Name: "bench", SpecDigest: "bench", ApplicationID: application}
+	id := platformdb.Identity{UID: uuid.NewString(), Kind: "KeyCompromise", Namespace: "bench", Name: "bench",
+		SpecDigest: "bench", ApplicationID: application}
 	_, err = operator.OpenOperation(b.Context(), id)
 	check(b, err)
 	return server.URLFor("playbook_signer", password, d.name), id.UID
@@ -161,8 +166,8 @@ func (d *database) compromise(b *testing.B) (url, uid string) {
 // revokeEnv names an operation to a process of this binary that revokes the filler's key for it.
 const revokeEnv = "BENCH_REVOKE"
 
-// revokeApart revokes the filler's key in a process of its own, as the manager is one: goroutines that sign would otherwise keep those
-// that play the dispatcher waiting for Go's scheduler.
+// revokeApart revokes the filler's key in a process of its own, as the manager is one: goroutines that sign would
+// otherwise keep those that play the dispatcher waiting for Go's scheduler.
 func revokeApart(ctx context.Context, url, uid string) (*platformdb.Revocation, error) {
 	cmd := exec.CommandContext(ctx, os.Args[0])
 	cmd.Env = append(os.Environ(), revokeEnv+"="+uid, "DATABASE_URL="+url)
@@ -193,14 +198,16 @@ func revokeAlone(uid string) int {
 	return 0
 }
 
-// BenchmarkRevokeClaim measures what a revocation that signs 100,000 dead entries anew costs the dispatcher, whose webhooks are
-// mostly of others, and those who enqueue for the same application; and what one bare UPDATE of the same rows costs the dispatcher.
+// BenchmarkRevokeClaim measures what a revocation that signs 100,000 dead entries anew costs the dispatcher, whose
+// webhooks are mostly of others, and those who enqueue for the same application; and what one bare UPDATE of the same
+// rows costs the dispatcher.
 func BenchmarkRevokeClaim(b *testing.B) {
 	const other = 2
 	var xClaim, xClaimUpdate, xEnqueue []float64
 	for round := range rounds {
 		// It happens once, so there is no other order.
-		measure := func(change func(d *database) (run func(context.Context) error)) (idleClaims, claims, idleEnqueues, enqueues float64) {
+		measure := func(change func(d *database) (run func(context.Context) error)) (idleClaims, claims, idleEnqueues,
+			enqueues float64) {
 			d := copyOutbox(b)
 			defer d.drop(b)
 			d.giveKey(b, "EdDSA")
@@ -232,7 +239,8 @@ func BenchmarkRevokeClaim(b *testing.B) {
 		xClaim = append(xClaim, claims/idle)
 		xClaimUpdate = append(xClaimUpdate, claimsUpdate/idleToo)
 		xEnqueue = append(xEnqueue, enqueues/idleEnqueues)
-		b.Logf("round %d: p99 in ms: claim %.2f idle, %.2f during the revocation, %.2f during an UPDATE; insertion of %d webhooks %.2f idle, %.2f; %d signed anew, %d claimed",
+		b.Logf("round %d: p99 in ms: claim %.2f idle, %.2f during the revocation, %.2f during an UPDATE; insertion of %d "+
+			"webhooks %.2f idle, %.2f; %d signed anew, %d claimed",
 			round, idle, claims, claimsUpdate, freshPerTick, idleEnqueues, enqueues, r.Resigned, r.Claimed)
 	}
 	b.ReportMetric(median(xClaim), "claim-p99-x-idle")

@@ -25,8 +25,8 @@ var packages = map[string]struct{ module, main string }{
 	"kubectl":        {"k8s.io/kubernetes", "k8s.io/kubernetes/cmd/kubectl"},
 }
 
-// binary returns the path of a program: from KUBEBUILDER_ASSETS where it is set, else one that setup-envtest has or can download,
-// else one built from the source that binaries/go.mod pins.
+// binary returns the path of a program: from KUBEBUILDER_ASSETS where it is set, else one that setup-envtest has or can
+// download, else one built from the source that binaries/go.mod pins.
 func binary(ctx context.Context, program string) (string, error) {
 	if assets := os.Getenv("KUBEBUILDER_ASSETS"); assets != "" {
 		path := filepath.Join(assets, program)
@@ -91,7 +91,8 @@ func build(ctx context.Context, program, version, path string) error {
 		}
 	}
 	// Into a file of its own first: an interrupted build leaves no half a program.
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", flags, "-o", path+".new", packages[program].main)
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", flags, "-o", path+
+		".new", packages[program].main)
 	cmd.Dir = binariesModule()
 	// The caller may be a test with flags of its own.
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
@@ -104,8 +105,8 @@ func build(ctx context.Context, program, version, path string) error {
 	return nil
 }
 
-// kubectl is the one in PATH where its version is at most one minor version from the server's, as Kubernetes supports, else the
-// pinned one.
+// kubectl is the one in PATH where its version is at most one minor version from the server's, as Kubernetes supports,
+// else the pinned one.
 func kubectl(ctx context.Context) (string, error) {
 	version, err := pinned("kubectl")
 	if err != nil {
@@ -119,7 +120,8 @@ func kubectl(ctx context.Context) (string, error) {
 		var client struct{ ClientVersion struct{ Minor string } }
 		out, err := exec.CommandContext(ctx, path, "version", "--client", "-o", "json").Output()
 		if err == nil && json.Unmarshal(out, &client) == nil {
-			if minor, err := strconv.Atoi(strings.TrimRight(client.ClientVersion.Minor, "+")); err == nil && minor >= want-1 && minor <= want+1 {
+			if minor, err := strconv.Atoi(strings.TrimRight(client.ClientVersion.Minor, "+")); err == nil && minor >= want-1 &&
+				minor <= want+1 {
 				return path, nil
 			}
 		}

@@ -24,8 +24,8 @@ import (
 	"github.com/1pass-dev/playbook-operator/hack/servers"
 )
 
-// ControlPlane is an etcd and a kube-apiserver with RBAC. No controller manager runs: nothing collects garbage, and no Deployment
-// gets pods.
+// ControlPlane is an etcd and a kube-apiserver with RBAC. No controller manager runs: nothing collects garbage, and no
+// Deployment gets pods.
 type ControlPlane struct {
 	dir         string
 	config      *rest.Config
@@ -100,7 +100,8 @@ func (c *ControlPlane) startEtcd(ctx context.Context, etcd string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	return c.etcd.AwaitReady(ctx, func(ctx context.Context) error { return healthy(ctx, http.DefaultClient, c.etcdURL+"/health") })
+	return c.etcd.AwaitReady(ctx,
+		func(ctx context.Context) error { return healthy(ctx, http.DefaultClient, c.etcdURL+"/health") })
 }
 
 // StartAPIServer starts a stopped API server, on the port that it had.
@@ -110,9 +111,11 @@ func (c *ControlPlane) StartAPIServer(ctx context.Context) error {
 		return err
 	}
 	cmd := exec.Command(apiserver,
-		"--etcd-servers="+c.etcdURL, "--bind-address=127.0.0.1", "--endpoint-reconciler-type=none", "--secure-port="+strconv.Itoa(c.port),
+		"--etcd-servers="+c.etcdURL, "--bind-address=127.0.0.1", "--endpoint-reconciler-type=none", "--secure-port="+
+			strconv.Itoa(c.port),
 		"--cert-dir="+c.path("certs"), "--token-auth-file="+c.path("tokens.csv"), "--authorization-mode=RBAC",
-		"--service-account-issuer=https://kubernetes.default.svc", "--service-account-key-file="+c.path("service-account.pem"),
+		"--service-account-issuer=https://kubernetes.default.svc", "--service-account-key-file="+
+			c.path("service-account.pem"),
 		"--service-account-signing-key-file="+c.path("service-account.pem"), "--service-cluster-ip-range=10.0.0.0/24",
 		// Nothing creates a default ServiceAccount without a controller manager, and pods are only validated here.
 		"--disable-admission-plugins=ServiceAccount", "--allow-privileged=true", "--profiling=false", "--v=1")
@@ -157,7 +160,8 @@ func (c *ControlPlane) Kubectl(ctx context.Context) (string, error) {
 	return c.kubectl, c.kubectlErr
 }
 
-// KubeconfigForServiceAccount writes a kubeconfig that holds nothing but a token of the ServiceAccount, and returns its path.
+// KubeconfigForServiceAccount writes a kubeconfig that holds nothing but a token of the ServiceAccount, and returns its
+// path.
 func (c *ControlPlane) KubeconfigForServiceAccount(ctx context.Context, namespace, name string) (string, error) {
 	client, err := kubernetes.NewForConfig(c.config)
 	if err != nil {

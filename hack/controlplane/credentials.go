@@ -9,8 +9,8 @@ import (
 	"os"
 )
 
-// writeCredentials writes what the API server reads when it starts: the administrator's token and the key that signs the tokens
-// of ServiceAccounts. Its certificate it makes itself.
+// writeCredentials writes what the API server reads when it starts: the administrator's token and the key that signs
+// the tokens of ServiceAccounts. Its certificate it makes itself.
 func (c *ControlPlane) writeCredentials(token string) error {
 	tokens := fmt.Appendf(nil, "%s,admin,admin,system:masters\n", token)
 	if err := os.WriteFile(c.path("tokens.csv"), tokens, 0o600); err != nil {
@@ -24,5 +24,6 @@ func (c *ControlPlane) writeCredentials(token string) error {
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(c.path("service-account.pem"), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600)
+	return os.WriteFile(c.path("service-account.pem"), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}),
+		0o600)
 }

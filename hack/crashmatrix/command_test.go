@@ -44,7 +44,8 @@ func (s *slot) byCommand(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.admin.Create(ctx, s.secret("ssh", map[string]string{"privateKey": string(sshd.PrivateKey()), "knownHosts": string(sshd.KnownHosts())})); err != nil {
+	if err := s.admin.Create(ctx, s.secret("ssh", map[string]string{"privateKey": string(sshd.PrivateKey()),
+		"knownHosts": string(sshd.KnownHosts())})); err != nil {
 		t.Fatal(err)
 	}
 	platform := &v1alpha1.Platform{}
@@ -54,7 +55,8 @@ func (s *slot) byCommand(t *testing.T) {
 	platform.Spec.Database.SigningSecretRef = nil
 	platform.Spec.Commands = &v1alpha1.PlatformCommands{
 		Type: v1alpha1.CommandTypeSSH, Directory: dir, Bundle: bundle, TimeoutSeconds: 5,
-		SSH: &v1alpha1.PlatformSSH{Host: sshd.Host(), Port: int32(sshd.Port()), User: sshd.User(), SecretRef: v1alpha1.SecretReference{Name: s.name + "-ssh"}},
+		SSH: &v1alpha1.PlatformSSH{Host: sshd.Host(), Port: int32(sshd.Port()), User: sshd.User(),
+			SecretRef: v1alpha1.SecretReference{Name: s.name + "-ssh"}},
 	}
 	if err := s.admin.Update(ctx, platform); err != nil {
 		t.Fatal(err)
@@ -64,19 +66,23 @@ func (s *slot) byCommand(t *testing.T) {
 // patience is for how long a rake that was not started may still be, on a busy machine.
 const patience = 10 * time.Second
 
-// age lets time pass for an intent whose command left no trace: in the object and in the ledger, which know it by its time.
+// age lets time pass for an intent whose command left no trace: in the object and in the ledger, which know it by its
+// time.
 func (s *slot) age(ctx context.Context, obj *v1alpha1.KeyCompromise) error {
 	run := obj.Status.Command
-	if run == nil || len(s.site.RakeRuns()) > s.rakes || time.Since(run.StartedAt.Time) < patience || time.Since(run.StartedAt.Time) > time.Hour {
+	if run == nil || len(s.site.RakeRuns()) > s.rakes || time.Since(run.StartedAt.Time) < patience ||
+		time.Since(run.StartedAt.Time) > time.Hour {
 		return nil
 	}
-	if _, err := s.db.Exec(ctx, `UPDATE playbook.command_runs SET started_at = started_at - interval '2 hours'`); err != nil {
+	if _, err := s.db.Exec(ctx,
+		`UPDATE playbook.command_runs SET started_at = started_at - interval '2 hours'`); err != nil {
 		return err
 	}
 	aged := obj.DeepCopy()
 	aged.Status.Command.StartedAt.Time = run.StartedAt.Add(-2 * time.Hour)
 	if s.bare {
-		aged.Status.StepsBegun = []v1alpha1.StepBegun{{Step: v1alpha1.StepRevoked, At: new(metav1.NewTime(aged.Status.Command.StartedAt.Time))}}
+		aged.Status.StepsBegun = []v1alpha1.StepBegun{{Step: v1alpha1.StepRevoked,
+			At: new(metav1.NewTime(aged.Status.Command.StartedAt.Time))}}
 	}
 	return s.admin.Status().Patch(ctx, aged, client.MergeFrom(obj))
 }
@@ -86,7 +92,8 @@ func (s *slot) withoutDatabase(t *testing.T) {
 	t.Helper()
 	s.bare = true
 	platform := &v1alpha1.Platform{ObjectMeta: metav1.ObjectMeta{Namespace: world.Namespace, Name: s.name}}
-	if err := s.admin.Patch(t.Context(), platform, client.RawPatch(types.MergePatchType, []byte(`{"spec":{"database":null}}`))); err != nil {
+	if err := s.admin.Patch(t.Context(), platform, client.RawPatch(types.MergePatchType,
+		[]byte(`{"spec":{"database":null}}`))); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -105,7 +112,8 @@ func (s *slot) forget(ctx context.Context) error {
 		if err := s.admin.Delete(ctx, k); err != nil {
 			return err
 		}
-		if err := s.admin.Patch(ctx, k, client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`))); client.IgnoreNotFound(err) != nil {
+		if err := s.admin.Patch(ctx, k, client.RawPatch(types.MergePatchType,
+			[]byte(`{"metadata":{"finalizers":null}}`))); client.IgnoreNotFound(err) != nil {
 			return err
 		}
 	}
@@ -145,7 +153,8 @@ var commandVariants = []keyVariant{
 	{variant: variant{name: "an intent that is taken for one that was not sent", rewrite: func(sql string) string {
 		return eachRunBegins(rewrite(`coalesce\(outcome, ''\)`, "'not sent'")(sql))
 	}}, fault: crashmatrix.KilledAfter, at: "SSH packet"},
-	{variant: variant{name: "no lock on the intent, and a ledger that lets each run begin", rewrite: eachRunBegins, kube: unlocked}, fault: crashmatrix.Overtaken},
+	{variant: variant{name: "no lock on the intent, and a ledger that lets each run begin", rewrite: eachRunBegins,
+		kube: unlocked}, fault: crashmatrix.Overtaken},
 }
 
 // forgetful takes the intent out of an object that is read.
@@ -171,7 +180,8 @@ func forgetful(next http.RoundTripper) http.RoundTripper {
 
 // bareVariants have the status alone to keep an intent in.
 var bareVariants = []keyVariant{
-	{variant: variant{name: "an intent that is taken for one that was not sent", kube: forgetful}, fault: crashmatrix.KilledAfter, at: "SSH packet"},
+	{variant: variant{name: "an intent that is taken for one that was not sent", kube: forgetful},
+		fault: crashmatrix.KilledAfter, at: "SSH packet"},
 	{variant: variant{name: "no lock on the intent", kube: unlocked}, fault: crashmatrix.Overtaken},
 }
 
@@ -197,7 +207,8 @@ func playCommandMatrix(t *testing.T, name string, slots []*slot, variants []keyV
 	var unknown atomic.Int64
 	playKeyMatrix(t, name, slots, variants, nil, func(clean, got *leak) error {
 		// At most once: it was not run, and nobody can tell that.
-		if got.Reason == v1alpha1.ReasonOutcomeUnknown && got.Rakes == 0 && reflect.DeepEqual(got.Keys, map[string]int{"active": 1}) {
+		if got.Reason == v1alpha1.ReasonOutcomeUnknown && got.Rakes == 0 && reflect.DeepEqual(got.Keys,
+			map[string]int{"active": 1}) {
 			unknown.Add(1)
 			return nil
 		}

@@ -1,13 +1,10 @@
 package crashmatrix_test
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
-	"encoding/base64"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"net/http"
 	"reflect"
@@ -21,14 +18,11 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/events"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
 	"github.com/1pass-dev/playbook-operator/controllers/access"
-	"github.com/1pass-dev/playbook-operator/controllers/incident"
 	"github.com/1pass-dev/playbook-operator/controllers/signals"
 	"github.com/1pass-dev/playbook-operator/hack/crashmatrix"
 	"github.com/1pass-dev/playbook-operator/hack/logi"
@@ -76,50 +70,6 @@ type outage struct {
 	Repeated string
 }
 
-// newOutageSlot makes a platform with somebody to page, a service at Render and a page for the public.
-func (s *stage) newOutageSlot(ctx context.Context, name string) (_ *slot, err error) {
-	o := &slot{stage: s, name: name}
-	if o.site, err = s.NewSite(ctx, name, logi.Config{ManualDispatch: true, Workers: 1}); err != nil {
-		return nil, err
-	}
-	key := make([]byte, 32)
-	_, _ = rand.Read(key) // never fails
-	hook := "whsec_" + base64.StdEncoding.EncodeToString(key)
-	o.site.Services.SetWebhookSecret("manager", hook)
-	ref := func(suffix string) v1alpha1.SecretReference {
-		return v1alpha1.SecretReference{Name: name + "-" + suffix}
-	}
-	tier := func(name, kind, suffix string, after time.Duration) v1alpha1.OncallTier {
-		return v1alpha1.OncallTier{Name: name, AfterSeconds: new(int32(after.Seconds())), Notify: []v1alpha1.Channel{{Type: kind, SecretRef: ref(suffix)}}}
-	}
-	for _, object := range []client.Object{
-		o.secret("pagerduty", map[string]string{"routingKey": strings.Repeat("k", 32), "url": o.site.URL() + "/pagerduty/v2/enqueue"}),
-		o.secret("slack", map[string]string{"url": o.site.URL() + "/slack/services/T/B/S"}),
-		o.secret("hook", map[string]string{"url": o.site.URL() + "/hooks/manager", "secret": hook}),
-		o.secret("database", map[string]string{"url": o.site.URLAs("playbook_monitor")}),
-		o.secret("render", map[string]string{"apiKey": o.site.Render().Key()}),
-		o.secret("statuspage", map[string]string{"apiKey": o.site.Services.StatuspageKey(), "url": o.site.URL() + "/statuspage/v1"}),
-		&v1alpha1.Platform{ObjectMeta: metav1.ObjectMeta{Namespace: world.Namespace, Name: name}, Spec: v1alpha1.PlatformSpec{
-			URL:      o.site.URL(),
-			Database: &v1alpha1.PlatformDatabase{SecretRef: v1alpha1.SecretReference{Name: "nowhere"}, ReadOnlySecretRef: new(ref("database"))},
-			Render: &v1alpha1.PlatformRender{
-				SecretRef: ref("render"), URL: o.site.URL() + logi.RenderPath, Services: []v1alpha1.RenderService{{Name: "web", ServiceID: logi.WebService}},
-			},
-			Rollback: &v1alpha1.PlatformRollback{Service: "web"},
-			Probes:   &v1alpha1.PlatformProbes{ClearSeconds: int32(clearAfter.Seconds())},
-			Oncall: &v1alpha1.PlatformOncall{RepeatSeconds: 86400, Tiers: []v1alpha1.OncallTier{
-				tier("first", "PagerDuty", "pagerduty", 0), tier("second", "Slack", "slack", secondTierAfter), tier("third", "Webhook", "hook", thirdTierAfter),
-			}},
-			StatusPage: &v1alpha1.PlatformStatusPage{PageID: "page", SecretRef: new(ref("statuspage")), AfterSeconds: new(int32(noticeAfter.Seconds()))},
-		}},
-	} {
-		if err := s.admin.Create(ctx, object); err != nil {
-			return nil, fmt.Errorf("applying the Platform: %w", err)
-		}
-	}
-	return o, o.site.AddMigration(ctx, time.Now().Add(-time.Hour))
-}
-
 // emergency is one run of an outage: a bad deploy, until its fix is live.
 type emergency struct {
 	*slot
@@ -130,9 +80,12 @@ type emergency struct {
 	connections []*access.Connections
 }
 
-// respond plays an outage once, under a plan or none. Where deleted is set, a person deletes the object when a manager is overtaken.
-func (s *slot) respond(ctx context.Context, plan *crashmatrix.Plan, v variant, stale, deleted bool) (got *outage, effects []crashmatrix.Recorded, fired bool, err error) {
-	e := &emergency{slot: s, object: client.ObjectKey{Namespace: world.Namespace, Name: fmt.Sprintf("run-%d", s.runs.Add(1))}}
+// respond plays an outage once, under a plan or none. Where deleted is set, a person deletes the object when a manager
+// is overtaken.
+func (s *slot) respond(ctx context.Context, plan *crashmatrix.Plan, v variant, stale, deleted bool) (got *outage,
+	effects []crashmatrix.Recorded, fired bool, err error) {
+	e := &emergency{slot: s, object: client.ObjectKey{Namespace: world.Namespace,
+		Name: fmt.Sprintf("run-%d", s.runs.Add(1))}}
 	if err := e.begin(ctx); err != nil {
 		return nil, nil, false, err
 	}
@@ -141,7 +94,8 @@ func (s *slot) respond(ctx context.Context, plan *crashmatrix.Plan, v variant, s
 	wire := &crashmatrix.Wire{Plan: plan, Rewrite: v.rewrite}
 	wire.Overtake = func() {
 		if deleted {
-			if err := e.admin.Delete(ctx, &v1alpha1.Incident{ObjectMeta: metav1.ObjectMeta{Namespace: e.object.Namespace, Name: e.object.Name}}); err != nil {
+			if err := e.admin.Delete(ctx, &v1alpha1.Incident{ObjectMeta: metav1.ObjectMeta{Namespace: e.object.Namespace,
+				Name: e.object.Name}}); err != nil {
 				panic(err)
 			}
 		}
@@ -168,7 +122,8 @@ func (s *slot) respond(ctx context.Context, plan *crashmatrix.Plan, v variant, s
 				return client.IgnoreNotFound(err)
 			}
 			return client.IgnoreNotFound(e.admin.Patch(ctx, obj, client.RawPatch(types.MergePatchType,
-				fmt.Appendf(nil, `{"spec":{"approvals":[{"step":"RolledBack","digest":%q,"by":"dana"}]}}`, obj.Status.Rollback.Digest))))
+				fmt.Appendf(nil, `{"spec":{"approvals":[{"step":"RolledBack","digest":%q,"by":"dana"}]}}`,
+					obj.Status.Rollback.Digest))))
 		}},
 		{goodAfter, func() error { e.signals = good(e.now); return nil }},
 		{personAfter, func() error {
@@ -176,7 +131,8 @@ func (s *slot) respond(ctx context.Context, plan *crashmatrix.Plan, v variant, s
 				return nil
 			}
 			obj := &v1alpha1.Incident{ObjectMeta: metav1.ObjectMeta{Namespace: e.object.Namespace, Name: e.object.Name}}
-			return e.admin.Patch(ctx, obj, client.RawPatch(types.MergePatchType, []byte(`{"spec":{"resolution":{"by":"dana"}}}`)))
+			return e.admin.Patch(ctx, obj, client.RawPatch(types.MergePatchType,
+				[]byte(`{"spec":{"resolution":{"by":"dana"}}}`)))
 		}},
 		{fixAfter, func() error {
 			e.site.Render().AddDeploy(logi.WebService, "fix", "live", "manual", e.now)
@@ -234,164 +190,32 @@ func (s *slot) respond(ctx context.Context, plan *crashmatrix.Plan, v variant, s
 	return nil, nil, wire.Fired(), errNotEnded
 }
 
-// begin puts the platform back to where each run begins: a bad commit is live. Then it opens the Incident, whose creation is when the
-// clock stands still.
-func (e *emergency) begin(ctx context.Context) error {
-	e.site.Services.Forget()
-	r := e.site.Render()
-	r.Forget()
-	obj := &v1alpha1.Incident{
-		ObjectMeta: metav1.ObjectMeta{Namespace: e.object.Namespace, Name: e.object.Name},
-		Spec:       v1alpha1.IncidentSpec{PlatformRef: v1alpha1.PlatformReference{Name: e.slot.name}, Category: v1alpha1.CategoryOutage},
-	}
-	if err := e.admin.Create(ctx, obj); err != nil {
-		return fmt.Errorf("opening the incident: %w", err)
-	}
-	e.now = obj.CreationTimestamp.Time
-	r.AddDeploy(logi.WebService, "good", "live", "new_commit", e.now.Add(-10*time.Hour))
-	r.AddDeploy(logi.WebService, "bad", "live", "new_commit", e.now.Add(-time.Minute))
-	e.signals = signals.Signals{Each: []signals.Signal{{
-		Condition: v1alpha1.ConditionUpAnswers, State: metav1.ConditionFalse, Severity: v1alpha1.Sev1, Message: "/up answers HTTP 502",
-		Ground: true, Since: e.now, BadFrom: e.now, EnoughFrom: e.now,
-	}}}
-	return nil
-}
-
-func good(since time.Time) signals.Signals {
-	return signals.Signals{Each: []signals.Signal{{Condition: v1alpha1.ConditionUpAnswers, State: metav1.ConditionTrue, Since: since}}}
-}
-
-// forget removes the incident, and what the Platform remembers of it.
-func (e *emergency) forget(ctx context.Context) error {
-	for _, connections := range e.connections {
-		connections.Close()
-	}
-	obj := &v1alpha1.Incident{ObjectMeta: metav1.ObjectMeta{Namespace: e.object.Namespace, Name: e.object.Name}}
-	p := &v1alpha1.Platform{ObjectMeta: metav1.ObjectMeta{Namespace: world.Namespace, Name: e.slot.name}}
-	return errors.Join(
-		client.IgnoreNotFound(e.admin.Delete(ctx, obj)),
-		client.IgnoreNotFound(e.admin.Patch(ctx, obj, client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`)))),
-		e.admin.Status().Patch(ctx, p, client.RawPatch(types.MergePatchType, []byte(`{"status":{"rollbacks":null,"notice":null}}`))),
-	)
-}
-
-// newManager puts a manager together as cmd/manager does, with everything that leaves it going over the wire.
-func (e *emergency) newManager(wire *crashmatrix.Wire, v variant, stale bool) (*incident.Reconciler, error) {
-	config := rest.CopyConfig(e.manager)
-	config.Wrap(func(next http.RoundTripper) http.RoundTripper {
-		next = wire.Transport(next, e.write)
-		if v.kube != nil {
-			next = v.kube(next)
-		}
-		return next
-	})
-	c, err := client.NewWithWatch(config, client.Options{Scheme: e.scheme, Mapper: e.mapper, FieldOwner: "playbook-manager"})
-	if err != nil {
-		return nil, err
-	}
-	transport := wire.Transport(&http.Transport{DisableKeepAlives: true}, told)
-	if v.http != nil {
-		transport = v.http(transport)
-	}
-	connections := &access.Connections{Secrets: c, Transport: transport, Dial: wire.Dial}
-	e.connections = append(e.connections, connections)
-	return &incident.Reconciler{
-		Client: e.cached(c, stale), APIReader: c, Recorder: &events.FakeRecorder{},
-		Connections: connections,
-		Signals:     func(client.ObjectKey) signals.Signals { return e.signals },
-		Now:         func() time.Time { return e.now },
-	}, nil
-}
-
-// write names a write to the API server; reads are no effects.
-func (e *emergency) write(request *http.Request) string {
-	return strings.ReplaceAll(kubernetesWrite(request), "/"+e.slot.name, "")
-}
-
 var noticeID = regexp.MustCompile(`/incidents/[a-z0-9]+$`)
 
-// told names what a far side is told; reads are no effects.
-func told(request *http.Request) string {
-	if request.Method == http.MethodGet {
-		return ""
-	}
-	return request.Method + " " + noticeID.ReplaceAllString(request.URL.Path, "/incidents/:id")
-}
-
-// left reads what the run left behind.
-func (e *emergency) left(ctx context.Context, obj *v1alpha1.Incident, unknown bool) (*outage, error) {
-	r, services := e.site.Render(), e.site.Services
-	got := &outage{
-		Rollbacks: r.Counts().Rollbacks, AutoDeploy: r.AutoDeploy(logi.WebService), Unknown: unknown,
-		Pages: map[string]int{}, Alerts: map[string]int{}, Resolved: map[string]bool{}, Conditions: map[string]string{},
-	}
-	for _, page := range services.Pages() {
-		got.Alerts[page.State]++
-		got.Pages["first"] += page.Triggers
-	}
-	for _, chat := range services.Chats() {
-		if strings.HasPrefix(chat.Text, "Resolved: ") {
-			got.Resolved["second"] = true
-		} else {
-			got.Pages["second"]++
-		}
-	}
-	for _, hook := range services.Webhooks() {
-		if strings.Contains(hook.Body, `"type":"page.resolved"`) {
-			got.Resolved["third"] = true
-		} else {
-			got.Pages["third"] += hook.Times
-		}
-	}
-	for _, notice := range services.Notices() {
-		var statuses []string
-		last := ""
-		for _, update := range slices.Backward(notice.Updates) {
-			if update.Body == last {
-				got.Repeated = last
-			}
-			last = update.Body
-			statuses = append(statuses, update.Status)
-		}
-		got.Notices = append(got.Notices, strings.Join(statuses, " "))
-	}
-	p := &v1alpha1.Platform{}
-	if err := e.admin.Get(ctx, client.ObjectKey{Namespace: world.Namespace, Name: e.slot.name}, p); err != nil {
-		return nil, err
-	}
-	if p.Status.Notice != nil {
-		got.Held = "notice"
-	}
-	for _, rollback := range p.Status.Rollbacks {
-		got.Held += string(rollback.State) + " " + string(rollback.AutoDeploy)
-	}
-	if obj != nil {
-		for _, c := range obj.Status.Conditions {
-			got.Conditions[c.Type] = string(c.Status) + " " + c.Reason
-		}
-	}
-	return got, nil
-}
-
-// unknownOutcome says whether a plan can leave a rollback of which nobody can tell whether Render was asked for it: the manager ended
-// between the intent and the call, or did not learn that the intent was written.
+// unknownOutcome says whether a plan can leave a rollback of which nobody can tell whether Render was asked for it: the
+// manager ended between the intent and the call, or did not learn that the intent was written.
 func unknownOutcome(plan crashmatrix.Plan) bool {
 	switch plan.What {
 	case "PATCH /platforms/status":
 		return plan.Fault == crashmatrix.ReplyLost || plan.Fault == crashmatrix.KilledAfter
+	case "PATCH /incidents/status":
+		// The Incident repeats what its Platform says, before Render is asked.
+		return plan.Fault == crashmatrix.DiedBefore || plan.Fault == crashmatrix.KilledAfter
 	case askRollback:
 		return plan.Fault == crashmatrix.DiedBefore
 	}
 	return false
 }
 
-// unknownPage says whether a plan can leave a page of which nobody can tell whether it arrived, so that it is sent again.
+// unknownPage says whether a plan can leave a page of which nobody can tell whether it arrived, so that it is sent
+// again.
 func unknownPage(plan crashmatrix.Plan) bool {
 	switch {
 	case plan.What == "PATCH /incidents/status":
 		// What became of the page was not written down, or not yet.
 		return plan.Fault == crashmatrix.DiedBefore || plan.Fault == crashmatrix.Overtaken
-	case strings.HasPrefix(plan.What, "POST /pagerduty"), strings.HasPrefix(plan.What, "POST /slack"), strings.HasPrefix(plan.What, "POST /hooks"):
+	case strings.HasPrefix(plan.What, "POST /pagerduty"), strings.HasPrefix(plan.What,
+		"POST /slack"), strings.HasPrefix(plan.What, "POST /hooks"):
 		return plan.Fault != crashmatrix.DiedBefore
 	}
 	return false
@@ -408,8 +232,8 @@ func judge(clean, got *outage, plan crashmatrix.Plan) error {
 		if !unknownOutcome(plan) {
 			return fail("the rollback's outcome is unknown, and why")
 		}
-		// At most once: it was not asked for, and nobody can tell that; a person closed the incident.
-		want[v1alpha1.StepRolledBack], want[v1alpha1.StepMitigated] = "False NotNeeded", "False NotNeeded"
+		// At most once: it was not asked for, and nobody can tell that. The incident closes when the signals stay good.
+		want[v1alpha1.StepRolledBack] = "False NotNeeded"
 		held = "Requested Restored"
 	}
 	repetitions := 0
@@ -443,7 +267,8 @@ func judge(clean, got *outage, plan crashmatrix.Plan) error {
 	return nil
 }
 
-// afterDeletedIncident says what is wrong where a person deleted the object in the middle: nobody is left with an alert or a notice.
+// afterDeletedIncident says what is wrong where a person deleted the object in the middle: nobody is left with an alert
+// or a notice.
 func afterDeletedIncident(got *outage) error {
 	switch {
 	case got.Rollbacks > 1:
@@ -473,59 +298,6 @@ const (
 	addNotice   = "POST /statuspage/v1/pages/page/incidents"
 )
 
-// patching is true of status patches of a kind whose body contains text.
-func patching(kind, text string) func(path, body string) bool {
-	return func(path, body string) bool {
-		return strings.Contains(path, "/"+kind+"/") && strings.HasSuffix(path, "/status") && strings.Contains(body, text)
-	}
-}
-
-// body changes what is sent in requests of a method whose path contains path.
-func body(method, path string, change func(string) string) func(http.RoundTripper) http.RoundTripper {
-	return func(next http.RoundTripper) http.RoundTripper {
-		return roundTrip(func(request *http.Request) (*http.Response, error) {
-			if request.Method != method || !strings.Contains(request.URL.Path, path) {
-				return next.RoundTrip(request)
-			}
-			text, err := io.ReadAll(request.Body)
-			if err != nil {
-				return nil, err
-			}
-			changed := change(string(text))
-			request = request.Clone(request.Context())
-			request.Body, request.ContentLength = io.NopCloser(strings.NewReader(changed)), int64(len(changed))
-			return next.RoundTrip(request)
-		})
-	}
-}
-
-// answering answers a read by itself.
-func answering(path, text string) func(http.RoundTripper) http.RoundTripper {
-	return func(next http.RoundTripper) http.RoundTripper {
-		return roundTrip(func(request *http.Request) (*http.Response, error) {
-			if request.Method != http.MethodGet || !strings.Contains(request.URL.Path, path) {
-				return next.RoundTrip(request)
-			}
-			return &http.Response{
-				StatusCode: http.StatusOK, Header: http.Header{"Content-Type": {"application/json"}}, Body: io.NopCloser(bytes.NewBufferString(text)), Request: request,
-			}, nil
-		})
-	}
-}
-
-// only applies a change to requests of one method whose path contains path.
-func only(method, path string, change func(http.RoundTripper) http.RoundTripper) func(http.RoundTripper) http.RoundTripper {
-	return func(next http.RoundTripper) http.RoundTripper {
-		changed := change(next)
-		return roundTrip(func(request *http.Request) (*http.Response, error) {
-			if request.Method == method && strings.Contains(request.URL.Path, path) {
-				return changed.RoundTrip(request)
-			}
-			return next.RoundTrip(request)
-		})
-	}
-}
-
 var mistakes = []mistake{
 	{variant{name: "a rollback without its intent", kube: body(http.MethodPatch, "/platforms/", func(text string) string {
 		return strings.ReplaceAll(text, `"state":"Requested"`, `"state":"Preparing"`)
@@ -533,21 +305,28 @@ var mistakes = []mistake{
 	{variant{name: "a rollback that does not see the migration", rewrite: func(sql string) string {
 		return strings.ReplaceAll(sql, "> $1", "> '9' || $1")
 	}}, crashmatrix.Overtaken, askRollback},
-	{variant{name: "an intent without the optimistic lock", kube: only(http.MethodPatch, "/platforms/", unlocked)}, crashmatrix.Overtaken, "PATCH /platforms/status"},
-	{variant{name: "a rollback that is asked for again when its answer is lost", http: only(http.MethodPost, "/rollback", repeat)}, crashmatrix.ReplyLost, askRollback},
-	{variant{name: "an auto-deploy of which nobody knows who switched it off", kube: swallow(patching("platforms", `"autoDeploy":"Off"`))}, crashmatrix.KilledAfter, setService},
-	{variant{name: "a page that is written down as accepted before it is sent", kube: body(http.MethodPatch, "/status", func(text string) string {
-		if strings.Contains(text, `"state":"Sending"`) {
-			text = strings.Replace(text, `"status":{`, `"status":{"pagedAt":"2026-01-01T00:00:00Z",`, 1)
-		}
-		return strings.ReplaceAll(text, `"state":"Sending"`, `"state":"Accepted"`)
-	})}, crashmatrix.DiedBefore, "POST /"},
-	{variant{name: "a page of which nobody writes down that it was accepted", kube: swallow(patching("incidents", `"state":"Accepted"`))}, crashmatrix.DiedBefore, "POST /"},
+	{variant{name: "an intent without the optimistic lock", kube: only(http.MethodPatch, "/platforms/", unlocked)},
+		crashmatrix.Overtaken, "PATCH /platforms/status"},
+	{variant{name: "a rollback that is asked for again when its answer is lost",
+		http: only(http.MethodPost, "/rollback", repeat)}, crashmatrix.ReplyLost, askRollback},
+	{variant{name: "an auto-deploy of which nobody knows who switched it off",
+		kube: swallow(patching("platforms", `"autoDeploy":"Off"`))}, crashmatrix.KilledAfter, setService},
+	{variant{name: "a page that is written down as accepted before it is sent",
+		kube: body(http.MethodPatch, "/status", func(text string) string {
+			if strings.Contains(text, `"state":"Sending"`) {
+				text = strings.Replace(text, `"status":{`, `"status":{"pagedAt":"2026-01-01T00:00:00Z",`, 1)
+			}
+			return strings.ReplaceAll(text, `"state":"Sending"`, `"state":"Accepted"`)
+		})}, crashmatrix.DiedBefore, "POST /"},
+	{variant{name: "a page of which nobody writes down that it was accepted",
+		kube: swallow(patching("incidents", `"state":"Accepted"`))}, crashmatrix.DiedBefore, "POST /"},
 	{variant{name: "another alert for each attempt", http: body(http.MethodPost, "/pagerduty/", func(text string) string {
 		return strings.Replace(text, `"dedup_key":"`, `"dedup_key":"`+rand.Text(), 1)
 	})}, crashmatrix.ReplyLost, "POST /pagerduty"},
-	{variant{name: "a notice that is published without looking for it", http: answering("/incidents/unresolved", "[]")}, crashmatrix.ReplyLost, addNotice},
-	{variant{name: "a notice whose intent has no optimistic lock", kube: only(http.MethodPatch, "/incidents/", unlocked)}, crashmatrix.Overtaken, "PATCH /incidents/status"},
+	{variant{name: "a notice that is published without looking for it", http: answering("/incidents/unresolved", "[]")},
+		crashmatrix.ReplyLost, addNotice},
+	{variant{name: "a notice whose intent has no optimistic lock", kube: only(http.MethodPatch, "/incidents/",
+		unlocked)}, crashmatrix.Overtaken, "PATCH /incidents/status"},
 }
 
 func TestCrashMatrixIncident(t *testing.T) {
@@ -641,5 +420,6 @@ func TestCrashMatrixIncident(t *testing.T) {
 			t.Errorf("a manager with %s passes", v.name)
 		}
 	}
-	fmt.Printf("crash matrix Incident: %d effects, %d plans, %d/%d variants caught\n", len(recorded), len(plans)+len(deletions)+1, caught, len(mistakes))
+	fmt.Printf("crash matrix Incident: %d effects, %d plans, %d/%d variants caught\n", len(recorded),
+		len(plans)+len(deletions)+1, caught, len(mistakes))
 }

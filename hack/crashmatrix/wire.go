@@ -1,5 +1,6 @@
-// Package crashmatrix makes a manager fail at each of its effects in turn: what leaves it is recorded and cut off where the bytes
-// leave, at the dialer of its database connections and at the transport of its HTTP requests. Nothing in the manager knows.
+// Package crashmatrix makes a manager fail at each of its effects in turn: what leaves it is recorded and cut off where
+// the bytes leave, at the dialer of its database connections and at the transport of its HTTP requests. Nothing in the
+// manager knows.
 package crashmatrix
 
 import (
@@ -16,7 +17,8 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 )
 
-// Effect is something that leaves the manager: an SQL statement, a BEGIN or COMMIT, a write to the API server, an HTTP call.
+// Effect is something that leaves the manager: an SQL statement, a BEGIN or COMMIT, a write to the API server, an HTTP
+// call.
 type Effect struct {
 	// What it is, without values.
 	What string
@@ -223,8 +225,8 @@ func (c *sshConn) Read(p []byte) (int, error) {
 	return 0, errors.Join(io.ErrUnexpectedEOF, c.Close())
 }
 
-// conn understands as much of Postgres' protocol as it takes to tell statements apart: after the startup message, each message is
-// a type, a length and a body (https://www.postgresql.org/docs/current/protocol-message-formats.html).
+// conn understands as much of Postgres' protocol as it takes to tell statements apart: after the startup message, each
+// message is a type, a length and a body (https://www.postgresql.org/docs/current/protocol-message-formats.html).
 type conn struct {
 	net.Conn
 	wire       *Wire
@@ -240,7 +242,8 @@ type conn struct {
 	answer []byte // what was read of it
 }
 
-// Write forwards what the client wrote up to the last complete request: a simple Query, or messages that end with a Sync.
+// Write forwards what the client wrote up to the last complete request: a simple Query, or messages that end with a
+// Sync.
 func (c *conn) Write(p []byte) (int, error) {
 	c.pending = append(c.pending, p...)
 	for {
@@ -324,7 +327,8 @@ func (c *conn) request(group []byte, executed []string) error {
 	what := name(executed)
 	if what != "" {
 		begun := c.within
-		c.within = what == "SQL begin" || strings.HasPrefix(what, "SQL begin ") || begun && what != "SQL commit" && what != "SQL rollback"
+		c.within = what == "SQL begin" || strings.HasPrefix(what, "SQL begin ") || begun && what != "SQL commit" &&
+			what != "SQL rollback"
 		fault, err := c.wire.leave(what, begun && c.within)
 		if err != nil {
 			return errors.Join(err, c.Close())
@@ -346,8 +350,8 @@ func name(executed []string) string {
 	return "SQL " + what[:min(len(what), 160)]
 }
 
-// Read returns replies. One that is lost is read to its end, so that what was asked for has happened, and then the connection
-// breaks.
+// Read returns replies. One that is lost is read to its end, so that what was asked for has happened, and then the
+// connection breaks.
 func (c *conn) Read(p []byte) (int, error) {
 	for {
 		n, err := c.Conn.Read(p)

@@ -1,5 +1,5 @@
-// The demo tells the story of a replay, and of a key that leaks, in kubectl's own output, on a real API server, a real Postgres and the stand-in platform.
-// With -dev it keeps the same world running until Ctrl-C.
+// The demo tells the story of a replay, and of a key that leaks, in kubectl's own output, on a real API server, a real
+// Postgres and the stand-in platform. With -dev it keeps the same world running until Ctrl-C.
 package main
 
 import (
@@ -50,7 +50,8 @@ func run(ctx context.Context, dev bool) (err error) {
 		return fmt.Errorf("making a folder for the servers: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	fmt.Println("Starting etcd, kube-apiserver, Postgres, the stand-in platform and the manager. The first time this builds them, which takes minutes.")
+	fmt.Println("Starting etcd, kube-apiserver, Postgres, the stand-in platform and the manager. The first time this " +
+		"builds them, which takes minutes.")
 	w, err := world.Start(ctx, dir, servers.PostgresOptions{Fast: true})
 	if err != nil {
 		return err
@@ -125,8 +126,8 @@ The manager's log is %s. Ctrl-C stops everything.
 	}
 }
 
-// removeInTheEnd removes a file when the returned function is called, or when this process ends, however that happens: a shell
-// waits for the end of a pipe that nobody else holds.
+// removeInTheEnd removes a file when the returned function is called, or when this process ends, however that happens:
+// a shell waits for the end of a pipe that nobody else holds.
 func removeInTheEnd(path string) (forget func(), err error) {
 	shell := exec.Command("sh", "-c", `read _; rm -f "$0"`, path)
 	shell.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is not for it

@@ -30,7 +30,8 @@ type story struct {
 
 func tell(ctx context.Context, w *world.World, site *world.Site) error {
 	s := &story{World: w, site: site}
-	chapters := []func(context.Context) error{s.outage, s.platform, s.plan, s.tooEarly, s.replay, s.proof, s.leak, s.end, s.bringRest, s.watched, s.badDeploy, s.fix}
+	chapters := []func(context.Context) error{s.outage, s.platform, s.plan, s.tooEarly, s.replay, s.proof, s.leak, s.end,
+		s.bringRest, s.watched, s.badDeploy, s.fix}
 	for _, chapter := range chapters {
 		if err := chapter(ctx); err != nil {
 			return err
@@ -40,7 +41,8 @@ func tell(ctx context.Context, w *world.World, site *world.Site) error {
 }
 
 func (s *story) outage(ctx context.Context) error {
-	say("acme (application 42) is down. Its webhooks were tried again until they died; those of globex and initech arrive.")
+	say("acme (application 42) is down. Its webhooks were tried again until they died; those of globex and initech " +
+		"arrive.")
 	s.site.SetFault(42, logi.Fault{Status: 503, Body: "Service Unavailable"})
 	if _, err := s.site.SeedDead(ctx, 42, outage*9/10, "HTTP 503: Service Unavailable", 7); err != nil {
 		return err
@@ -82,23 +84,27 @@ func (s *story) plan(ctx context.Context) error {
 }
 
 func (s *story) tooEarly(ctx context.Context) error {
-	say("The replay is applied while acme is still down. Ten entries go first, as a canary, and acme fails them: nothing else is touched.")
+	say("The replay is applied while acme is still down. Ten entries go first, as a canary, and acme fails them: " +
+		"nothing else is touched.")
 	if err := s.apply(ctx, "acme-after-outage", "  ratePerSecond: 1000\n"); err != nil {
 		return err
 	}
-	if err := s.kubectl(ctx, "wait", "--for=condition=Stalled", "dlqreplay/acme-after-outage", "--timeout=60s"); err != nil {
+	if err := s.kubectl(ctx, "wait", "--for=condition=Stalled", "dlqreplay/acme-after-outage",
+		"--timeout=60s"); err != nil {
 		return err
 	}
 	if err := s.kubectl(ctx, "get", "dlqreplays"); err != nil {
 		return err
 	}
-	return s.kubectl(ctx, "get", "dlqreplay", "acme-after-outage", "-o", `jsonpath={.status.conditions[?(@.type=="Stalled")].message}{"\n"}`)
+	return s.kubectl(ctx, "get", "dlqreplay", "acme-after-outage", "-o",
+		`jsonpath={.status.conditions[?(@.type=="Stalled")].message}{"\n"}`)
 }
 
 func (s *story) replay(ctx context.Context) error {
 	say("acme is back. The replay is asked to go on: a fresh canary, and then every entry, in the old order.")
 	s.site.SetFault(42, logi.Fault{})
-	if err := s.kubectl(ctx, "annotate", "dlqreplay", "acme-after-outage", "playbook.1pass.dev/requestedAt="+time.Now().UTC().Format(time.RFC3339)); err != nil {
+	if err := s.kubectl(ctx, "annotate", "dlqreplay", "acme-after-outage", "playbook.1pass.dev/requestedAt="+
+		time.Now().UTC().Format(time.RFC3339)); err != nil {
 		return err
 	}
 	if err := s.watch(ctx, "dlqreplay", "acme-after-outage"); err != nil {
@@ -152,11 +158,13 @@ func (s *story) proof(_ context.Context) error {
 		for _, status := range slices.Sorted(maps.Keys(c.Attempts)) {
 			answers = append(answers, fmt.Sprintf("HTTP %d ×%d", status, c.Attempts[status]))
 		}
-		fmt.Printf("%-8s received %d webhooks, %d of them more than once; it answered %s\n", a.name, c.Received, c.Duplicates, strings.Join(answers, ", "))
+		fmt.Printf("%-8s received %d webhooks, %d of them more than once; it answered %s\n", a.name, c.Received, c.Duplicates,
+			strings.Join(answers, ", "))
 	}
 	acme := counts[42]
 	if acme.Received != outage || acme.Duplicates != 0 {
-		return fmt.Errorf("acme received %d webhooks, %d of them twice; it should have received %d, each once", acme.Received, acme.Duplicates, outage)
+		return fmt.Errorf("acme received %d webhooks, %d of them twice; it should have received %d, each once", acme.Received,
+			acme.Duplicates, outage)
 	}
 	fmt.Printf("\nEach of the %d webhooks that died reached acme exactly once.\n", outage)
 	return nil
@@ -189,7 +197,8 @@ func (s *story) forge(ctx context.Context) (int, error) {
 
 func (s *story) end(ctx context.Context) error {
 	say(fmt.Sprintf("One manifest ends the key. %d webhooks of acme are undelivered, and signed by it.", leftover))
-	if err := s.applyKind(ctx, "KeyCompromise", "acme-leak", fmt.Sprintf("  kid: %s\n  reason: private key found in a CI log\n", s.stolen.Kid())); err != nil {
+	if err := s.applyKind(ctx, "KeyCompromise", "acme-leak",
+		fmt.Sprintf("  kid: %s\n  reason: private key found in a CI log\n", s.stolen.Kid())); err != nil {
 		return err
 	}
 	if err := s.watch(ctx, "keycompromise", "acme-leak"); err != nil {
@@ -222,7 +231,8 @@ func (s *story) bringRest(ctx context.Context) error {
 	}
 	// With the forged one that it believed, and the event.
 	if acme := s.site.Counts()[42]; acme.Received != outage+leftover+2 || acme.Duplicates != 0 {
-		return fmt.Errorf("acme received %d webhooks, %d of them twice; it should have received %d, each once", acme.Received, acme.Duplicates, outage+leftover+2)
+		return fmt.Errorf("acme received %d webhooks, %d of them twice; it should have received %d, each once", acme.Received,
+			acme.Duplicates, outage+leftover+2)
 	}
 	return nil
 }
@@ -235,11 +245,18 @@ func (s *story) watched(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := s.kubectl(ctx, "wait", `--for=jsonpath={.status.signals.summary}=ok`, "platform/production", "--timeout=120s"); err != nil {
-		return err
+	// A signal that was never good is no outage. WebhooksDelivered is unknown while no webhook is attempted.
+	for _, signal := range []string{v1alpha1.ConditionUpAnswers, v1alpha1.ConditionTokensIssued,
+		v1alpha1.ConditionJWKSServed} {
+		if err := s.kubectl(ctx, "wait", "--for=condition="+signal, "platform/production", "--timeout=120s"); err != nil {
+			return err
+		}
 	}
 	return s.kubectl(ctx, "get", "platforms")
 }
+
+// ageOfIncident is the place of its age in the row of an Incident that reached somebody.
+const ageOfIncident = 5
 
 func (s *story) badDeploy(ctx context.Context) error {
 	say("Commit 9fceb02 is pushed and deployed. It breaks everything, and nobody does anything about it by hand.")
@@ -253,9 +270,13 @@ func (s *story) badDeploy(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if strings.HasPrefix(line, "production") && withoutAge(line) != withoutAge(last) {
-			fmt.Print(line)
-			last = line
+		// Without its age. Columns that are not set yet are blank, and then there are fewer.
+		if fields := strings.Fields(line); strings.HasPrefix(line, "production") && len(fields) > ageOfIncident {
+			fields[ageOfIncident] = ""
+			if row := strings.Join(fields, " "); row != last {
+				fmt.Print(line)
+				last = row
+			}
 		}
 		if strings.Contains(line, v1alpha1.ReasonAwaitingFix) {
 			break
@@ -270,12 +291,15 @@ func (s *story) badDeploy(ctx context.Context) error {
 	for _, page := range s.site.Services.Pages() {
 		fmt.Printf("PagerDuty: %q, %s, triggered %d times, now %s\n", page.Summary, page.Severity, page.Triggers, page.State)
 	}
-	fmt.Printf("Render: rolled back %d times; auto-deploy is on: %t\n\n", s.site.Render().Counts().Rollbacks, s.site.Render().AutoDeploy(logi.WebService))
-	return s.kubectl(ctx, "get", "platforms", "-o", `custom-columns=NAME:.metadata.name,SIGNALS:.status.signals.summary,AUTO-DEPLOY OFF:.status.conditions[?(@.type=="AutoDeployOff")].status`)
+	fmt.Printf("Render: rolled back %d times; auto-deploy is on: %t\n\n", s.site.Render().Counts().Rollbacks,
+		s.site.Render().AutoDeploy(logi.WebService))
+	return s.kubectl(ctx, "get", "platforms", "-o",
+		`custom-columns=NAME:.metadata.name,SIGNALS:.status.signals.summary,AUTO-DEPLOY OFF:.status.conditions[?(@.type=="AutoDeployOff")].status`)
 }
 
 func (s *story) fix(ctx context.Context) error {
-	say("In the morning somebody deploys the fix, d4e5f6a. Auto-deploy comes back, and the incident is complete.")
+	say("In the morning somebody deploys the fix, d4e5f6a. When it is live and the signals stayed good, auto-deploy " +
+		"comes back.")
 	s.site.Render().DeployCommit(logi.WebService, "d4e5f6a")
 	name, err := s.Kubectl(ctx, "-n", world.Namespace, "get", "incidents", "-o", "jsonpath={.items[0].metadata.name}")
 	if err != nil {
@@ -287,7 +311,8 @@ func (s *story) fix(ctx context.Context) error {
 	if err := s.kubectl(ctx, "get", "incidents"); err != nil {
 		return err
 	}
-	if err := s.kubectl(ctx, "get", "incident", name, "-o", `jsonpath={range .status.timeline[*]}{.at}  {.text}{"\n"}{end}`); err != nil {
+	if err := s.kubectl(ctx, "get", "incident", name, "-o",
+		`jsonpath={range .status.timeline[*]}{.at}  {.text}{"\n"}{end}`); err != nil {
 		return err
 	}
 	if err := s.kubectl(ctx, "get", "incident", name, "-o", "jsonpath={.status.durations}"); err != nil {
@@ -295,7 +320,8 @@ func (s *story) fix(ctx context.Context) error {
 	}
 	fmt.Println()
 	pages := s.site.Services.Pages()
-	if render := s.site.Render(); render.Counts().Rollbacks != 1 || !render.AutoDeploy(logi.WebService) || len(pages) != 1 || pages[0].Triggers != 1 {
+	if render := s.site.Render(); render.Counts().Rollbacks != 1 || !render.AutoDeploy(logi.WebService) ||
+		len(pages) != 1 || pages[0].Triggers != 1 {
 		return fmt.Errorf("it should have been one rollback and one page: %+v, %+v", render.Counts(), pages)
 	}
 	return nil

@@ -37,7 +37,8 @@ func (s *Server) routes() http.Handler {
 		return in.Fault, nil
 	}))
 	mux.HandleFunc("POST /_control/jwks", control(s.controlJWKS))
-	mux.HandleFunc("GET /_control/counts", func(w http.ResponseWriter, _ *http.Request) { respond(w, http.StatusOK, s.Counts()) })
+	mux.HandleFunc("GET /_control/counts",
+		func(w http.ResponseWriter, _ *http.Request) { respond(w, http.StatusOK, s.Counts()) })
 	mux.HandleFunc("POST /_control/nonces", control(func(_ context.Context, in struct {
 		EntryID int64 `json:"entryID,string"`
 	}) (any, error) {
@@ -118,7 +119,8 @@ func (s *Server) listOutbox(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	var total int
-	err := s.pool.QueryRow(r.Context(), `SELECT count(*) FROM webhook_outbox_entries WHERE dlq_at IS NOT NULL AND delivered_at IS NULL`).Scan(&total)
+	err := s.pool.QueryRow(r.Context(),
+		`SELECT count(*) FROM webhook_outbox_entries WHERE dlq_at IS NOT NULL AND delivered_at IS NULL`).Scan(&total)
 	var rows pgx.Rows
 	if err == nil {
 		rows, err = s.pool.Query(r.Context(), `SELECT id, oauth_application_id, event_type, idempotency_key, kid, attempts, enqueued_at, dlq_at, last_error
@@ -132,7 +134,8 @@ func (s *Server) listOutbox(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusInternalServerError, "internal", err.Error())
 		return
 	}
-	respond(w, http.StatusOK, map[string]any{"entries": entries, "meta": map[string]int{"page": page, "per_page": perPage, "total": total}})
+	respond(w, http.StatusOK,
+		map[string]any{"entries": entries, "meta": map[string]int{"page": page, "per_page": perPage, "total": total}})
 }
 
 type nonce struct {

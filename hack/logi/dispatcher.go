@@ -21,7 +21,8 @@ const (
 	taking = `SELECT e.id, e.oauth_application_id, e.event_type, e.payload::text, e.idempotency_key, e.signature, e.attempts, coalesce(a.webhook_url, '')
 	FROM webhook_outbox_entries e JOIN oauth_applications a ON a.id = e.oauth_application_id WHERE ` + due
 
-	// ClaimQuery takes the entry that is due first. Its row lock is held until the attempt has been written down, HTTP call included.
+	// ClaimQuery takes the entry that is due first. Its row lock is held until the attempt has been written down, HTTP
+	// call included.
 	ClaimQuery = taking + ` ORDER BY e.enqueued_at, e.id LIMIT 1 FOR UPDATE OF e SKIP LOCKED`
 	claimOne   = taking + ` AND e.id = $1 FOR UPDATE OF e SKIP LOCKED`
 )
@@ -42,8 +43,8 @@ func (s *Server) work(ctx context.Context) {
 	}
 }
 
-// DispatchOnce attempts each entry that is due once, and returns how many. What becomes due meanwhile waits for the next time: a
-// replay refills what is dispatched, and would otherwise be followed to its end.
+// DispatchOnce attempts each entry that is due once, and returns how many. What becomes due meanwhile waits for the
+// next time: a replay refills what is dispatched, and would otherwise be followed to its end.
 func (s *Server) DispatchOnce(ctx context.Context) (int, error) {
 	rows, err := s.pool.Query(ctx, `SELECT e.id FROM webhook_outbox_entries e WHERE `+due+` ORDER BY e.enqueued_at, e.id`)
 	if err != nil {
@@ -81,7 +82,8 @@ type claimed struct {
 func (s *Server) deliverOne(ctx context.Context, claim string, args ...any) (delivered bool, err error) {
 	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 		var e claimed
-		err := tx.QueryRow(ctx, claim, args...).Scan(&e.id, &e.application, &e.eventType, &e.body, &e.key, &e.signature, &e.attempts, &e.url)
+		err := tx.QueryRow(ctx, claim, args...).Scan(&e.id, &e.application, &e.eventType, &e.body, &e.key, &e.signature,
+			&e.attempts, &e.url)
 		if errors.Is(err, pgx.ErrNoRows) {
 			return nil
 		}
@@ -144,11 +146,12 @@ func rubyError(err error) string {
 	return "SocketError: " + err.Error()
 }
 
-// writeDown follows the platform's rule: 2xx is delivered, 5xx, 408, 429 and no answer are retried with backoff, and any other
-// answer goes straight to the DLQ.
+// writeDown follows the platform's rule: 2xx is delivered, 5xx, 408, 429 and no answer are retried with backoff, and
+// any other answer goes straight to the DLQ.
 func (s *Server) writeDown(ctx context.Context, tx pgx.Tx, e *claimed) error {
 	attempts := e.attempts + 1
-	retried := e.answered == 0 || e.answered >= 500 || e.answered == http.StatusRequestTimeout || e.answered == http.StatusTooManyRequests
+	retried := e.answered == 0 || e.answered >= 500 || e.answered == http.StatusRequestTimeout ||
+		e.answered == http.StatusTooManyRequests
 	var sql string
 	args := []any{e.id, attempts}
 	switch {
@@ -161,7 +164,9 @@ func (s *Server) writeDown(ctx context.Context, tx pgx.Tx, e *claimed) error {
 		sql = `dlq_at = clock_timestamp(), next_retry_at = NULL, last_error = $3`
 		args = append(args, e.problem)
 	}
-	if _, err := tx.Exec(ctx, `UPDATE webhook_outbox_entries SET attempts = $2, updated_at = clock_timestamp(), `+sql+` WHERE id = $1`, args...); err != nil {
+	if _,
+		err := tx.Exec(ctx, `UPDATE webhook_outbox_entries SET attempts = $2, updated_at = clock_timestamp(), `+sql+
+		` WHERE id = $1`, args...); err != nil {
 		return fmt.Errorf("writing down an attempt: %w", err)
 	}
 	return nil

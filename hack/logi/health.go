@@ -50,7 +50,9 @@ func (s *Server) deployed(next http.Handler) http.Handler {
 func page(w http.ResponseWriter, status int, title string) {
 	w.Header().Set("Content-Type", "text/html")
 	w.WriteHeader(status)
-	_, _ = io.WriteString(w, "<!DOCTYPE html><html><head><title>"+title+"</title></head><body><h1>"+title+"</h1></body></html>")
+	_,
+		_ = io.WriteString(w, "<!DOCTYPE html><html><head><title>"+title+"</title></head><body><h1>"+title+
+		"</h1></body></html>")
 }
 
 // serveUp answers as Rails' health controller, in HTML or JSON: it looks at neither the database nor Redis.
@@ -63,7 +65,8 @@ func serveUp(w http.ResponseWriter, r *http.Request) {
 	_, _ = io.WriteString(w, `<!DOCTYPE html><html><body style="background-color: green"></body></html>`)
 }
 
-// serveToken answers POST /oauth/token as Doorkeeper does. The client says who it is by Basic authentication, or in the form.
+// serveToken answers POST /oauth/token as Doorkeeper does. The client says who it is by Basic authentication, or in the
+// form.
 func (s *Server) serveToken(w http.ResponseWriter, r *http.Request) {
 	id, secret, basic := r.BasicAuth()
 	if !basic {
@@ -78,7 +81,8 @@ func (s *Server) serveToken(w http.ResponseWriter, r *http.Request) {
 	}
 	switch {
 	case !known || subtle.ConstantTimeCompare([]byte(secret), []byte(registered)) != 1:
-		w.Header().Set("WWW-Authenticate", `Bearer realm="Doorkeeper", error="invalid_client", error_description="Client authentication failed."`)
+		w.Header().Set("WWW-Authenticate",
+			`Bearer realm="Doorkeeper", error="invalid_client", error_description="Client authentication failed."`)
 		refuse(http.StatusUnauthorized, "invalid_client", "Client authentication failed.")
 	case r.PostFormValue("grant_type") == "":
 		refuse(http.StatusBadRequest, "invalid_request", "Missing required parameter: grant_type.")
@@ -87,7 +91,8 @@ func (s *Server) serveToken(w http.ResponseWriter, r *http.Request) {
 	default:
 		w.Header().Set("Cache-Control", "no-store")
 		respond(w, http.StatusOK, map[string]any{
-			"access_token": rand.Text(), "token_type": "Bearer", "expires_in": 7200, "scope": "public", "created_at": time.Now().Unix(),
+			"access_token": rand.Text(), "token_type": "Bearer", "expires_in": 7200, "scope": "public",
+			"created_at": time.Now().Unix(),
 		})
 	}
 }
@@ -103,7 +108,8 @@ func (s *Server) renderControls(mux *http.ServeMux) {
 		return done{}, nil
 	}))
 	mux.HandleFunc("GET /_control/render", func(w http.ResponseWriter, _ *http.Request) {
-		respond(w, http.StatusOK, map[string]any{"url": s.url + RenderPath, "apiKey": s.render.Key(), "counts": s.render.Counts()})
+		respond(w, http.StatusOK,
+			map[string]any{"url": s.url + RenderPath, "apiKey": s.render.Key(), "counts": s.render.Counts()})
 	})
 	deploys := func(do func(service, commit string) string) http.HandlerFunc {
 		return control(func(_ context.Context, in struct {

@@ -43,8 +43,8 @@ func (s *Server) SetJWKSFault(fault JWKSFault) {
 	s.jwksDown = fault
 }
 
-// SetJWKSTTL makes an application's relying party keep the keys that it fetches from now on for a time of its own, whatever JWKS
-// says of them.
+// SetJWKSTTL makes an application's relying party keep the keys that it fetches from now on for a time of its own,
+// whatever JWKS says of them.
 func (s *Server) SetJWKSTTL(application int64, ttl time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -170,13 +170,15 @@ func (s *Server) keep(n int, read replica) {
 	}
 }
 
-// publishedSQL is which keys JWKS shows: one in grace stays until its grace ends. The keys of SeedFiller have no public part.
+// publishedSQL is which keys JWKS shows: one in grace stays until its grace ends. The keys of SeedFiller have no public
+// part.
 const publishedSQL = `(status = 'active' OR status = 'grace' AND (grace_until IS NULL OR grace_until > clock_timestamp())) AND public_key <> ''`
 
 // published reads the keys that JWKS shows now.
 func (s *Server) published(ctx context.Context) (jose.JSONWebKeySet, error) {
 	set := jose.JSONWebKeySet{Keys: []jose.JSONWebKey{}}
-	rows, err := s.pool.Query(ctx, `SELECT kid, algorithm, public_key FROM webhook_signing_keys WHERE `+publishedSQL+` ORDER BY id`)
+	rows, err := s.pool.Query(ctx, `SELECT kid, algorithm, public_key FROM webhook_signing_keys WHERE `+publishedSQL+
+		` ORDER BY id`)
 	if err == nil {
 		var kid, algorithm, text string
 		_, err = pgx.ForEachRow(rows, []any{&kid, &algorithm, &text}, func() error {

@@ -23,7 +23,8 @@ func (p *platform) rotate(kid string) {
 	if err := p.CreateApplication(p.t.Context(), 43, "initech"); err != nil {
 		p.t.Fatal(err)
 	}
-	p.exec(`UPDATE webhook_signing_keys SET kid = $1, oauth_application_id = $2 WHERE oauth_application_id = 43`, kid, acme)
+	p.exec(`UPDATE webhook_signing_keys SET kid = $1, oauth_application_id = $2 WHERE oauth_application_id = 43`, kid,
+		acme)
 }
 
 // jwks asks once, and returns the kids and the Age.
@@ -59,7 +60,8 @@ func TestARelyingPartyVerifiesEachAlgorithmOfThePlatformAndNoOther(t *testing.T)
 			t.Errorf("%s: %d of 2 were accepted", algorithm, got)
 		}
 		var said string
-		if err := p.db.QueryRow(t.Context(), `SELECT algorithm FROM webhook_signing_keys WHERE oauth_application_id = $1`, id).Scan(&said); err != nil || said != string(algorithm) {
+		if err := p.db.QueryRow(t.Context(), `SELECT algorithm FROM webhook_signing_keys WHERE oauth_application_id = $1`,
+			id).Scan(&said); err != nil || said != string(algorithm) {
 			t.Errorf("%s: the key's row says %q, %v", algorithm, said, err)
 		}
 		p.exec(`UPDATE webhook_outbox_entries SET payload = payload || '{"data": {"sub": "somebody else"}}', delivered_at = NULL WHERE oauth_application_id = $1`, id)
@@ -170,20 +172,23 @@ func TestJWKSFailsAsToldAndIsWellAgain(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 		response, body, err := get(ctx, path)
 		cancel()
-		if err == nil || (response != nil) != answers || (body != "") != answers || strings.HasSuffix(strings.TrimSpace(body), "}") {
+		if err == nil || (response != nil) != answers || (body != "") != answers ||
+			strings.HasSuffix(strings.TrimSpace(body), "}") {
 			t.Errorf("%s: %v, %q, %v", fault, response, body, err)
 		}
 	}
 	for fault, want := range map[logi.JWKSFault]string{
 		logi.JWKSHTML: "200 text/html <!DOCTYPE html", logi.JWKSError: "503 text/plain; charset=utf-8 Service Unavailable",
-		logi.JWKSRedirect: "302 text/html; charset=utf-8 <a href=", logi.JWKSHuge: `200 application/json {"comment":"xxx`, "": `200 application/json {"keys":[{`,
+		logi.JWKSRedirect: "302 text/html; charset=utf-8 <a href=", logi.JWKSHuge: `200 application/json {"comment":"xxx`,
+		"": `200 application/json {"keys":[{`,
 	} {
 		p.SetJWKSFault(fault)
 		response, body, err := get(t.Context(), path)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := fmt.Sprintf("%d %s %s", response.StatusCode, response.Header.Get("Content-Type"), body); !strings.HasPrefix(got, want) {
+		if got := fmt.Sprintf("%d %s %s", response.StatusCode, response.Header.Get("Content-Type"),
+			body); !strings.HasPrefix(got, want) {
 			t.Errorf("%s: %.100s, want %s", fault, got, want)
 		}
 		switch fault {
@@ -192,7 +197,8 @@ func TestJWKSFailsAsToldAndIsWellAgain(t *testing.T) {
 				t.Errorf("huge is only %d bytes", len(body))
 			}
 		case logi.JWKSRedirect:
-			if _, body, err := get(t.Context(), response.Header.Get("Location")); err != nil || !strings.Contains(body, kids[0]) {
+			if _, body, err := get(t.Context(), response.Header.Get("Location")); err != nil ||
+				!strings.Contains(body, kids[0]) {
 				t.Errorf("where it redirects to there is %q, %v", body, err)
 			}
 		}

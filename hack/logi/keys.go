@@ -93,7 +93,8 @@ func (s *Server) signer(ctx context.Context, application int64) (signer, error) 
 }
 
 func newSigner(kid, algorithm string, key any) (signer, error) {
-	made, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.SignatureAlgorithm(algorithm), Key: key}, (&jose.SignerOptions{}).WithHeader("kid", kid))
+	made, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.SignatureAlgorithm(algorithm), Key: key},
+		(&jose.SignerOptions{}).WithHeader("kid", kid))
 	if err != nil {
 		return signer{}, fmt.Errorf("making a signer: %w", err)
 	}
@@ -174,12 +175,14 @@ func (k *StolenKey) Forge(ctx context.Context, body string) (status int, err err
 	if err != nil {
 		return 0, err
 	}
-	e := claimed{eventType: "user.updated", body: body, key: rand.Text(), signature: signature, url: fmt.Sprintf("%s/rp/%d/webhooks", k.server.url, k.application)}
+	e := claimed{eventType: "user.updated", body: body, key: rand.Text(), signature: signature,
+		url: fmt.Sprintf("%s/rp/%d/webhooks", k.server.url, k.application)}
 	k.server.attempt(ctx, &e)
 	return e.answered, nil
 }
 
-// believe makes an application's relying party forget the keys that it fetched, and refuse what the compromised one signed.
+// believe makes an application's relying party forget the keys that it fetched, and refuse what the compromised one
+// signed.
 func (s *Server) believe(application int64, event []byte) {
 	var said struct {
 		Data struct {

@@ -1,6 +1,6 @@
-// Package logi plays the identity platform 1pass.dev: its tables, its webhook dispatcher, its relying parties and its HTTP API, so
-// that a playbook's step can't tell the difference. It counts what it is told to do, and can be told to fail. It is test
-// equipment, and knows nothing of the controllers.
+// Package logi plays the identity platform 1pass.dev: its tables, its webhook dispatcher, its relying parties and its
+// HTTP API, so that a playbook's step can't tell the difference. It counts what it is told to do, and can be told to
+// fail. It is test equipment, and knows nothing of the controllers.
 package logi
 
 import (
@@ -40,9 +40,11 @@ type Config struct {
 	DeliveryTimeout time.Duration
 	// JWKSMaxAge is for how long relying parties keep the keys that they fetched; the default is 5 minutes.
 	JWKSMaxAge time.Duration
-	// JWKSReplicas serve JWKS in turn, request by request; each keeps what it read for so long. The default is one that keeps nothing.
+	// JWKSReplicas serve JWKS in turn, request by request; each keeps what it read for so long. The default is one that
+	// keeps nothing.
 	JWKSReplicas []time.Duration
-	// Settle409 switches on the mended rule: a 409 to a retry settles the entry as delivered. As the platform is today, it dies.
+	// Settle409 switches on the mended rule: a 409 to a retry settles the entry as delivered. As the platform is today, it
+	// dies.
 	Settle409 bool
 }
 
@@ -102,7 +104,9 @@ func execute(ctx context.Context, databaseURL, doing, sql string) error {
 
 // AddMigration enters a migration as one that has run, by the time at which it was written.
 func (s *Server) AddMigration(ctx context.Context, written time.Time) error {
-	if _, err := s.pool.Exec(ctx, `INSERT INTO schema_migrations VALUES ($1)`, written.UTC().Format("20060102150405")); err != nil {
+	if _,
+		err := s.pool.Exec(ctx, `INSERT INTO schema_migrations VALUES ($1)`,
+		written.UTC().Format("20060102150405")); err != nil {
 		return fmt.Errorf("adding a migration: %w", err)
 	}
 	return nil
@@ -114,7 +118,8 @@ func Start(ctx context.Context, config Config) (*Server, error) {
 		config.Workers = 8
 	}
 	if config.Backoff == nil {
-		config.Backoff = []time.Duration{30 * time.Second, 2 * time.Minute, 10 * time.Minute, 30 * time.Minute, 2 * time.Hour, 6 * time.Hour}
+		config.Backoff = []time.Duration{30 * time.Second, 2 * time.Minute, 10 * time.Minute, 30 * time.Minute, 2 * time.Hour,
+			6 * time.Hour}
 	}
 	if config.JWKSMaxAge == 0 {
 		config.JWKSMaxAge = 5 * time.Minute
@@ -149,8 +154,10 @@ func Start(ctx context.Context, config Config) (*Server, error) {
 		Services: NewServices(),
 		config:   config, pool: pool, url: "http://" + listener.Addr().String(), adminToken: rand.Text(), render: NewRender(),
 		client: &http.Client{Timeout: config.DeliveryTimeout, Transport: transport},
-		faults: map[int64]Fault{}, arrivals: map[int64]int{}, counts: map[int64]*ApplicationCounts{}, seen: map[int64]map[string]int{},
-		jwks: map[int64]cachedKeys{}, nonces: map[string]nonce{}, clients: map[string]string{}, leaked: map[int64]map[string]bool{},
+		faults: map[int64]Fault{}, arrivals: map[int64]int{}, counts: map[int64]*ApplicationCounts{},
+		seen: map[int64]map[string]int{},
+		jwks: map[int64]cachedKeys{}, nonces: map[string]nonce{}, clients: map[string]string{},
+		leaked:  map[int64]map[string]bool{},
 		jwksTTL: map[int64]time.Duration{}, replicas: make([]replica, len(config.JWKSReplicas)),
 	}
 	s.server = &http.Server{Handler: s.routes(), ReadHeaderTimeout: 10 * time.Second}

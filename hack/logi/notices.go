@@ -134,7 +134,8 @@ func (s *Services) createNotice(r *http.Request, body []byte) (int, any) {
 }
 
 func (s *Services) updateNotice(r *http.Request, body []byte) (int, any) {
-	at := slices.IndexFunc(s.notices, func(n Notice) bool { return n.PageID == r.PathValue("page") && n.ID == r.PathValue("id") })
+	at := slices.IndexFunc(s.notices,
+		func(n Notice) bool { return n.PageID == r.PathValue("page") && n.ID == r.PathValue("id") })
 	if at < 0 {
 		return http.StatusNotFound, map[string]string{"error": "Not found"}
 	}

@@ -14,9 +14,12 @@ func (s *Server) CreateApplication(ctx context.Context, id int64, name string) e
 }
 
 // CreateApplicationWithKey is CreateApplication with a signing key of EdDSA, ES256 or RS256.
-func (s *Server) CreateApplicationWithKey(ctx context.Context, id int64, name string, algorithm jose.SignatureAlgorithm) error {
+func (s *Server) CreateApplicationWithKey(ctx context.Context, id int64, name string,
+	algorithm jose.SignatureAlgorithm) error {
 	return pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, `INSERT INTO oauth_applications (id, name, uid, secret, webhook_url) VALUES ($1, $2, $4, 'unused', $3)`,
+		if _,
+			err := tx.Exec(ctx,
+			`INSERT INTO oauth_applications (id, name, uid, secret, webhook_url) VALUES ($1, $2, $4, 'unused', $3)`,
 			id, name, fmt.Sprintf("%s/rp/%d/webhooks", s.url, id), fmt.Sprintf("%s-%d", name, id)); err != nil {
 			return fmt.Errorf("creating application %d: %w", id, err)
 		}
@@ -29,11 +32,13 @@ func (s *Server) Enqueue(ctx context.Context, application int64, n int) ([]int64
 	return s.insert(ctx, application, n, "clock_timestamp() + n * interval '1 microsecond'", "")
 }
 
-// SeedDead puts n signed webhooks into the outbox that died over the last hour with the same last_error, and returns their ids in
-// the order in which they were enqueued. Their attempts are as given.
-func (s *Server) SeedDead(ctx context.Context, application int64, n int, lastError string, attempts int) ([]int64, error) {
+// SeedDead puts n signed webhooks into the outbox that died over the last hour with the same last_error, and returns
+// their ids in the order in which they were enqueued. Their attempts are as given.
+func (s *Server) SeedDead(ctx context.Context, application int64, n int, lastError string, attempts int) ([]int64,
+	error) {
 	// They were enqueued over an hour that ended two hours ago, and died an hour after that.
-	ids, err := s.insert(ctx, application, n, fmt.Sprintf("clock_timestamp() - interval '3 hours' + n * interval '1 hour' / %d", max(n, 1)),
+	ids, err := s.insert(ctx, application, n,
+		fmt.Sprintf("clock_timestamp() - interval '3 hours' + n * interval '1 hour' / %d", max(n, 1)),
 		"clock_timestamp() - interval '1 hour'")
 	if err != nil {
 		return nil, err
@@ -45,7 +50,8 @@ func (s *Server) SeedDead(ctx context.Context, application int64, n int, lastErr
 	return ids, nil
 }
 
-// insert adds n entries whose enqueued_at is an SQL expression over n. dead, if not empty, keeps the dispatcher away from them.
+// insert adds n entries whose enqueued_at is an SQL expression over n. dead, if not empty, keeps the dispatcher away
+// from them.
 func (s *Server) insert(ctx context.Context, application int64, n int, enqueuedAt, dead string) ([]int64, error) {
 	signer, err := s.signer(ctx, application)
 	if err != nil {
@@ -84,9 +90,9 @@ func (s *Server) insert(ctx context.Context, application int64, n int, enqueuedA
 	return ids, err
 }
 
-// SeedFiller fills an outbox for measurements, by SQL alone: delivered entries and dead ones, with a payload and a signature of the
-// usual length that nobody verifies. The dead ones lie evenly among the others, as the webhooks of a relying party that is down lie
-// among those that arrive. It creates the application.
+// SeedFiller fills an outbox for measurements, by SQL alone: delivered entries and dead ones, with a payload and a
+// signature of the usual length that nobody verifies. The dead ones lie evenly among the others, as the webhooks of a
+// relying party that is down lie among those that arrive. It creates the application.
 func SeedFiller(ctx context.Context, conn *pgx.Conn, application int64, delivered, dead int) error {
 	for _, statement := range []struct {
 		sql  string

@@ -19,8 +19,8 @@ import (
 	"time"
 )
 
-// Services plays those by whom people are told: PagerDuty, Slack, receivers of signed webhooks, and Statuspage.io. It serves
-// HTTP by itself, and as a part of Server.
+// Services plays those by whom people are told: PagerDuty, Slack, receivers of signed webhooks, and Statuspage.io. It
+// serves HTTP by itself, and as a part of Server.
 type Services struct {
 	mux           *http.ServeMux
 	statuspageKey string
@@ -43,14 +43,15 @@ const (
 	Statuspage = "statuspage"
 )
 
-// ServiceFault is how a service fails. The zero ServiceFault is one that is well.
+// ServiceFault is how a service fails. The zero ServiceFault is no fault.
 type ServiceFault struct {
 	// Status answers instead, with Body; nothing is taken.
 	Status int    `json:"status,omitempty"`
 	Body   string `json:"body,omitempty"`
 	// ContentType of Body; the default is text/html, as of a proxy.
 	ContentType string `json:"contentType,omitempty"`
-	// RetryAfter and Location are headers of that answer. RetryInSeconds says Retry-After as a date, counted from the answer.
+	// RetryAfter and Location are headers of that answer. RetryInSeconds says Retry-After as a date, counted from the
+	// answer.
 	RetryAfter     string `json:"retryAfter,omitempty"`
 	RetryInSeconds int    `json:"retryInSeconds,omitempty"`
 	Location       string `json:"location,omitempty"`
@@ -126,7 +127,8 @@ func NewServices() *Services {
 		return in.Fault, nil
 	}))
 	s.mux.HandleFunc("GET /_control/services", func(w http.ResponseWriter, _ *http.Request) {
-		respond(w, http.StatusOK, map[string]any{"pages": s.Pages(), "chats": s.Chats(), "webhooks": s.Webhooks(), "notices": s.Notices()})
+		respond(w, http.StatusOK,
+			map[string]any{"pages": s.Pages(), "chats": s.Chats(), "webhooks": s.Webhooks(), "notices": s.Notices()})
 	})
 	return s
 }
@@ -185,7 +187,8 @@ func (s *Services) Forget() {
 }
 
 // faulty reads the request, and lets do take it and say the answer unless the service's fault is in the way.
-func (s *Services) faulty(service string, do func(r *http.Request, body []byte) (status int, answer any)) http.HandlerFunc {
+func (s *Services) faulty(service string,
+	do func(r *http.Request, body []byte) (status int, answer any)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(io.LimitReader(r.Body, 1<<20))
 		if err != nil {
@@ -209,25 +212,7 @@ func (s *Services) faulty(service string, do func(r *http.Request, body []byte) 
 			}
 			return
 		case fault.Status != 0:
-			w.Header().Set("Content-Type", orElse(fault.ContentType, "text/html"))
-			for name, value := range map[string]string{"Retry-After": fault.RetryAfter, "Location": fault.Location} {
-				if value != "" {
-					w.Header().Set(name, value)
-				}
-			}
-			if fault.RetryInSeconds != 0 {
-				w.Header().Set("Retry-After", time.Now().Add(time.Duration(fault.RetryInSeconds)*time.Second).UTC().Format(http.TimeFormat))
-			}
-			w.WriteHeader(fault.Status)
-			if fault.Stall {
-				stall(w, r)
-				return
-			}
-			_, _ = io.WriteString(w, fault.Body)
-			if fault.Echo {
-				_, _ = io.WriteString(w, request)
-			}
-			_, _ = io.Copy(w, io.LimitReader(xs{}, int64(fault.BodyBytes)))
+			fault.answer(w, r, request)
 			return
 		}
 		status, answer := do(r, body)
@@ -247,6 +232,30 @@ func (s *Services) faulty(service string, do func(r *http.Request, body []byte) 
 		}
 		respond(w, status, answer)
 	}
+}
+
+// answer in place of the service. request is what an echo repeats.
+func (fault ServiceFault) answer(w http.ResponseWriter, r *http.Request, request string) {
+	w.Header().Set("Content-Type", orElse(fault.ContentType, "text/html"))
+	for name, value := range map[string]string{"Retry-After": fault.RetryAfter, "Location": fault.Location} {
+		if value != "" {
+			w.Header().Set(name, value)
+		}
+	}
+	if fault.RetryInSeconds != 0 {
+		until := time.Now().Add(time.Duration(fault.RetryInSeconds) * time.Second)
+		w.Header().Set("Retry-After", until.UTC().Format(http.TimeFormat))
+	}
+	w.WriteHeader(fault.Status)
+	if fault.Stall {
+		stall(w, r)
+		return
+	}
+	_, _ = io.WriteString(w, fault.Body)
+	if fault.Echo {
+		_, _ = io.WriteString(w, request)
+	}
+	_, _ = io.Copy(w, io.LimitReader(xs{}, int64(fault.BodyBytes)))
 }
 
 func stall(w http.ResponseWriter, r *http.Request) {
@@ -292,55 +301,65 @@ func (s *Services) hit(service string) ServiceFault {
 
 var routingKeyPattern = regexp.MustCompile(`^[A-Za-z0-9]{32}$`)
 
+// event of PagerDuty's Events API v2.
+type event struct {
+	RoutingKey  string `json:"routing_key"`
+	EventAction string `json:"event_action"`
+	DedupKey    string `json:"dedup_key"`
+	Payload     *struct {
+		Summary       string            `json:"summary"`
+		Source        string            `json:"source"`
+		Severity      string            `json:"severity"`
+		Timestamp     string            `json:"timestamp"`
+		CustomDetails map[string]string `json:"custom_details"`
+	} `json:"payload"`
+	Links []struct {
+		Href string `json:"href"`
+	} `json:"links"`
+}
+
+// problem is what PagerDuty says of an event that it does not take; empty where it takes it.
+func (in *event) problem() string {
+	switch p := in.Payload; {
+	case !routingKeyPattern.MatchString(in.RoutingKey):
+		return "'routing_key' must be 32 characters long"
+	case len(in.DedupKey) > 255:
+		return "'dedup_key' is too long (maximum is 255 characters)"
+	case in.EventAction == "acknowledge", in.EventAction == "resolve":
+		if in.DedupKey == "" {
+			return "'dedup_key' is missing or blank"
+		}
+		return ""
+	case in.EventAction != "trigger":
+		return "'event_action' must be one of: trigger, acknowledge, resolve"
+	case p == nil:
+		return "'payload' is missing or blank"
+	case p.Summary == "":
+		return "'payload.summary' is missing or blank"
+	case len([]rune(p.Summary)) > 1024:
+		return "'payload.summary' is too long (maximum is 1024 characters)"
+	case p.Source == "":
+		return "'payload.source' is missing or blank"
+	case !slices.Contains([]string{"critical", "error", "warning", "info"}, p.Severity):
+		return "'payload.severity' is invalid (must be one of the following: 'critical', 'warning', 'error' or 'info')"
+	}
+	if _, err := time.Parse(time.RFC3339, in.Payload.Timestamp); in.Payload.Timestamp != "" && err != nil {
+		return "'payload.timestamp' is no ISO 8601 time"
+	}
+	return ""
+}
+
 // enqueue answers POST /v2/enqueue of PagerDuty's Events API v2.
 func (s *Services) enqueue(_ *http.Request, body []byte) (int, any) {
-	var in struct {
-		RoutingKey  string `json:"routing_key"`
-		EventAction string `json:"event_action"`
-		DedupKey    string `json:"dedup_key"`
-		Payload     *struct {
-			Summary       string            `json:"summary"`
-			Source        string            `json:"source"`
-			Severity      string            `json:"severity"`
-			Timestamp     string            `json:"timestamp"`
-			CustomDetails map[string]string `json:"custom_details"`
-		} `json:"payload"`
-		Links []struct {
-			Href string `json:"href"`
-		} `json:"links"`
-	}
+	var in event
 	if err := json.Unmarshal(body, &in); err != nil {
 		return invalidEvent("the body is no JSON")
 	}
 	if len(body) > 512<<10 {
 		return invalidEvent("the event is larger than 512 KB")
 	}
-	if !routingKeyPattern.MatchString(in.RoutingKey) {
-		return invalidEvent("'routing_key' must be 32 characters long")
-	}
-	if len(in.DedupKey) > 255 {
-		return invalidEvent("'dedup_key' is too long (maximum is 255 characters)")
-	}
-	if in.EventAction == "trigger" {
-		switch p := in.Payload; {
-		case p == nil:
-			return invalidEvent("'payload' is missing or blank")
-		case p.Summary == "":
-			return invalidEvent("'payload.summary' is missing or blank")
-		case len([]rune(p.Summary)) > 1024:
-			return invalidEvent("'payload.summary' is too long (maximum is 1024 characters)")
-		case p.Source == "":
-			return invalidEvent("'payload.source' is missing or blank")
-		case !slices.Contains([]string{"critical", "error", "warning", "info"}, p.Severity):
-			return invalidEvent("'payload.severity' is invalid (must be one of the following: 'critical', 'warning', 'error' or 'info')")
-		}
-		if _, err := time.Parse(time.RFC3339, in.Payload.Timestamp); in.Payload.Timestamp != "" && err != nil {
-			return invalidEvent("'payload.timestamp' is no ISO 8601 time")
-		}
-	} else if in.EventAction != "acknowledge" && in.EventAction != "resolve" {
-		return invalidEvent("'event_action' must be one of: trigger, acknowledge, resolve")
-	} else if in.DedupKey == "" {
-		return invalidEvent("'dedup_key' is missing or blank")
+	if problem := in.problem(); problem != "" {
+		return invalidEvent(problem)
 	}
 	if in.DedupKey == "" {
 		in.DedupKey = strings.ToLower(rand.Text())
@@ -355,7 +374,8 @@ func (s *Services) enqueue(_ *http.Request, body []byte) (int, any) {
 	case in.EventAction == "trigger" && open < 0:
 		page := Page{
 			RoutingKey: in.RoutingKey, DedupKey: in.DedupKey, State: "triggered", Triggers: 1, TriggeredAt: now,
-			Summary: in.Payload.Summary, Severity: in.Payload.Severity, Source: in.Payload.Source, Details: in.Payload.CustomDetails,
+			Summary: in.Payload.Summary, Severity: in.Payload.Severity, Source: in.Payload.Source,
+			Details: in.Payload.CustomDetails,
 		}
 		for _, link := range in.Links {
 			page.Links = append(page.Links, link.Href)
@@ -371,11 +391,13 @@ func (s *Services) enqueue(_ *http.Request, body []byte) (int, any) {
 	default:
 		s.pages[open].State, s.pages[open].ResolvedAt = "resolved", now
 	}
-	return http.StatusAccepted, map[string]string{"status": "success", "message": "Event processed", "dedup_key": in.DedupKey}
+	return http.StatusAccepted,
+		map[string]string{"status": "success", "message": "Event processed", "dedup_key": in.DedupKey}
 }
 
 func invalidEvent(problem string) (int, any) {
-	return http.StatusBadRequest, map[string]any{"status": "invalid event", "message": "Event object is invalid", "errors": []string{problem}}
+	return http.StatusBadRequest,
+		map[string]any{"status": "invalid event", "message": "Event object is invalid", "errors": []string{problem}}
 }
 
 // chat answers a Slack incoming webhook, in plain text.
@@ -395,7 +417,8 @@ func (s *Services) chat(r *http.Request, body []byte) (int, any) {
 	return http.StatusOK, "ok"
 }
 
-// webhookTolerance is how far a webhook's timestamp may be from the receiver's clock, as in the libraries of Standard Webhooks.
+// webhookTolerance is how far a webhook's timestamp may be from the receiver's clock, as in the libraries of Standard
+// Webhooks.
 const webhookTolerance = 5 * time.Minute
 
 // receive verifies a webhook as Standard Webhooks 1.0.0 has it.
@@ -412,7 +435,8 @@ func (s *Services) receive(r *http.Request, body []byte) (int, any) {
 		return http.StatusInternalServerError, "the receiver's secret is no base64"
 	}
 	seconds, err := strconv.ParseInt(sent, 10, 64)
-	if err != nil || id == "" || strings.Contains(id, ".") || math.Abs(float64(time.Now().Unix()-seconds)) > webhookTolerance.Seconds() {
+	if err != nil || id == "" || strings.Contains(id, ".") ||
+		math.Abs(float64(time.Now().Unix()-seconds)) > webhookTolerance.Seconds() {
 		return http.StatusBadRequest, "webhook-id or webhook-timestamp is missing or out of range"
 	}
 	mac := hmac.New(sha256.New, key)

@@ -52,9 +52,10 @@ func TestPagerDutyRefusesWhatTheRealOneRefuses(t *testing.T) {
 	t.Parallel()
 	s, url := services(t)
 	good := func() map[string]any {
-		return map[string]any{"routing_key": routingKey, "event_action": "trigger", "dedup_key": "k", "payload": map[string]any{
-			"summary": "s", "source": "x", "severity": "critical", "timestamp": "2026-11-23T03:00:00Z",
-		}}
+		return map[string]any{"routing_key": routingKey, "event_action": "trigger", "dedup_key": "k",
+			"payload": map[string]any{
+				"summary": "s", "source": "x", "severity": "critical", "timestamp": "2026-11-23T03:00:00Z",
+			}}
 	}
 	for want, change := range map[string]func(event, payload map[string]any){
 		"":                       func(_, _ map[string]any) {},
@@ -77,7 +78,8 @@ func TestPagerDutyRefusesWhatTheRealOneRefuses(t *testing.T) {
 			t.Fatal(err)
 		}
 		status, text := call(t, http.MethodPost, url+"/pagerduty/v2/enqueue", string(body), nil)
-		if want == "" && (status != http.StatusAccepted || !strings.Contains(text, `"dedup_key":"k"`)) || want != "" && (status != http.StatusBadRequest || !strings.Contains(text, want)) {
+		if want == "" && (status != http.StatusAccepted || !strings.Contains(text, `"dedup_key":"k"`)) || want != "" &&
+			(status != http.StatusBadRequest || !strings.Contains(text, want)) {
 			t.Errorf("%q: %d %s", want, status, text)
 		}
 	}
@@ -121,7 +123,9 @@ func TestAReceiverVerifiesWebhooks(t *testing.T) {
 		"the example, of 2021": {"ops", id, "1614265330", "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=", 400},
 		"no such receiver":     {"dev", id, now, sign(id, now), 404},
 	} {
-		status, text := call(t, http.MethodPost, url+"/hooks/"+c.hook, body, map[string]string{"webhook-id": c.id, "webhook-timestamp": c.at, "webhook-signature": c.signature})
+		status,
+			text := call(t, http.MethodPost, url+"/hooks/"+
+			c.hook, body, map[string]string{"webhook-id": c.id, "webhook-timestamp": c.at, "webhook-signature": c.signature})
 		if status != c.want {
 			t.Errorf("%s: %d %s", name, status, text)
 		}
@@ -144,18 +148,24 @@ func TestStatuspageRefusesWhatTheRealOneRefuses(t *testing.T) {
 		header            map[string]string
 		want              int
 	}{
-		"no key":               {http.MethodPost, incidents, `{"incident": {"name": "x"}}`, nil, 401},
-		"a bearer":             {http.MethodPost, incidents, `{"incident": {"name": "x"}}`, map[string]string{"Authorization": "Bearer " + s.StatuspageKey()}, 401},
-		"no name":              {http.MethodPost, incidents, `{"incident": {}}`, key, 422},
-		"a long name":          {http.MethodPost, incidents, `{"incident": {"name": "` + strings.Repeat("x", 256) + `"}}`, key, 422},
-		"a long body":          {http.MethodPost, incidents, `{"incident": {"name": "x", "body": "` + strings.Repeat("x", 25001) + `"}}`, key, 422},
-		"a status":             {http.MethodPost, incidents, `{"incident": {"name": "x", "status": "broken"}}`, key, 422},
-		"an impact":            {http.MethodPost, incidents, `{"incident": {"name": "x", "impact_override": "huge"}}`, key, 422},
-		"metadata of a string": {http.MethodPost, incidents, `{"incident": {"name": "x", "metadata": {"key": "y"}}}`, key, 422},
-		"no JSON":              {http.MethodPost, incidents, `name=x`, key, 422},
-		"no such incident":     {http.MethodPatch, incidents + "/y", `{"incident": {"status": "resolved"}}`, key, 404},
+		"no key": {http.MethodPost, incidents, `{"incident": {"name": "x"}}`, nil, 401},
+		"a bearer": {http.MethodPost, incidents, `{"incident": {"name": "x"}}`,
+			map[string]string{"Authorization": "Bearer " + s.StatuspageKey()}, 401},
+		"no name": {http.MethodPost, incidents, `{"incident": {}}`, key, 422},
+		"a long name": {http.MethodPost, incidents, `{"incident": {"name": "` + strings.Repeat("x", 256) +
+			`"}}`, key, 422},
+		"a long body": {http.MethodPost, incidents, `{"incident": {"name": "x", "body": "` +
+			strings.Repeat("x", 25001) + `"}}`, key, 422},
+		"a status": {http.MethodPost, incidents, `{"incident": {"name": "x", "status": "broken"}}`, key, 422},
+		"an impact": {http.MethodPost, incidents, `{"incident": {"name": "x", "impact_override": "huge"}}`, key,
+			422},
+		"metadata of a string": {http.MethodPost, incidents, `{"incident": {"name": "x", "metadata": {"key": "y"}}}`, key,
+			422},
+		"no JSON":          {http.MethodPost, incidents, `name=x`, key, 422},
+		"no such incident": {http.MethodPatch, incidents + "/y", `{"incident": {"status": "resolved"}}`, key, 404},
 	} {
-		if status, text := call(t, c.method, c.url, c.body, c.header); status != c.want || !strings.Contains(text, `"error"`) {
+		if status, text := call(t, c.method, c.url, c.body, c.header); status != c.want ||
+			!strings.Contains(text, `"error"`) {
 			t.Errorf("%s: %d %s", name, status, text)
 		}
 	}
@@ -181,19 +191,29 @@ func TestAFaultHitsAsOftenAsItSays(t *testing.T) {
 func TestServicesAreServedBesideThePlatform(t *testing.T) {
 	t.Parallel()
 	p := start(t, logi.Config{})
-	if status, text := call(t, http.MethodPost, p.URL()+"/slack/services/T/B/X", `{"text": "hello"}`, nil); status != http.StatusOK || text != "ok" {
+	if status,
+		text := call(t, http.MethodPost, p.URL()+
+		"/slack/services/T/B/X", `{"text": "hello"}`, nil); status != http.StatusOK || text != "ok" {
 		t.Errorf("%d %s", status, text)
 	}
-	if status, text := call(t, http.MethodPost, p.URL()+"/_control/services", `{"service": "pagerduty", "fault": {"status": 503}}`, nil); status != http.StatusOK {
+	if status,
+		text := call(t, http.MethodPost, p.URL()+
+		"/_control/services", `{"service": "pagerduty", "fault": {"status": 503}}`, nil); status != http.StatusOK {
 		t.Errorf("%d %s", status, text)
 	}
-	if status, _ := call(t, http.MethodPost, p.URL()+"/pagerduty/v2/enqueue", `{}`, nil); status != http.StatusServiceUnavailable {
+	if status,
+		_ := call(t, http.MethodPost, p.URL()+"/pagerduty/v2/enqueue", `{}`, nil); status != http.StatusServiceUnavailable {
 		t.Errorf("%d", status)
 	}
-	if status, text := call(t, http.MethodPost, p.URL()+"/_control/services", `{"service": "pigeon"}`, nil); status != http.StatusInternalServerError || !strings.Contains(text, "pigeon") {
+	if status,
+		text := call(t, http.MethodPost, p.URL()+
+		"/_control/services", `{"service": "pigeon"}`, nil); status != http.StatusInternalServerError ||
+		!strings.Contains(text, "pigeon") {
 		t.Errorf("%d %s", status, text)
 	}
-	if _, text := call(t, http.MethodGet, p.URL()+"/_control/services", "", nil); !strings.Contains(text, `"chats":[{"channel":"services/T/B/X","text":"hello"}]`) {
+	if _,
+		text := call(t, http.MethodGet, p.URL()+
+		"/_control/services", "", nil); !strings.Contains(text, `"chats":[{"channel":"services/T/B/X","text":"hello"}]`) {
 		t.Error(text)
 	}
 	p.Forget()

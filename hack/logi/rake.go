@@ -64,8 +64,8 @@ func (s *Server) RakeRuns() []RakeRun {
 	return append([]RakeRun{}, s.rakes.runs...)
 }
 
-// InstallBundle writes a program into dir that plays bundler: `bundle exec rails <task> RAILS_ENV=<environment>` runs the rake. It
-// needs curl, and returns its path.
+// InstallBundle writes a program into dir that plays bundler: `bundle exec rails <task> RAILS_ENV=<environment>` runs
+// the rake. It needs curl, and returns its path.
 func (s *Server) InstallBundle(dir string) (string, error) {
 	script := fmt.Sprintf(`#!/bin/sh
 for argument; do
@@ -98,7 +98,8 @@ func (s *Server) serveRake(w http.ResponseWriter, r *http.Request) {
 // rakeTask is Rake::Application#parse_task_string, for tasks of two arguments.
 var rakeTask = regexp.MustCompile(`^([^\[]+)\[\s*((?:[^\\,]|\\.)*?)\s*,\s*((?:[^\\,]|\\.)*?)\s*\]$`)
 
-// Rake is `bundle <arguments>`, started in a directory by a process: it returns what it prints, and whether it succeeds.
+// Rake is `bundle <arguments>`, started in a directory by a process: it returns what it prints, and whether it
+// succeeds.
 func (s *Server) Rake(ctx context.Context, directory string, arguments []string, pid int) (printed string, ok bool) {
 	s.mu.Lock()
 	s.rakes.runs = append(s.rakes.runs, RakeRun{directory, arguments})
@@ -143,8 +144,8 @@ func (s *Server) Rake(ctx context.Context, directory string, arguments []string,
 	return printed + said + "\n", true
 }
 
-// compromise does what the platform's rake does, in one transaction: the key is revoked, a new one issued, what is undelivered signed
-// anew, and the event enqueued. It does that each time it is asked.
+// compromise does what the platform's rake does, in one transaction: the key is revoked, a new one issued, what is
+// undelivered signed anew, and the event enqueued. It does that each time it is asked.
 func (s *Server) compromise(ctx context.Context, application int64, kid string) (said string, err error) {
 	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 		tag, err := tx.Exec(ctx, `UPDATE webhook_signing_keys SET status = 'revoked', revoked_at = clock_timestamp(), updated_at = clock_timestamp()
@@ -167,7 +168,8 @@ func (s *Server) compromise(ctx context.Context, application int64, kid string) 
 		if err != nil {
 			return err
 		}
-		said = fmt.Sprintf("revoked %s, issued %s, re-signed %d entries, enqueued webhook_key.compromised", kid, successor.kid, n)
+		said = fmt.Sprintf("revoked %s, issued %s, re-signed %d entries, enqueued webhook_key.compromised", kid,
+			successor.kid, n)
 		return enqueueCompromised(ctx, tx, application, kid, successor)
 	})
 	return said, err
@@ -197,7 +199,8 @@ func (s *Server) issueSuccessor(ctx context.Context, tx pgx.Tx, application int6
 }
 
 func reSign(ctx context.Context, tx pgx.Tx, application int64, successor signer) (int, error) {
-	rows, err := tx.Query(ctx, `SELECT id, payload::text FROM webhook_outbox_entries WHERE oauth_application_id = $1 AND delivered_at IS NULL ORDER BY id FOR UPDATE`, application)
+	rows, err := tx.Query(ctx,
+		`SELECT id, payload::text FROM webhook_outbox_entries WHERE oauth_application_id = $1 AND delivered_at IS NULL ORDER BY id FOR UPDATE`, application)
 	if err != nil {
 		return 0, fmt.Errorf("reading entries: %w", err)
 	}
@@ -220,7 +223,8 @@ func reSign(ctx context.Context, tx pgx.Tx, application int64, successor signer)
 }
 
 func enqueueCompromised(ctx context.Context, tx pgx.Tx, application int64, kid string, successor signer) error {
-	event, err := json.Marshal(map[string]any{"id": "evt_" + rand.Text(), "type": "webhook_key.compromised", "data": map[string]string{"kid": kid, "new_kid": successor.kid}})
+	event, err := json.Marshal(map[string]any{"id": "evt_" +
+		rand.Text(), "type": "webhook_key.compromised", "data": map[string]string{"kid": kid, "new_kid": successor.kid}})
 	if err != nil {
 		return fmt.Errorf("encoding the event: %w", err)
 	}
@@ -266,8 +270,8 @@ func killSSH(pid int) {
 	}
 }
 
-// EncryptKeys encrypts the private keys of the platform, those there are and those to come, as Active Record Encryption does: only
-// the platform itself can read them from now on.
+// EncryptKeys encrypts the private keys of the platform, those there are and those to come, as Active Record Encryption
+// does: only the platform itself can read them from now on.
 func (s *Server) EncryptKeys(ctx context.Context) error {
 	key := make([]byte, 32)
 	if _, err := rand.Read(key); err != nil {
@@ -292,11 +296,14 @@ func (s *Server) EncryptKeys(ctx context.Context) error {
 		sealed := map[int64]string{}
 		var id int64
 		var private string
-		if _, err := pgx.ForEachRow(rows, []any{&id, &private}, func() error { sealed[id] = s.sealed(private); return nil }); err != nil {
+		if _,
+			err := pgx.ForEachRow(rows, []any{&id, &private},
+			func() error { sealed[id] = s.sealed(private); return nil }); err != nil {
 			return fmt.Errorf("reading keys: %w", err)
 		}
 		for id, private := range sealed {
-			if _, err := tx.Exec(ctx, `UPDATE webhook_signing_keys SET private_key = $2 WHERE id = $1`, id, private); err != nil {
+			if _,
+				err := tx.Exec(ctx, `UPDATE webhook_signing_keys SET private_key = $2 WHERE id = $1`, id, private); err != nil {
 				return fmt.Errorf("encrypting a key: %w", err)
 			}
 		}

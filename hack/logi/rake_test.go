@@ -13,7 +13,8 @@ import (
 
 func (p *platform) activeKid() (kid string) {
 	p.t.Helper()
-	if err := p.db.QueryRow(p.t.Context(), `SELECT kid FROM webhook_signing_keys WHERE status = 'active' ORDER BY id DESC LIMIT 1`).Scan(&kid); err != nil {
+	if err := p.db.QueryRow(p.t.Context(),
+		`SELECT kid FROM webhook_signing_keys WHERE status = 'active' ORDER BY id DESC LIMIT 1`).Scan(&kid); err != nil {
 		p.t.Fatal(err)
 	}
 	return kid
@@ -25,7 +26,8 @@ func TestTheRakeEndsAKeyWholeAndTheRelyingPartyFollows(t *testing.T) {
 		t.Fatal(err)
 	}
 	var private string
-	if err := p.db.QueryRow(t.Context(), `SELECT private_key FROM webhook_signing_keys`).Scan(&private); err != nil || strings.Contains(private, "PRIVATE KEY") || !strings.HasPrefix(private, `{"p":`) {
+	if err := p.db.QueryRow(t.Context(), `SELECT private_key FROM webhook_signing_keys`).Scan(&private); err != nil ||
+		strings.Contains(private, "PRIVATE KEY") || !strings.HasPrefix(private, `{"p":`) {
 		t.Errorf("%v: the column holds %s", err, private)
 	}
 	stolen, err := p.StealKey(t.Context(), acme)
@@ -40,12 +42,14 @@ func TestTheRakeEndsAKeyWholeAndTheRelyingPartyFollows(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(bundle, "exec", "rails", "webhooks:compromise["+strconv.Itoa(acme)+", "+kid+"]", "RAILS_ENV=production")
+	cmd := exec.Command(bundle, "exec", "rails", "webhooks:compromise["+strconv.Itoa(acme)+", "+kid+
+		"]", "RAILS_ENV=production")
 	cmd.Dir = dir
 	if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "re-signed 7 entries") {
 		t.Fatalf("%v: %s", err, out)
 	}
-	if runs := p.RakeRuns(); len(runs) != 1 || filepath.Base(runs[0].Directory) != filepath.Base(dir) || len(runs[0].Arguments) != 4 {
+	if runs := p.RakeRuns(); len(runs) != 1 || filepath.Base(runs[0].Directory) != filepath.Base(dir) ||
+		len(runs[0].Arguments) != 4 {
 		t.Errorf("%q", runs)
 	}
 	p.exec(`UPDATE webhook_outbox_entries SET dlq_at = NULL`)
@@ -55,7 +59,8 @@ func TestTheRakeEndsAKeyWholeAndTheRelyingPartyFollows(t *testing.T) {
 	if got := p.answered(); got[http.StatusOK] != 8 {
 		t.Errorf("answered %v", got)
 	}
-	if status, err := stolen.Forge(t.Context(), `{"type": "user.deleted"}`); err != nil || status != http.StatusUnauthorized {
+	if status, err := stolen.Forge(t.Context(), `{"type": "user.deleted"}`); err != nil ||
+		status != http.StatusUnauthorized {
 		t.Errorf("the stolen key: %d, %v", status, err)
 	}
 }
@@ -68,7 +73,8 @@ func TestTheRakeFailsAsToldAndReadsItsArgumentsAsRakeDoes(t *testing.T) {
 		t.Fatal(err)
 	}
 	compromise := func(kid string) []string {
-		return []string{"exec", "rails", "webhooks:compromise[" + strconv.Itoa(acme) + "," + kid + "]", "RAILS_ENV=production"}
+		return []string{"exec", "rails", "webhooks:compromise[" + strconv.Itoa(acme) + "," + kid +
+			"]", "RAILS_ENV=production"}
 	}
 	refused := func(want string, arguments ...string) {
 		t.Helper()

@@ -28,7 +28,8 @@ type Fault struct {
 
 // ApplicationCounts is what a relying party saw.
 type ApplicationCounts struct {
-	// Attempts that reached it, by the status that it answered; 0 where it closed the connection, or the dispatcher had gone.
+	// Attempts that reached it, by the status that it answered; 0 where it closed the connection, or the dispatcher had
+	// gone.
 	Attempts map[int]int `json:"attempts"`
 	// Received webhooks that it accepted, each counted once by its idempotency key.
 	Received int `json:"received"`
@@ -43,8 +44,8 @@ func (s *Server) SetFault(application int64, fault Fault) {
 	s.faults[application] = fault
 }
 
-// Forget forgets faults, counts, what was received, keys and for how long they are kept, nonces, clients and deploys, as if the platform
-// had just started.
+// Forget forgets faults, counts, what was received, keys and for how long they are kept, nonces, clients and deploys,
+// as if the platform had just started.
 func (s *Server) Forget() {
 	s.render.Forget()
 	s.Services.Forget()
@@ -147,7 +148,8 @@ func (s *Server) faultFor(application int64) Fault {
 	defer s.mu.Unlock()
 	fault := s.faults[application]
 	s.arrivals[application]++
-	if fault.EveryKth > 0 && s.arrivals[application]%fault.EveryKth != 0 || fault.Percent > 0 && rand.IntN(100) >= fault.Percent {
+	if fault.EveryKth > 0 && s.arrivals[application]%fault.EveryKth != 0 || fault.Percent > 0 &&
+		rand.IntN(100) >= fault.Percent {
 		fault.Status, fault.Refuse = 0, false
 	}
 	return fault
@@ -159,7 +161,8 @@ func (s *Server) count(application int64, status int) {
 	s.countsOf(application).Attempts[status]++
 }
 
-// accept takes a delivery and counts it. It is false, and counts a 409, where the key was accepted before and that is a conflict.
+// accept takes a delivery and counts it. It is false, and counts a 409, where the key was accepted before and that is a
+// conflict.
 func (s *Server) accept(application int64, key string, conflictOnSeen bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -121,7 +121,8 @@ type RenderCounts struct {
 // NewRender has WebService, with auto-deploy on and nothing deployed.
 func NewRender() *Render {
 	r := &Render{key: "rnd_" + rand.Text(), mux: http.NewServeMux()}
-	r.mux.HandleFunc("GET /services/{service}", r.handle(func(_ *http.Request, s *renderService) (int, any) { return http.StatusOK, s.shown() }))
+	r.mux.HandleFunc("GET /services/{service}",
+		r.handle(func(_ *http.Request, s *renderService) (int, any) { return http.StatusOK, s.shown() }))
 	r.mux.HandleFunc("PATCH /services/{service}", r.handle(r.patch))
 	r.mux.HandleFunc("GET /services/{service}/deploys", r.handle(listDeploys))
 	r.mux.HandleFunc("GET /services/{service}/deploys/{id}", r.handle(getDeploy))
@@ -129,7 +130,8 @@ func NewRender() *Render {
 	r.mux.HandleFunc("GET /services/{service}/jobs", r.handle(listJobs))
 	r.mux.HandleFunc("GET /services/{service}/jobs/{id}", r.handle(getJob))
 	r.mux.HandleFunc("POST /services/{service}/jobs", r.handle(r.startJob))
-	r.mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { respond(w, http.StatusNotFound, refusal("not found")) })
+	r.mux.HandleFunc("/",
+		func(w http.ResponseWriter, _ *http.Request) { respond(w, http.StatusNotFound, refusal("not found")) })
 	r.Forget()
 	return r
 }
@@ -138,7 +140,8 @@ func NewRender() *Render {
 func (r *Render) Forget() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.services, r.broken, r.rollbackDelay, r.runJob, r.faults, r.limits = map[string]*renderService{}, map[string]Breakage{}, 0, nil, nil, nil
+	r.services, r.broken, r.rollbackDelay, r.runJob, r.faults, r.limits = map[string]*renderService{},
+		map[string]Breakage{}, 0, nil, nil, nil
 	r.counts = RenderCounts{Reads: map[string]int{}}
 	r.services[WebService] = &renderService{id: WebService, name: "web", autoDeploy: true, since: now()}
 }
@@ -170,8 +173,8 @@ func (r *Render) AutoDeploy(service string) bool {
 	return r.services[service].autoDeploy
 }
 
-// Push brings a commit to the branch's head, which is deployed while auto-deploy is on. It returns the deploy's id, empty where
-// there is none.
+// Push brings a commit to the branch's head, which is deployed while auto-deploy is on. It returns the deploy's id,
+// empty where there is none.
 func (r *Render) Push(service, commit string) (id string) {
 	if !r.AutoDeploy(service) {
 		return ""
@@ -184,9 +187,8 @@ func (r *Render) DeployCommit(service, commit string) (id string) {
 	return r.AddDeploy(service, commit, "live", "manual", now())
 }
 
-// AddDeploy enters a deploy of any status and trigger, created and where it was live, live, at an instant, and returns its id. A
-// commit is as old as its first deploy.
-// One that is live deactivates the one before.
+// AddDeploy enters a deploy of any status and trigger, created and where it was live, live, at an instant, and returns
+// its id. A commit is as old as its first deploy. One that is live deactivates the one before.
 func (r *Render) AddDeploy(service, commit, status, trigger string, at time.Time) (id string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -220,7 +222,8 @@ func (r *Render) SetRollbackDelay(d time.Duration) {
 	r.rollbackDelay = d
 }
 
-// HandleJobs runs each job by calling run; one that it returns an error for fails. Without it, all do. Close waits for run to return.
+// HandleJobs runs each job by calling run; one that it returns an error for fails. Without it, all do. Close waits for
+// run to return.
 func (r *Render) HandleJobs(run func(serviceID, startCommand string) error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -237,8 +240,8 @@ func (r *Render) SetFaults(faults ...RenderFault) {
 	}
 }
 
-// LimitRates answers 429 to more reads and writes than these within a minute; Render itself takes 400 and 30. 0 is no limit, as at
-// first.
+// LimitRates answers 429 to more reads and writes than these within a minute; Render itself takes 400 and 30. 0 is no
+// limit, as at first.
 func (r *Render) LimitRates(reads, writes int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -297,7 +300,8 @@ func renderID(kind string) string { return kind + "-" + strings.ToLower(rand.Tex
 
 func (s *renderService) add(commit, trigger string, at time.Time) *renderDeploy {
 	d := &renderDeploy{
-		ID: renderID("dep"), Commit: renderCommit{ID: commit, Message: "Change " + commit, CreatedAt: at}, Status: "created", Trigger: trigger,
+		ID: renderID("dep"), Commit: renderCommit{ID: commit, Message: "Change " + commit, CreatedAt: at}, Status: "created",
+		Trigger:   trigger,
 		CreatedAt: at, UpdatedAt: at,
 	}
 	if i := slices.IndexFunc(s.deploys, func(d *renderDeploy) bool { return d.Commit.ID == commit }); i >= 0 {
@@ -359,7 +363,9 @@ func (s *renderService) shown() map[string]any {
 		suspended = "suspended"
 	}
 	return map[string]any{
-		"id": s.id, "name": s.name, "type": "web_service", "slug": s.name, "ownerId": "tea-1pass", "autoDeploy": autoDeploy, "autoDeployTrigger": trigger,
-		"suspended": suspended, "suspenders": append([]string{}, s.suspenders...), "serviceDetails": map[string]any{}, "createdAt": s.since, "updatedAt": s.since,
+		"id": s.id, "name": s.name, "type": "web_service", "slug": s.name, "ownerId": "tea-1pass", "autoDeploy": autoDeploy,
+		"autoDeployTrigger": trigger,
+		"suspended":         suspended, "suspenders": append([]string{}, s.suspenders...), "serviceDetails": map[string]any{},
+		"createdAt": s.since, "updatedAt": s.since,
 	}
 }

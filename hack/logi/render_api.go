@@ -17,7 +17,7 @@ import (
 
 // ServeHTTP counts, fails as it is told, checks the key, and does what is asked.
 func (r *Render) ServeHTTP(w http.ResponseWriter, request *http.Request) {
-	// net/http notices that a client has gone only once the body was read; and it is not read under the lock.
+	// net/http notices that a client has gone only after the body was read. The body is read before the lock is taken.
 	text, err := io.ReadAll(request.Body)
 	if err != nil {
 		panic(http.ErrAbortHandler)
@@ -176,8 +176,8 @@ func listJobs(request *http.Request, s *renderService) (int, any) {
 	return paged(request, "job", s.jobs, func(j *renderJob) (string, time.Time) { return j.ID, j.CreatedAt })
 }
 
-// paged answers a page of a list as [{cursor, <what>}], by the hashes of the ids: Render promises no order, and a list that grows
-// keeps its place. createdAfter is the one filter.
+// paged answers a page of a list as [{cursor, <what>}], by the hashes of the ids: Render promises no order, and a list
+// that grows keeps its place. createdAfter is the one filter.
 func paged[T any](request *http.Request, what string, all []T, of func(T) (string, time.Time)) (int, any) {
 	query := request.URL.Query()
 	limit := 20
@@ -226,10 +226,17 @@ func (r *Render) startJob(request *http.Request, s *renderService) (int, any) {
 		return http.StatusBadRequest, refusal("startCommand is required")
 	}
 	j := &renderJob{
-		ID: renderID("job"), ServiceID: s.id, PlanID: cmp.Or(in.PlanID, "plan-srv-006"), StartCommand: in.StartCommand, Status: "pending", CreatedAt: now(),
+		ID: renderID("job"), ServiceID: s.id, PlanID: cmp.Or(in.PlanID, "plan-srv-006"), StartCommand: in.StartCommand,
+		Status: "pending", CreatedAt: now(),
 	}
 	s.jobs = append(s.jobs, j)
 	r.counts.Jobs++
+	r.run(j)
+	return http.StatusCreated, j
+}
+
+// run runs a job, under the lock, which it does not wait for.
+func (r *Render) run(j *renderJob) {
 	run := r.runJob
 	r.running.Go(func() {
 		r.mu.Lock()
@@ -243,5 +250,4 @@ func (r *Render) startJob(request *http.Request, s *renderService) (int, any) {
 		defer r.mu.Unlock()
 		j.Status, j.FinishedAt = status, now()
 	})
-	return http.StatusCreated, j
 }

@@ -45,7 +45,8 @@ func TestABadCommitBreaksThePlatformAndARollbackMendsIt(t *testing.T) {
 	r.SetRollbackDelay(20 * time.Millisecond)
 	expect := func(when string, up, token, jwks int) {
 		t.Helper()
-		got := []int{p.get("/up", nil), p.request(http.MethodPost, "/oauth/token", "", "", nil), p.get("/.well-known/jwks.json", nil)}
+		got := []int{p.get("/up", nil), p.request(http.MethodPost, "/oauth/token", "", "", nil),
+			p.get("/.well-known/jwks.json", nil)}
 		if want := []int{up, token, jwks}; fmt.Sprint(got) != fmt.Sprint(want) {
 			t.Errorf("%s: %v, want %v", when, got, want)
 		}
@@ -55,29 +56,35 @@ func TestABadCommitBreaksThePlatformAndARollbackMendsIt(t *testing.T) {
 	expect("bad", 502, 502, 502)
 
 	var patched struct{ AutoDeploy, AutoDeployTrigger string }
-	if status := p.render(http.MethodPatch, servicePath, `{"autoDeploy":"no"}`, &patched); status != 200 || patched.AutoDeploy != "no" || patched.AutoDeployTrigger != "off" {
+	if status := p.render(http.MethodPatch, servicePath, `{"autoDeploy":"no"}`, &patched); status != 200 ||
+		patched.AutoDeploy != "no" || patched.AutoDeployTrigger != "off" {
 		t.Errorf("%d %+v", status, patched)
 	}
 	if id := r.Push(logi.WebService, "worse"); id != "" {
 		t.Error("a push was deployed while auto-deploy is off")
 	}
 	var rolled deploy
-	if status := p.render(http.MethodPost, servicePath+"/rollback", `{"deployId":"`+good+`"}`, &rolled); status != 201 || rolled.Status != "update_in_progress" ||
-		rolled.Trigger != "rollback" || rolled.Commit.ID != "good" || !rolled.Commit.CreatedAt.Equal(made) || rolled.ID == good {
+	if status := p.render(http.MethodPost, servicePath+"/rollback", `{"deployId":"`+good+`"}`, &rolled); status != 201 ||
+		rolled.Status != "update_in_progress" ||
+		rolled.Trigger != "rollback" || rolled.Commit.ID != "good" || !rolled.Commit.CreatedAt.Equal(made) ||
+		rolled.ID == good {
 		t.Errorf("%d %+v", status, rolled)
 	}
 	eventually(t, "the rollback is live", func() bool {
 		var now deploy
-		return p.render(http.MethodGet, servicePath+"/deploys/"+rolled.ID, "", &now) == 200 && now.Status == "live" && !now.FinishedAt.IsZero()
+		return p.render(http.MethodGet, servicePath+"/deploys/"+rolled.ID, "", &now) == 200 && now.Status == "live" &&
+			!now.FinishedAt.IsZero()
 	})
 	expect("rolled back", 200, 401, 200)
 	var left deploy
-	if status := p.render(http.MethodGet, servicePath+"/deploys/"+bad, "", &left); status != 200 || left.Status != "deactivated" {
+	if status := p.render(http.MethodGet, servicePath+"/deploys/"+bad, "", &left); status != 200 ||
+		left.Status != "deactivated" {
 		t.Errorf("the bad deploy: %d %+v", status, left)
 	}
 	r.DeployCommit(logi.WebService, "worse")
 	expect("worse, whose tokens and JWKS are well", 502, 401, 200)
-	if got := r.Counts(); got.Rollbacks != 1 || got.AutoDeployPatches != 1 || got.Reads[strings.TrimPrefix(servicePath, logi.RenderPath)+"/deploys/"+bad] != 1 {
+	if got := r.Counts(); got.Rollbacks != 1 || got.AutoDeployPatches != 1 ||
+		got.Reads[strings.TrimPrefix(servicePath, logi.RenderPath)+"/deploys/"+bad] != 1 {
 		t.Errorf("%+v", got)
 	}
 	r.Suspend(logi.WebService, "billing")
@@ -91,7 +98,8 @@ func TestRenderListsInPagesAndInNoOrder(t *testing.T) {
 	p := start(t, manual())
 	begin := time.Now().Add(-time.Hour)
 	for i := range 45 {
-		p.Render().AddDeploy(logi.WebService, fmt.Sprint(i), "build_failed", "new_commit", begin.Add(time.Duration(i)*time.Minute))
+		p.Render().AddDeploy(logi.WebService, fmt.Sprint(i), "build_failed", "new_commit",
+			begin.Add(time.Duration(i)*time.Minute))
 	}
 	seen, ordered, cursor := map[string]bool{}, true, ""
 	var last time.Time
@@ -100,7 +108,8 @@ func TestRenderListsInPagesAndInNoOrder(t *testing.T) {
 			Deploy deploy
 			Cursor string
 		}
-		if status := p.render(http.MethodGet, servicePath+"/deploys?cursor="+url.QueryEscape(cursor), "", &page); status != 200 || len(page) != want {
+		if status := p.render(http.MethodGet, servicePath+"/deploys?cursor="+
+			url.QueryEscape(cursor), "", &page); status != 200 || len(page) != want {
 			t.Fatalf("%d, %d deploys, want %d", status, len(page), want)
 		}
 		for _, element := range page {
@@ -137,7 +146,8 @@ func TestRenderRefusesInItsOwnWords(t *testing.T) {
 		{http.MethodPatch, servicePath, p.Render().Key(), `{"autoDeploy":true}`, 400},
 	} {
 		var said struct{ ID, Message string }
-		if status := p.request(c.method, c.path, c.key, c.body, &said); status != c.want || said.ID == "" || said.Message == "" {
+		if status := p.request(c.method, c.path, c.key, c.body, &said); status != c.want || said.ID == "" ||
+			said.Message == "" {
 			t.Errorf("%s %s %s: %d %+v, want %d", c.method, c.path, c.body, status, said, c.want)
 		}
 	}
@@ -159,7 +169,8 @@ func TestAJobRunsWhatIsRegistered(t *testing.T) {
 	})
 	for command, want := range map[string]string{"bin/good": "succeeded", "bin/bad": "failed"} {
 		var job struct{ ID, Status, StartCommand string }
-		if status := p.render(http.MethodPost, servicePath+"/jobs", `{"startCommand":"`+command+`"}`, &job); status != 201 || job.Status != "pending" || job.StartCommand != command {
+		if status := p.render(http.MethodPost, servicePath+"/jobs", `{"startCommand":"`+command+`"}`, &job); status != 201 ||
+			job.Status != "pending" || job.StartCommand != command {
 			t.Errorf("%d %+v", status, job)
 		}
 		become := func(want string) {
@@ -173,10 +184,12 @@ func TestAJobRunsWhatIsRegistered(t *testing.T) {
 		become(want)
 	}
 	var jobs []struct{ Job struct{ ID string } }
-	if p.render(http.MethodGet, servicePath+"/jobs?createdAfter="+url.QueryEscape(time.Now().Add(-time.Minute).Format(time.RFC3339)), "", &jobs); len(jobs) != 2 {
+	if p.render(http.MethodGet, servicePath+"/jobs?createdAfter="+
+		url.QueryEscape(time.Now().Add(-time.Minute).Format(time.RFC3339)), "", &jobs); len(jobs) != 2 {
 		t.Errorf("%d jobs", len(jobs))
 	}
-	if p.render(http.MethodGet, servicePath+"/jobs?createdAfter="+url.QueryEscape(time.Now().Add(time.Minute).Format(time.RFC3339)), "", &jobs); len(jobs) != 0 {
+	if p.render(http.MethodGet, servicePath+"/jobs?createdAfter="+
+		url.QueryEscape(time.Now().Add(time.Minute).Format(time.RFC3339)), "", &jobs); len(jobs) != 0 {
 		t.Errorf("%d jobs of the future", len(jobs))
 	}
 	if got := p.Render().Counts(); got.Jobs != 2 {
@@ -190,7 +203,8 @@ func TestRenderFailsAsItIsTold(t *testing.T) {
 	r := p.Render()
 	good := r.DeployCommit(logi.WebService, "good")
 	rollback := func() (*http.Response, error) {
-		request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, p.URL()+servicePath+"/rollback", strings.NewReader(`{"deployId":"`+good+`"}`))
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, p.URL()+servicePath+
+			"/rollback", strings.NewReader(`{"deployId":"`+good+`"}`))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -246,7 +260,8 @@ func TestRenderLimitsReadsAndWritesApart(t *testing.T) {
 	p := start(t, manual())
 	p.Render().LimitRates(2, 1)
 	for i, c := range []struct{ read, write int }{{200, 200}, {200, 429}, {429, 429}} {
-		read, write := p.render(http.MethodGet, servicePath, "", nil), p.render(http.MethodPatch, servicePath, `{"autoDeploy":"no"}`, nil)
+		read, write := p.render(http.MethodGet, servicePath, "", nil),
+			p.render(http.MethodPatch, servicePath, `{"autoDeploy":"no"}`, nil)
 		if read != c.read || write != c.write {
 			t.Errorf("round %d: %d and %d, want %+v", i, read, write, c)
 		}
@@ -282,7 +297,8 @@ func TestTokensAreIssuedToARegisteredClient(t *testing.T) {
 			form.Set("client_id", c.id)
 			form.Set("client_secret", c.secret)
 		}
-		request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, p.URL()+"/oauth/token", strings.NewReader(form.Encode()))
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, p.URL()+
+			"/oauth/token", strings.NewReader(form.Encode()))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -305,7 +321,8 @@ func TestTokensAreIssuedToARegisteredClient(t *testing.T) {
 		}
 		issued := said.AccessToken != "" && said.TokenType == "Bearer" && said.ExpiresIn > 0
 		challenged := strings.Contains(response.Header.Get("WWW-Authenticate"), "invalid_client")
-		if response.StatusCode != c.want || said.Error != c.code || issued != (c.want == 200) || challenged != (c.want == 401) {
+		if response.StatusCode != c.want || said.Error != c.code || issued != (c.want == 200) ||
+			challenged != (c.want == 401) {
 			t.Errorf("%+v: %d %+v", c, response.StatusCode, said)
 		}
 	}
@@ -333,12 +350,14 @@ func TestRenderIsControlledFromATerminalToo(t *testing.T) {
 		URL, APIKey string
 		Counts      logi.RenderCounts
 	}
-	if status := p.get("/_control/render", &where); status != 200 || where.URL != p.URL()+logi.RenderPath || where.APIKey != p.Render().Key() {
+	if status := p.get("/_control/render", &where); status != 200 || where.URL != p.URL()+logi.RenderPath ||
+		where.APIKey != p.Render().Key() {
 		t.Errorf("%d %+v", status, where)
 	}
 	control("render/faults", `{"faults":[{"path":"/rollback","status":503,"times":1}]}`, nil)
 	for _, want := range []int{503, 201} {
-		if status := p.render(http.MethodPost, servicePath+"/rollback", `{"deployId":"`+good.DeployID+`"}`, nil); status != want {
+		if status := p.render(http.MethodPost, servicePath+"/rollback", `{"deployId":"`+good.DeployID+
+			`"}`, nil); status != want {
 			t.Errorf("%d, want %d", status, want)
 		}
 	}

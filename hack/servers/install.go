@@ -11,8 +11,8 @@ import (
 	"syscall"
 )
 
-// find returns the path of a program: the newest that matches the globs, else that in PATH, else after installing the Debian
-// package that has it.
+// find returns the path of a program: the newest that matches the globs, else that in PATH, else after installing the
+// Debian package that has it.
 func find(ctx context.Context, program, debianPackage string, globs ...string) (string, error) {
 	if path := installed(program, globs); path != "" {
 		return path, nil

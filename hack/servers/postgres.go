@@ -72,7 +72,8 @@ func (s *Postgres) initialise(ctx context.Context, options PostgresOptions) erro
 			return err
 		}
 	}
-	cmd := exec.CommandContext(ctx, filepath.Join(s.bin, "initdb"), "-D", s.data(), "-U", "postgres", "-A", "scram-sha-256",
+	cmd := exec.CommandContext(ctx, filepath.Join(s.bin, "initdb"), "-D", s.data(), "-U", "postgres", "-A",
+		"scram-sha-256",
 		"--pwfile", passwordFile, "--encoding=UTF8", "--locale=C", "--no-sync")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: s.owner}
 	cmd.Dir = s.dir
@@ -80,7 +81,8 @@ func (s *Postgres) initialise(ctx context.Context, options PostgresOptions) erro
 		return fmt.Errorf("initdb: %w\n%s", err, out)
 	}
 	settings := map[string]string{
-		"listen_addresses": "127.0.0.1", "port": strconv.Itoa(s.port), "unix_socket_directories": "", "max_connections": "200",
+		"listen_addresses": "127.0.0.1", "port": strconv.Itoa(s.port), "unix_socket_directories": "",
+		"max_connections":           "200",
 		"max_prepared_transactions": "10", "shared_buffers": "256MB", "max_wal_size": "4GB", "timezone": "UTC",
 		"log_line_prefix": "%m [%p] %u@%d ",
 	}
@@ -154,7 +156,8 @@ func (s *Postgres) Restart(ctx context.Context) error {
 	return s.Start(ctx)
 }
 
-// ServeTLS restarts the server with a certificate and its key, in PEM. Nobody but the superuser may connect without TLS then.
+// ServeTLS restarts the server with a certificate and its key, in PEM. Nobody but the superuser may connect without TLS
+// then.
 func (s *Postgres) ServeTLS(ctx context.Context, certificate, key []byte) error {
 	for name, content := range map[string][]byte{
 		"server.crt": certificate, "server.key": key, // where Postgres looks for them
@@ -184,7 +187,8 @@ func (s *Postgres) URL(database string) string { return s.URLFor("postgres", s.p
 
 // URLFor connects to a database as a user, without TLS.
 func (s *Postgres) URLFor(user, password, database string) string {
-	u := url.URL{Scheme: "postgres", User: url.UserPassword(user, password), Host: "127.0.0.1:" + strconv.Itoa(s.port), Path: database, RawQuery: "sslmode=disable"}
+	u := url.URL{Scheme: "postgres", User: url.UserPassword(user, password), Host: "127.0.0.1:" +
+		strconv.Itoa(s.port), Path: database, RawQuery: "sslmode=disable"}
 	return u.String()
 }
 
@@ -193,7 +197,8 @@ func (s *Postgres) CreateDatabase(ctx context.Context, name, template string) er
 	if template == "" {
 		template = "template1"
 	}
-	return s.exec(ctx, fmt.Sprintf("CREATE DATABASE %s TEMPLATE %s", pgx.Identifier{name}.Sanitize(), pgx.Identifier{template}.Sanitize()))
+	return s.exec(ctx,
+		fmt.Sprintf("CREATE DATABASE %s TEMPLATE %s", pgx.Identifier{name}.Sanitize(), pgx.Identifier{template}.Sanitize()))
 }
 
 // DropDatabase drops a database, and ends whoever is connected to it.

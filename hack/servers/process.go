@@ -127,8 +127,8 @@ func tail(log string) string {
 	return strings.Join(lines[max(0, len(lines)-20):], "\n")
 }
 
-// FreePort is a loopback port that nothing listened on a moment ago. It is below those that systems give to outgoing connections,
-// or one of these might take it before the server that it is for.
+// FreePort is a loopback port that nothing listened on a moment ago. It is below those that systems give to outgoing
+// connections, or one of these might take it before the server that it is for.
 func FreePort() (int, error) {
 	for {
 		port := 10000 + rand.IntN(20000)

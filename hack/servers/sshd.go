@@ -21,7 +21,7 @@ import (
 	"golang.org/x/crypto/ssh/knownhosts"
 )
 
-// SSHD is an OpenSSH server on loopback, in a folder of its own, that lets in whoever runs it, with one key.
+// SSHD is an OpenSSH server on loopback, in a folder of its own. It lets in the user that runs it, with one key.
 type SSHD struct {
 	dir, sshd string
 	port      int
@@ -57,7 +57,8 @@ func (s *SSHD) initialise() error {
 		return err
 	}
 	if os.Geteuid() == 0 {
-		// Where a server that was started as root locks up its unprivileged half; its package leaves making it to the service.
+		// Where a server that was started as root locks up its unprivileged half; its package leaves making it to the
+		// service.
 		if err := os.MkdirAll("/run/sshd", 0o755); err != nil {
 			return err
 		}
@@ -114,7 +115,8 @@ func (s *SSHD) ChangeHostKey() error {
 
 // Start starts a stopped server, on the port that it had.
 func (s *SSHD) Start(ctx context.Context) error {
-	process, err := start("sshd", exec.Command(s.sshd, "-D", "-e", "-f", filepath.Join(s.dir, "sshd_config")), filepath.Join(s.dir, "log"), syscall.SIGTERM)
+	process, err := start("sshd", exec.Command(s.sshd, "-D", "-e", "-f", filepath.Join(s.dir, "sshd_config")),
+		filepath.Join(s.dir, "log"), syscall.SIGTERM)
 	if err != nil {
 		return err
 	}

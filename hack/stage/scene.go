@@ -44,8 +44,8 @@ type Scene[O Object] struct {
 	stage *Stage
 }
 
-// New makes a scene with a platform in w, which may be another World than the stage's. It has neither an application nor a Platform
-// object yet, and ends with the test.
+// New makes a scene with a platform in w, which may be another World than the stage's. It has neither an application
+// nor a Platform object yet, and ends with the test.
 func New[O Object](t *testing.T, stage *Stage, w *world.World, name string, config logi.Config) *Scene[O] {
 	t.Helper()
 	s := &Scene[O]{T: t, Ctx: t.Context(), stage: stage}
@@ -74,7 +74,8 @@ func (s *Scene[O]) end() {
 			s.Logf("%s", JSON(o))
 		}
 		err := errors.Join(client.IgnoreNotFound(s.stage.Kube.Delete(ctx, o)),
-			client.IgnoreNotFound(s.stage.Kube.Patch(ctx, o, client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`)))))
+			client.IgnoreNotFound(s.stage.Kube.Patch(ctx, o,
+				client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`)))))
 		if err != nil {
 			s.Errorf("cleaning up: %v", err)
 		}
@@ -88,7 +89,8 @@ func (s *Scene[O]) end() {
 	}
 	platform := &v1alpha1.Platform{ObjectMeta: metav1.ObjectMeta{Namespace: world.Namespace, Name: s.Site.Name}}
 	err := errors.Join(client.IgnoreNotFound(s.stage.Kube.Delete(ctx, platform)),
-		s.stage.Kube.DeleteAllOf(ctx, &corev1.Secret{}, client.InNamespace(world.Namespace), client.MatchingLabels{v1alpha1.LabelPlatform: s.Site.Name}))
+		s.stage.Kube.DeleteAllOf(ctx, &corev1.Secret{}, client.InNamespace(world.Namespace),
+			client.MatchingLabels{v1alpha1.LabelPlatform: s.Site.Name}))
 	if err != nil {
 		s.Errorf("cleaning up: %v", err)
 	}
@@ -157,8 +159,8 @@ func Query[V any, O Object](s *Scene[O], sql string, args ...any) V {
 	return value
 }
 
-// Object of the scene's Platform, whose full name begins with that one's. spec is YAML, indented by nothing; what it leaves
-// out of defaults is added.
+// Object of the scene's Platform, whose full name begins with that one's. spec is YAML, indented by nothing; what it
+// leaves out of defaults is added.
 func (s *Scene[O]) Object(name, spec string, defaults map[string]any) *unstructured.Unstructured {
 	s.Helper()
 	content := map[string]any{}
@@ -195,7 +197,8 @@ func (s *Scene[O]) Create(manifest *unstructured.Unstructured) string {
 func (s *Scene[O]) CreateSecret(suffix string, data map[string]string) string {
 	s.Helper()
 	secret := &corev1.Secret{
-		ObjectMeta: metav1.ObjectMeta{Namespace: world.Namespace, Name: s.Site.Name + "-" + suffix, Labels: map[string]string{v1alpha1.LabelPlatform: s.Site.Name}},
+		ObjectMeta: metav1.ObjectMeta{Namespace: world.Namespace, Name: s.Site.Name + "-" +
+			suffix, Labels: map[string]string{v1alpha1.LabelPlatform: s.Site.Name}},
 		StringData: data,
 	}
 	if err := s.stage.Kube.Create(s.Ctx, secret); err != nil {
@@ -279,7 +282,8 @@ func Condition(o Object, name string) metav1.Condition {
 
 // Ended says whether an object is complete or stalled.
 func Ended[O Object](o O) bool {
-	return Condition(o, v1alpha1.ConditionReady).Status == metav1.ConditionTrue || Condition(o, v1alpha1.ConditionStalled).Status == metav1.ConditionTrue
+	return Condition(o, v1alpha1.ConditionReady).Status == metav1.ConditionTrue ||
+		Condition(o, v1alpha1.ConditionStalled).Status == metav1.ConditionTrue
 }
 
 // AwaitReason waits until the root condition has a reason, seen for the newest spec, while the object goes on or waits.
@@ -295,7 +299,8 @@ func (s *Scene[O]) AwaitReason(name, want string) O {
 // AwaitStalled waits until an object needs a person, for this reason and no other.
 func (s *Scene[O]) AwaitStalled(name, want string) O {
 	s.Helper()
-	o := s.Await(name, "stalled as "+want, func(o O) bool { return Ended(o) && Condition(o, v1alpha1.ConditionReady).Reason == want })
+	o := s.Await(name, "stalled as "+
+		want, func(o O) bool { return Ended(o) && Condition(o, v1alpha1.ConditionReady).Reason == want })
 	if Condition(o, v1alpha1.ConditionStalled).Status != metav1.ConditionTrue {
 		s.Fatalf("%s is %s without being stalled", name, want)
 	}

@@ -1,5 +1,5 @@
-// Package stage is what the tests of a kind play on: a World whose one manager they share, and for each test a scene, which is a platform
-// of its own.
+// Package stage is what the tests of a kind play on: a World whose one manager they share, and for each test a scene,
+// which is a platform of its own.
 package stage
 
 import (

@@ -111,7 +111,8 @@ func TestDemoAndDevLeaveNothingBehind(t *testing.T) {
 // expectUsable sources the file as a person does, and tries what it exports.
 func expectUsable(t *testing.T, env string) {
 	t.Helper()
-	out, err := exec.CommandContext(t.Context(), "sh", "-c", `. "$0" && printf '%s\n' "$KUBECONFIG" "$DATABASE_URL" "$LOGI_URL" && env`, env).Output()
+	out, err := exec.CommandContext(t.Context(), "sh", "-c",
+		`. "$0" && printf '%s\n' "$KUBECONFIG" "$DATABASE_URL" "$LOGI_URL" && env`, env).Output()
 	if err != nil {
 		t.Fatalf("sourcing %s: %v", env, err)
 	}
@@ -126,7 +127,8 @@ func expectUsable(t *testing.T, env string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	get := exec.CommandContext(t.Context(), kubectl, "--kubeconfig="+kubeconfig, "-n", world.Namespace, "get", "platform", "production")
+	get := exec.CommandContext(t.Context(), kubectl, "--kubeconfig="+
+		kubeconfig, "-n", world.Namespace, "get", "platform", "production")
 	if out, err := get.CombinedOutput(); err != nil {
 		t.Errorf("with KUBECONFIG: %v\n%s", err, out)
 	}

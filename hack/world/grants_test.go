@@ -17,7 +17,8 @@ import (
 	"github.com/1pass-dev/playbook-operator/hack/world"
 )
 
-// grantsSQL lists what the roles were granted: on schemas, tables and sequences, columns, functions, and the database itself.
+// grantsSQL lists what the roles were granted: on schemas, tables and sequences, columns, functions, and the database
+// itself.
 const grantsSQL = `WITH grants (acl, object) AS (
 		SELECT nspacl, ' ON SCHEMA ' || quote_ident(nspname) FROM pg_namespace
 		UNION ALL SELECT relacl, ' ON ' || oid::regclass FROM pg_class
@@ -70,8 +71,8 @@ func TestTheDatabaseRolesNeedEachGrantThatTheyHave(t *testing.T) {
 	}
 }
 
-// useDatabase makes each call that the controllers and the subcommands make, for an application of its own, and returns the first
-// that failed.
+// useDatabase makes each call that the controllers and the subcommands make, for an application of its own, and returns
+// the first that failed.
 func useDatabase(t *testing.T, site *world.Site, owner *pgx.Conn, application int64) (call string, err error) {
 	t.Helper()
 	ctx := t.Context()
@@ -103,7 +104,8 @@ func useDatabase(t *testing.T, site *world.Site, owner *pgx.Conn, application in
 	selection := platformdb.Selection{ApplicationID: application, Conflicts: "Settle", MaxReplays: 3}
 	identity := func() platformdb.Identity {
 		uid := string(uuid.NewUUID())
-		return platformdb.Identity{UID: uid, Kind: "DLQReplay", Namespace: "n", Name: uid, SpecDigest: "d", ApplicationID: application}
+		return platformdb.Identity{UID: uid, Kind: "DLQReplay", Namespace: "n", Name: uid, SpecDigest: "d",
+			ApplicationID: application}
 	}
 	bySQL, byAdminAPI := identity(), identity()
 	leak, heir := identity(), identity()
@@ -126,7 +128,8 @@ func useDatabase(t *testing.T, site *world.Site, owner *pgx.Conn, application in
 		{"Deliveries", func() error { _, err := monitor.Deliveries(ctx, time.Minute); return err }},
 		{"ActiveKids", func() error { _, err := monitor.ActiveKids(ctx); return err }},
 		{"MigrationsSince", func() error { _, _, err := monitor.MigrationsSince(ctx, time.Now()); return err }},
-		{"MigrationsSince by the everyday role", func() error { _, _, err := operator.MigrationsSince(ctx, time.Now()); return err }},
+		{"MigrationsSince by the everyday role",
+			func() error { _, _, err := operator.MigrationsSince(ctx, time.Now()); return err }},
 		{"Deliveries by the everyday role", func() error { _, err := operator.Deliveries(ctx, time.Minute); return err }},
 
 		{"FinishedTwin", func() error { _, err := operator.FinishedTwin(ctx, bySQL); return err }},
@@ -216,13 +219,16 @@ func useDatabase(t *testing.T, site *world.Site, owner *pgx.Conn, application in
 			return nil
 		}},
 		{"AdoptRevocation of a key that may still sign", func() error {
-			if err := owner.QueryRow(ctx, `SELECT kid FROM webhook_signing_keys WHERE oauth_application_id = $1 AND status = 'active'`, application).Scan(&run.Kid); err != nil {
+			if err := owner.QueryRow(ctx,
+				`SELECT kid FROM webhook_signing_keys WHERE oauth_application_id = $1 AND status = 'active'`,
+				application).Scan(&run.Kid); err != nil {
 				return err
 			}
 			if _, err := operator.OpenOperation(ctx, byRake); err != nil {
 				return err
 			}
-			if _, err := operator.AdoptRevocation(ctx, byRake.UID, run.Kid, "leaked"); !errors.Is(err, platformdb.ErrNotRevoked) {
+			if _,
+				err := operator.AdoptRevocation(ctx, byRake.UID, run.Kid, "leaked"); !errors.Is(err, platformdb.ErrNotRevoked) {
 				return err
 			}
 			return nil
@@ -235,10 +241,14 @@ func useDatabase(t *testing.T, site *world.Site, owner *pgx.Conn, application in
 		}},
 		{"BeginCommand", func() error { return operator.BeginCommand(ctx, byRake.UID, run) }},
 		{"EndCommand", func() error {
-			return operator.EndCommand(ctx, byRake.UID, run.StartedAt, platformdb.CommandEnd{Outcome: platformdb.CommandSucceeded, ExitStatus: new(int32)}, "revoked")
+			return operator.EndCommand(ctx, byRake.UID, run.StartedAt,
+				platformdb.CommandEnd{Outcome: platformdb.CommandSucceeded, ExitStatus: new(int32)}, "revoked")
 		}},
 		{"AdoptRevocation", func() (err error) {
-			if _, ok := site.Rake(ctx, "/", []string{"exec", "rails", fmt.Sprintf("webhooks:compromise[%d,%s]", application, run.Kid), "RAILS_ENV=production"}, 0); !ok {
+			if _,
+				ok := site.Rake(ctx, "/",
+				[]string{"exec", "rails", fmt.Sprintf("webhooks:compromise[%d,%s]", application, run.Kid), "RAILS_ENV=production"},
+				0); !ok {
 				return errors.New("the rake failed")
 			}
 			revoked, err = operator.AdoptRevocation(ctx, byRake.UID, run.Kid, "leaked")
@@ -262,12 +272,15 @@ func useDatabase(t *testing.T, site *world.Site, owner *pgx.Conn, application in
 			return err
 		}},
 		{"AdoptRevocation of an unknown kid", func() error {
-			if _, err := operator.AdoptRevocation(ctx, rakeHeir.UID, "nobody", "leaked"); !errors.As(err, new(*platformdb.UnknownKid)) {
+			if _,
+				err := operator.AdoptRevocation(ctx, rakeHeir.UID, "nobody", "leaked"); !errors.As(err,
+				new(*platformdb.UnknownKid)) {
 				return err
 			}
 			return nil
 		}},
-		{"CloseOperation of a key compromise", func() error { return operator.CloseOperation(ctx, heir, platformdb.OutcomeComplete) }},
+		{"CloseOperation of a key compromise",
+			func() error { return operator.CloseOperation(ctx, heir, platformdb.OutcomeComplete) }},
 		{"Purge", func() error { _, err := operator.Purge(ctx, time.Now().Add(time.Hour)); return err }},
 
 		{"Plan of named entries", func() (err error) {
@@ -281,7 +294,8 @@ func useDatabase(t *testing.T, site *world.Site, owner *pgx.Conn, application in
 		{"SetAside", func() error { _, err := operator.SetAside(ctx, byAdminAPI.UID, selection); return err }},
 		{"Entry", func() (err error) { before, err = operator.Entry(ctx, selection.EntryIDs[0]); return }},
 		{"RecordRetry", func() (err error) {
-			if err := byOwner(`UPDATE webhook_outbox_entries SET dlq_at = NULL, enqueued_at = clock_timestamp() WHERE id = $1`, selection.EntryIDs[0]); err != nil {
+			if err := byOwner(`UPDATE webhook_outbox_entries SET dlq_at = NULL, enqueued_at = clock_timestamp() WHERE id = $1`,
+				selection.EntryIDs[0]); err != nil {
 				return err
 			}
 			if after, err = operator.Entry(ctx, selection.EntryIDs[0]); err != nil {
@@ -292,18 +306,22 @@ func useDatabase(t *testing.T, site *world.Site, owner *pgx.Conn, application in
 		}},
 		{"Requeue of what is signed anew", func() error {
 			ids := dead(3, "HTTP 503: Service Unavailable")
-			if err := byOwner(`UPDATE webhook_outbox_entries SET kid = 'whk_nobody_knows' WHERE id = ANY ($1)`, ids); err != nil {
+			if err := byOwner(`UPDATE webhook_outbox_entries SET kid = 'whk_nobody_knows' WHERE id = ANY ($1)`,
+				ids); err != nil {
 				return err
 			}
 			dead(2, "HTTP 409: Conflict")
-			unpublished, all := identity(), platformdb.Selection{ApplicationID: application, Conflicts: "Settle", MaxReplays: 3, Unpublished: platformdb.HandUnpublishedOver}
+			unpublished, all := identity(),
+				platformdb.Selection{ApplicationID: application, Conflicts: "Settle", MaxReplays: 3,
+					Unpublished: platformdb.HandUnpublishedOver}
 			if _, err := operator.OpenOperation(ctx, unpublished); err != nil {
 				return err
 			}
 			if op, err = operator.Plan(ctx, unpublished.UID, all, 100); err != nil {
 				return err
 			}
-			if _, err := operator.Requeue(ctx, unpublished.UID, all, platformdb.Pace{}); !errors.Is(err, platformdb.ErrUnpublished) {
+			if _,
+				err := operator.Requeue(ctx, unpublished.UID, all, platformdb.Pace{}); !errors.Is(err, platformdb.ErrUnpublished) {
 				return fmt.Errorf("requeueing by the everyday role: %w", err)
 			}
 			all.Unpublished = platformdb.ReSignUnpublished
@@ -327,7 +345,8 @@ func useDatabase(t *testing.T, site *world.Site, owner *pgx.Conn, application in
 			}
 			return err
 		}},
-		{"CloseOperation of one that was never opened", func() error { return operator.CloseOperation(ctx, identity(), platformdb.OutcomeDeleted) }},
+		{"CloseOperation of one that was never opened",
+			func() error { return operator.CloseOperation(ctx, identity(), platformdb.OutcomeDeleted) }},
 	} {
 		if err := c.do(); err != nil {
 			return c.name, err

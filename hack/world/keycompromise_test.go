@@ -17,7 +17,8 @@ import (
 	"github.com/1pass-dev/playbook-operator/hack/world"
 )
 
-// Two managers that don't elect a leader end one key. One of them is killed within the transaction, when all but its COMMIT is done.
+// Two managers that don't elect a leader end one key. One of them is killed within the transaction, when all but its
+// COMMIT is done.
 func TestTwoManagersOneOfThemKilledEndAKeyOnce(t *testing.T) {
 	site := newSite(t, "key-pair", logi.Config{JWKSMaxAge: time.Second})
 	if _, err := site.SeedDead(t.Context(), application, 50, "HTTP 503: Service Unavailable", 7); err != nil {
@@ -47,7 +48,8 @@ func TestTwoManagersOneOfThemKilledEndAKeyOnce(t *testing.T) {
 	compromise := &v1alpha1.KeyCompromise{
 		ObjectMeta: metav1.ObjectMeta{Namespace: world.Namespace, Name: site.Name},
 		Spec: v1alpha1.KeyCompromiseSpec{
-			PlatformRef: v1alpha1.PlatformReference{Name: site.Name}, ApplicationID: strconv.Itoa(application), Kid: kid, Reason: "found in a log",
+			PlatformRef: v1alpha1.PlatformReference{Name: site.Name}, ApplicationID: strconv.Itoa(application), Kid: kid,
+			Reason: "found in a log",
 		},
 	}
 	if err := kube.Create(t.Context(), compromise); err != nil {
@@ -93,7 +95,9 @@ func TestTwoManagersOneOfThemKilledEndAKeyOnce(t *testing.T) {
 	})
 
 	// The dead webhooks are delivered too: all of them under the successor.
-	if _, err := conn.Exec(t.Context(), `UPDATE webhook_outbox_entries SET dlq_at = NULL WHERE dlq_at IS NOT NULL`); err != nil {
+	if _,
+		err := conn.Exec(t.Context(),
+		`UPDATE webhook_outbox_entries SET dlq_at = NULL WHERE dlq_at IS NOT NULL`); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, time.Minute, "all webhooks to be accepted", func() (bool, string) {

@@ -170,7 +170,8 @@ type progress struct {
 
 func readLedger(t *testing.T, conn *pgx.Conn, replay *v1alpha1.DLQReplay) progress {
 	t.Helper()
-	rows, err := conn.Query(t.Context(), `SELECT closed_at IS NULL AS open, remaining, batches FROM playbook.operations WHERE uid = $1`, string(replay.UID))
+	rows, err := conn.Query(t.Context(),
+		`SELECT closed_at IS NULL AS open, remaining, batches FROM playbook.operations WHERE uid = $1`, string(replay.UID))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -189,7 +190,8 @@ func expectEachOnce(t *testing.T, site *world.Site, conn *pgx.Conn, entries []in
 	t.Helper()
 	expectRequeuedOnce(t, conn, entries)
 	if c := site.Counts()[application]; c.Received != len(entries) || c.Duplicates != 0 {
-		t.Errorf("the relying party received %d of %d webhooks, and accepted %d again", c.Received, len(entries), c.Duplicates)
+		t.Errorf("the relying party received %d of %d webhooks, and accepted %d again", c.Received, len(entries),
+			c.Duplicates)
 	}
 }
 
@@ -203,6 +205,7 @@ func expectRequeuedOnce(t *testing.T, conn *pgx.Conn, entries []int64) {
 		t.Fatal(err)
 	}
 	if missing+repeated+foreign > 0 {
-		t.Errorf("of %d entries %d were never requeued and %d more than once, and so were %d others", len(entries), missing, repeated, foreign)
+		t.Errorf("of %d entries %d were never requeued and %d more than once, and so were %d others", len(entries), missing,
+			repeated, foreign)
 	}
 }

@@ -43,8 +43,8 @@ func (p permission) refusal() string {
 	return fmt.Sprintf("cannot %s resource %q in API group %q", p.verb, p.resource, p.group)
 }
 
-// Each permission of the manager is taken away in turn, in a namespace of its own. A permission without which all goes well is
-// one too many.
+// Each permission of the manager is taken away in turn, in a namespace of its own. A permission without which all goes
+// well is one too many.
 func TestTheManagerNeedsEachPermissionThatItHas(t *testing.T) {
 	expectNoOtherBindings(t)
 	var roles []rbacv1.Role
@@ -57,7 +57,8 @@ func TestTheManagerNeedsEachPermissionThatItHas(t *testing.T) {
 		roles = append(roles, role)
 		permissions = append(permissions, split(role)...)
 	}
-	kubeconfig, err := theWorld.ControlPlane.KubeconfigForServiceAccount(t.Context(), world.Namespace, world.ServiceAccount)
+	kubeconfig, err := theWorld.ControlPlane.KubeconfigForServiceAccount(t.Context(), world.Namespace,
+		world.ServiceAccount)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,7 +76,8 @@ func TestTheManagerNeedsEachPermissionThatItHas(t *testing.T) {
 				name = "with all permissions"
 			}
 			t.Run(name, func(t *testing.T) {
-				trial := &trial{site: site, kubeconfig: kubeconfig, without: without, namespace: fmt.Sprintf("rbac-%d", i), application: int64(100 + i)}
+				trial := &trial{site: site, kubeconfig: kubeconfig, without: without, namespace: fmt.Sprintf("rbac-%d", i),
+					application: int64(100 + i)}
 				t.Cleanup(func() {
 					for _, manager := range trial.managers {
 						if err := manager.Stop(context.Background()); err != nil {
@@ -164,7 +166,8 @@ func (s *trial) prepare(ctx context.Context, roles []rbacv1.Role) error {
 			for _, p := range split(rbacv1.Role{ObjectMeta: role.ObjectMeta, Rules: []rbacv1.PolicyRule{rule}}) {
 				if p != s.without {
 					granted.Rules = append(granted.Rules, rbacv1.PolicyRule{
-						APIGroups: []string{p.group}, Resources: []string{p.resource}, Verbs: []string{p.verb}, ResourceNames: rule.ResourceNames,
+						APIGroups: []string{p.group}, Resources: []string{p.resource}, Verbs: []string{p.verb},
+						ResourceNames: rule.ResourceNames,
 					})
 				}
 			}
@@ -205,8 +208,10 @@ func (s *trial) run(ctx context.Context) (chapter string, err error) {
 		{"it goes on again", func(ctx context.Context) error {
 			return s.change(ctx, `{"spec":{"suspend":false}}`, v1alpha1.ReasonRequeuing)
 		}},
-		{"the red button stops it", func(ctx context.Context) error { return s.press(ctx, "ObserveOnly", v1alpha1.ReasonAutomationOff) }},
-		{"the red button is released", func(ctx context.Context) error { return s.press(ctx, "Enabled", v1alpha1.ReasonRequeuing) }},
+		{"the red button stops it",
+			func(ctx context.Context) error { return s.press(ctx, "ObserveOnly", v1alpha1.ReasonAutomationOff) }},
+		{"the red button is released",
+			func(ctx context.Context) error { return s.press(ctx, "Enabled", v1alpha1.ReasonRequeuing) }},
 		{"another manager takes over", s.takeOver},
 		{"it goes on there", func(ctx context.Context) error {
 			return s.change(ctx, `{"spec":{"maxInFlight":2}}`, v1alpha1.ReasonDelivering)
@@ -335,7 +340,8 @@ func (s *trial) endKey(ctx context.Context) error {
 	compromise := &v1alpha1.KeyCompromise{
 		ObjectMeta: metav1.ObjectMeta{Namespace: s.namespace, Name: "leak"},
 		Spec: v1alpha1.KeyCompromiseSpec{
-			PlatformRef: v1alpha1.PlatformReference{Name: s.site.Name}, ApplicationID: fmt.Sprint(s.application), Kid: key.Kid(), Reason: "found in a log",
+			PlatformRef: v1alpha1.PlatformReference{Name: s.site.Name}, ApplicationID: fmt.Sprint(s.application), Kid: key.Kid(),
+			Reason: "found in a log",
 		},
 	}
 	if err := kube.Create(ctx, compromise); err != nil {
@@ -376,7 +382,8 @@ func (s *trial) remove(ctx context.Context) error {
 // fall moves the Platform to where nothing listens. An Incident opens, is responded to, and is deleted.
 func (s *trial) fall(ctx context.Context) error {
 	platform := &v1alpha1.Platform{ObjectMeta: metav1.ObjectMeta{Namespace: s.namespace, Name: s.site.Name}}
-	patch := client.RawPatch("application/merge-patch+json", []byte(`{"spec": {"url": "http://127.0.0.1:1", "autoOpen": ["Outage"], "probes": {"intervalSeconds": 1, "failures": 1}}}`))
+	patch := client.RawPatch("application/merge-patch+json",
+		[]byte(`{"spec": {"url": "http://127.0.0.1:1", "autoOpen": ["Outage"], "probes": {"intervalSeconds": 1, "failures": 1}}}`))
 	if err := kube.Patch(ctx, platform, patch); err != nil {
 		return err
 	}
@@ -410,7 +417,8 @@ func (s *trial) awaitReason(ctx context.Context, reason string) error {
 	})
 }
 
-// await waits for a condition. Once the API server has refused what was taken away, what still goes well does so within seconds.
+// await waits for a condition. Once the API server has refused what was taken away, what still goes well does so within
+// seconds.
 func (s *trial) await(ctx context.Context, what string, holds func() bool) error {
 	for end := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
 		if holds() {

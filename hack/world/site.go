@@ -9,7 +9,8 @@ import (
 	"github.com/1pass-dev/playbook-operator/hack/logi"
 )
 
-// Site is a stand-in platform with a database of its own, and the Platform object that says where it is. A World can have many.
+// Site is a stand-in platform with a database of its own, and the Platform object that says where it is. A World can
+// have many.
 type Site struct {
 	*logi.Server
 	// Name of the Platform.
@@ -18,7 +19,8 @@ type Site struct {
 	database string
 }
 
-// NewSite starts a platform. The database is a copy of one with the platform's tables, the audit trigger, the ledger and its roles.
+// NewSite starts a platform. The database is a copy of one with the platform's tables, the audit trigger, the ledger
+// and its roles.
 func (w *World) NewSite(ctx context.Context, name string, config logi.Config) (*Site, error) {
 	s := &Site{Name: name, world: w, database: "logi_" + strings.ReplaceAll(name, "-", "_")}
 	if err := w.Postgres.CreateDatabase(ctx, s.database, template); err != nil {
@@ -37,8 +39,8 @@ func (s *Site) Close(ctx context.Context) error {
 	return errors.Join(s.Server.Close(), s.world.Postgres.DropDatabase(ctx, s.database))
 }
 
-// URLAs is the database's URL for the role playbook_operator, playbook_monitor or playbook_signer, or for the superuser where role is
-// empty.
+// URLAs is the database's URL for the role playbook_operator, playbook_monitor or playbook_signer, or for the superuser
+// where role is empty.
 func (s *Site) URLAs(role string) string {
 	switch role {
 	case "":
@@ -87,8 +89,8 @@ spec:
 // RoutingKey of PagerDuty, by which the Platform of IncidentManifest pages.
 const RoutingKey = "R0utingKeyOfTheOncallEngineer000"
 
-// IncidentManifest is Manifest of a Platform that is probed each second, whose outages open Incidents, page by PagerDuty and are rolled
-// back at Render: minutes in the platform, seconds here.
+// IncidentManifest is Manifest of a Platform that is probed each second, whose outages open Incidents, page by
+// PagerDuty and are rolled back at Render: minutes in the platform, seconds here.
 func (s *Site) IncidentManifest() string {
 	return s.secret("render", "apiKey", s.Render().Key()) +
 		s.secret("slack", "url", s.URL()+"/slack/services/T0000/B0000/oncall") +

@@ -21,8 +21,8 @@ import (
 
 var soakFor = flag.Duration("for", 4*time.Hour, "how long replays are disturbed")
 
-// Round by round, two managers run a replay while one thing after another goes wrong. -seed repeats a round, as far as a machine
-// repeats itself.
+// Round by round, two managers run a replay while one thing after another goes wrong. -seed repeats a round, as far as
+// a machine repeats itself.
 func TestSoakDisturbedReplaysRequeueEachEntryOnce(t *testing.T) {
 	seed := *seedFlag
 	if seed == 0 {
@@ -67,10 +67,12 @@ func disturbReplay(t *testing.T, random *rand.Rand) {
 	})
 	replay := createReplay(t, site, v1alpha1.DLQReplaySpec{
 		RatePerSecond: new(int32(400)), MaxInFlight: int32(1 + random.IntN(1_000)),
-		Canary: v1alpha1.ReplayCanary{Entries: new(int32(10)), MaxFailures: new(int32(10)), TimeoutSeconds: 3600}, Breaker: v1alpha1.ReplayBreaker{MaxFailurePercent: new(int32(100))},
+		Canary:  v1alpha1.ReplayCanary{Entries: new(int32(10)), MaxFailures: new(int32(10)), TimeoutSeconds: 3600},
+		Breaker: v1alpha1.ReplayBreaker{MaxFailurePercent: new(int32(100))},
 	})
 	change := func(spec string) {
-		if err := kube.Patch(t.Context(), replay, client.RawPatch("application/merge-patch+json", []byte(`{"spec":`+spec+`}`))); err != nil {
+		if err := kube.Patch(t.Context(), replay,
+			client.RawPatch("application/merge-patch+json", []byte(`{"spec":`+spec+`}`))); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -133,7 +135,8 @@ func disturbReplay(t *testing.T, random *rand.Rand) {
 	change(`{"suspend":false,"ratePerSecond":null,"maxInFlight":10000}`)
 	awaitReady(t, replay)
 	expectRequeuedOnce(t, connect(t, site, ""), ids)
-	// One that was received while the database restarted may be sent again: that is the dispatcher's promise, not the replay's.
+	// One that was received while the database restarted may be sent again: that is the dispatcher's promise, not the
+	// replay's.
 	if got := site.Counts()[application].Received; got != len(ids) {
 		t.Errorf("the relying party received %d of %d webhooks", got, len(ids))
 	}

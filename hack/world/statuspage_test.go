@@ -71,7 +71,8 @@ func TestTheStatusPageShowsTheNoticesOfASev1AndMayReadNothingElse(t *testing.T) 
 	for name, severity := range map[string]v1alpha1.Severity{"public": v1alpha1.Sev1, "internal": v1alpha1.Sev2} {
 		incident := &v1alpha1.Incident{
 			ObjectMeta: metav1.ObjectMeta{Namespace: world.Namespace, Name: "statuspage-" + name},
-			Spec:       v1alpha1.IncidentSpec{PlatformRef: v1alpha1.PlatformReference{Name: "nowhere"}, Summary: "words for " + name + " use only"},
+			Spec: v1alpha1.IncidentSpec{PlatformRef: v1alpha1.PlatformReference{Name: "nowhere"}, Summary: "words for " +
+				name + " use only"},
 		}
 		if err := kube.Create(ctx, incident); err != nil {
 			t.Fatal(err)
@@ -104,7 +105,8 @@ func TestTheStatusPageShowsTheNoticesOfASev1AndMayReadNothingElse(t *testing.T) 
 	}
 	// Beyond what each ServiceAccount of the cluster may.
 	may := func(account string) []string {
-		out, err := theWorld.Kubectl(ctx, "auth", "can-i", "--list", "-n", world.Namespace, "--as=system:serviceaccount:"+world.Namespace+":"+account)
+		out, err := theWorld.Kubectl(ctx, "auth", "can-i", "--list", "-n", world.Namespace, "--as=system:serviceaccount:"+
+			world.Namespace+":"+account)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -115,7 +117,8 @@ func TestTheStatusPageShowsTheNoticesOfASev1AndMayReadNothingElse(t *testing.T) 
 		return rights
 	}
 	everybody := may("nobody-in-particular")
-	rights := slices.DeleteFunc(may("playbook-statuspage"), func(right string) bool { return slices.Contains(everybody, right) })
+	rights := slices.DeleteFunc(may("playbook-statuspage"),
+		func(right string) bool { return slices.Contains(everybody, right) })
 	if fmt.Sprint(rights) != "[incidents.playbook.1pass.dev [] [] [list watch]]" {
 		t.Errorf("beyond what everybody may, it may: %v", rights)
 	}

@@ -19,8 +19,10 @@ import (
 	"github.com/1pass-dev/playbook-operator/hack/world"
 )
 
-// startPair starts two managers that don't elect a leader, on one replay in small batches, and returns once both have run one.
-func startPair(t *testing.T, name string, entries int) (site *world.Site, conn *pgx.Conn, replay *v1alpha1.DLQReplay, ids []int64, managers [2]*servers.Process) {
+// startPair starts two managers that don't elect a leader, on one replay in small batches, and returns once both have
+// run one.
+func startPair(t *testing.T, name string, entries int) (site *world.Site, conn *pgx.Conn, replay *v1alpha1.DLQReplay,
+	ids []int64, managers [2]*servers.Process) {
 	t.Helper()
 	site = newSite(t, name, logi.Config{})
 	ids, err := site.SeedDead(t.Context(), application, entries, "HTTP 503: Service Unavailable", 7)
@@ -50,8 +52,8 @@ func TestTwoManagersOnOneReplayRequeueEachEntryOnce(t *testing.T) {
 	expectEachOnce(t, site, conn, ids)
 }
 
-// The frozen manager has requeued entries in a transaction that it can't commit, and holds the operation's row. Postgres ends
-// its transaction after 10 s; woken, it must notice.
+// The frozen manager has requeued entries in a transaction that it can't commit, and holds the operation's row.
+// Postgres ends its transaction after 10 s; woken, it must notice.
 func TestAManagerFrozenInABatchLetsTheOtherGoOnAndRepeatsNothing(t *testing.T) {
 	site, conn, replay, ids, managers := startPair(t, "frozen", 10_000)
 	frozen := managers[0]
@@ -122,8 +124,8 @@ func expectRunning(t *testing.T, managers [2]*servers.Process) {
 	}
 }
 
-// runs says whether a connection of the process is in such a state with such a statement, the one it runs or its last; both are
-// patterns for LIKE.
+// runs says whether a connection of the process is in such a state with such a statement, the one it runs or its last;
+// both are patterns for LIKE.
 func runs(t *testing.T, conn *pgx.Conn, process *servers.Process, state, statement string) bool {
 	t.Helper()
 	var found bool

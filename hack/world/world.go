@@ -1,5 +1,6 @@
-// Package world puts the real parts together: a control plane with config/default installed, Postgres, the stand-in platform, and
-// the manager as a process of its own with no other credentials than its ServiceAccount's token and its database role's password.
+// Package world puts the real parts together: a control plane with config/default installed, Postgres, the stand-in
+// platform, and the manager as a process of its own with no other credentials than its ServiceAccount's token and its
+// database role's password.
 package world
 
 import (
@@ -74,7 +75,8 @@ func Start(ctx context.Context, dir string, options servers.PostgresOptions) (w 
 	return w, group.Wait()
 }
 
-// WithPostgres is the World with another Postgres, which a test may stop, in a folder whose name begins so; the caller stops it in the end.
+// WithPostgres is the World with another Postgres, which a test may stop, in a folder whose name begins so; the caller
+// stops it in the end.
 func (w *World) WithPostgres(ctx context.Context, name string, options servers.PostgresOptions) (*World, error) {
 	manager, err := w.Manager(ctx)
 	if err != nil {
@@ -110,8 +112,8 @@ func (w *World) Stop(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// prepareDatabase does what a platform's owner does: the tables are there, `manager migrate` adds the ledger and the roles, and
-// the owner gives the roles their passwords.
+// prepareDatabase does what a platform's owner does: the tables are there, `manager migrate` adds the ledger and the
+// roles, and the owner gives the roles their passwords.
 func (w *World) prepareDatabase(ctx context.Context) error {
 	if err := w.Postgres.CreateDatabase(ctx, template, ""); err != nil {
 		return err
@@ -169,7 +171,8 @@ func (w *World) KubectlInput(ctx context.Context, input string, args ...string) 
 	return out.String(), nil
 }
 
-// StartManager runs the manager as its ServiceAccount, whose token is all that its kubeconfig holds. More arguments go to it.
+// StartManager runs the manager as its ServiceAccount, whose token is all that its kubeconfig holds. More arguments go
+// to it.
 func (w *World) StartManager(ctx context.Context, name string, args ...string) (*servers.Process, error) {
 	manager, err := w.Manager(ctx)
 	if err != nil {

@@ -25,8 +25,8 @@ const (
 	unheardRetry = time.Minute
 	// maxPages bounds what the status keeps.
 	maxPages = 64
-	// lateBy is what is called late. Deadlines that passed while the API server or the manager was away are kept late, and it
-	// is said.
+	// lateBy is what is called late. Deadlines that passed while the API server or the manager was away are kept late, and
+	// it is said.
 	lateBy = time.Minute
 )
 
@@ -38,14 +38,15 @@ type Escalation struct {
 	Because string
 }
 
-// Begin starts the round of the present severity: when the Incident opens, and anew when its severity rises. It reports whether
-// the severity rose.
+// Begin starts the round of the present severity: when the Incident opens, and anew when its severity rises. It reports
+// whether the severity rose.
 func (e *Escalation) Begin() (rose bool) {
 	status := &e.Incident.Status
 	known := status.Escalation
 	switch {
 	case known == nil:
-		status.Escalation = &v1alpha1.EscalationStatus{Severity: status.Severity, Since: journal.Seconds(e.Incident.CreationTimestamp.Time)}
+		status.Escalation = &v1alpha1.EscalationStatus{Severity: status.Severity,
+			Since: journal.Seconds(e.Incident.CreationTimestamp.Time)}
 		return false
 	case known.Severity == "":
 		// Begun by the release before this one, whose pages are of no severity.
@@ -83,7 +84,8 @@ func (e *Escalation) Run(ctx context.Context) (playbook.Outcome, error) {
 		return e.stop(ctx)
 	case e.ByHand():
 		// The step Resolved, which comes after people, closes it.
-		return playbook.Wait(0, v1alpha1.ReasonPaging, "resolved by %s; nobody else is paged", e.Incident.Spec.Resolution.By), nil
+		return playbook.Wait(0, v1alpha1.ReasonPaging, "resolved by %s; nobody else is paged",
+			e.Incident.Spec.Resolution.By), nil
 	}
 	oncall, policy := e.Platform.Spec.Oncall, e.policy()
 	switch {
@@ -110,7 +112,8 @@ func (e *Escalation) Run(ctx context.Context) (playbook.Outcome, error) {
 			return playbook.Outcome{}, err
 		}
 		if !settled {
-			return e.unheard(again, fmt.Sprintf("%s did not accept the page to %s yet; it is tried again", next.channel.SecretRef.Name, next.tier)), nil
+			return e.unheard(again, fmt.Sprintf("%s did not accept the page to %s yet; it is tried again",
+				next.channel.SecretRef.Name, next.tier)), nil
 		}
 		// That took its time, and what is due now was not before.
 		e.Now = e.Clock()
@@ -175,7 +178,8 @@ func (e *Escalation) policy() v1alpha1.EscalationPolicy {
 func (e *Escalation) stop(ctx context.Context) (playbook.Outcome, error) {
 	by := e.Incident.Status.AcknowledgedBy
 	if !e.TakeBack(ctx, paging.Acknowledge, v1alpha1.PageAcknowledged, e.Incident.Status.AcknowledgedAt.Time) {
-		return playbook.Wait(channelRetry, v1alpha1.ReasonAcknowledged, "acknowledged by %s; not every channel knows yet", by), nil
+		return playbook.Wait(channelRetry, v1alpha1.ReasonAcknowledged, "acknowledged by %s; not every channel knows yet",
+			by), nil
 	}
 	if !e.anybody() {
 		return playbook.Wait(0, v1alpha1.ReasonAcknowledged, "acknowledged by %s before anybody was paged", by), nil

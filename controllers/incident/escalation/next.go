@@ -27,7 +27,8 @@ type round struct {
 	opened   time.Time // or when the severity rose
 }
 
-// next finds what is to be paged next. All that it needs is in the status, so that a restart neither loses nor repeats a page.
+// next finds what is to be paged next. All that it needs is in the status, so that a restart neither loses nor repeats
+// a page.
 func (r round) next(now time.Time) due {
 	begin := r.opened
 	switch {
@@ -53,7 +54,8 @@ func (r round) next(now time.Time) due {
 	}
 }
 
-// once goes through all tiers once. It returns what is due, or when the last page was begun and when the last channel was given up.
+// once goes through all tiers once. It returns what is due, or when the last page was begun and when the last channel
+// was given up.
 func (r round) once(n int, begin, now time.Time) (found *due, last, dueAt time.Time) {
 	first, heard := time.Time{}, false
 	last, dueAt = begin, begin

@@ -39,7 +39,8 @@ func (s *shift) begin(d due) *v1alpha1.PageStatus {
 	pages := &s.status.Pages
 	i := slices.IndexFunc(*pages, func(p v1alpha1.PageStatus) bool { return p.Key == d.key })
 	if i < 0 {
-		*pages = append(*pages, v1alpha1.PageStatus{Key: d.key, Tier: d.tier, Channel: d.channel.SecretRef.Name, Severity: v1alpha1.Sev1, State: v1alpha1.PageSending, BegunAt: journal.Seconds(s.now)})
+		*pages = append(*pages, v1alpha1.PageStatus{Key: d.key, Tier: d.tier, Channel: d.channel.SecretRef.Name,
+			Severity: v1alpha1.Sev1, State: v1alpha1.PageSending, BegunAt: journal.Seconds(s.now)})
 		if len(*pages) > maxPages {
 			*pages = trim(*pages)
 		}
@@ -62,7 +63,8 @@ func newShift(tiers, channels int, policy v1alpha1.EscalationPolicy) *shift {
 	for i := range tiers {
 		tier := v1alpha1.OncallTier{Name: fmt.Sprintf("tier-%d", i+1)}
 		for j := range channels {
-			tier.Notify = append(tier.Notify, v1alpha1.Channel{Type: "Slack", SecretRef: v1alpha1.SecretReference{Name: fmt.Sprintf("channel-%d", j+1)}})
+			tier.Notify = append(tier.Notify, v1alpha1.Channel{Type: "Slack",
+				SecretRef: v1alpha1.SecretReference{Name: fmt.Sprintf("channel-%d", j+1)}})
 		}
 		s.tiers = append(s.tiers, tier)
 	}
@@ -141,11 +143,12 @@ func TestNextPageIsDueAtOnceWhereTheClockIsBehindTheAPIServers(t *testing.T) {
 	s.expect(t, "sev1-1-1-1")
 }
 
-// Whatever becomes of the pages, however long nobody looks, and whichever way the clock jumps: none is skipped, and none is due
-// again once it is settled.
+// Whatever becomes of the pages, however long nobody looks, and whichever way the clock jumps: none is skipped, and
+// none is due again once it is settled.
 func TestNextPageNeverSkipsAndNeverRepeats(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		policy := rapid.SampledFrom([]v1alpha1.EscalationPolicy{v1alpha1.EscalateAllTiers, v1alpha1.EscalateFirstTier}).Draw(t, "policy")
+		policy := rapid.SampledFrom([]v1alpha1.EscalationPolicy{v1alpha1.EscalateAllTiers,
+			v1alpha1.EscalateFirstTier}).Draw(t, "policy")
 		tiers := 1
 		if policy == v1alpha1.EscalateAllTiers {
 			tiers = rapid.IntRange(1, 4).Draw(t, "tiers")
@@ -203,7 +206,8 @@ func TestNextPageNeverSkipsAndNeverRepeats(t *testing.T) {
 			if at != want {
 				t.Fatalf("%v follows %v, want %v", at, last, want)
 			}
-			state := rapid.SampledFrom([]v1alpha1.PageState{v1alpha1.PageSending, v1alpha1.PageAccepted, v1alpha1.PageFailed}).Draw(t, "becomes")
+			state := rapid.SampledFrom([]v1alpha1.PageState{v1alpha1.PageSending, v1alpha1.PageAccepted,
+				v1alpha1.PageFailed}).Draw(t, "becomes")
 			s.settle(d, state)
 			if state != v1alpha1.PageSending {
 				settled[d.key], last = state, at

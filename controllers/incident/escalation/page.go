@@ -17,8 +17,8 @@ import (
 	"github.com/1pass-dev/playbook-operator/controllers/systems/paging"
 )
 
-// page sends a page once and writes down what came of it. It reports false where the outcome is open and the channel has time
-// left, and when to try again.
+// page sends a page once and writes down what came of it. It reports false where the outcome is open and the channel
+// has time left, and when to try again.
 func (e *Escalation) page(ctx context.Context, next due) (settled bool, again time.Duration, err error) {
 	page := e.find(e.Incident, next)
 	begun, sent := page.BegunAt.Time, *page
@@ -39,7 +39,8 @@ func (e *Escalation) page(ctx context.Context, next due) (settled bool, again ti
 		}
 	})
 	// Whoever took it back, or deleted the Incident, did so before it arrived.
-	events := map[v1alpha1.PageState]paging.Event{v1alpha1.PageAcknowledged: paging.Acknowledge, v1alpha1.PageResolved: paging.Resolve}
+	events := map[v1alpha1.PageState]paging.Event{v1alpha1.PageAcknowledged: paging.Acknowledge,
+		v1alpha1.PageResolved: paging.Resolve}
 	if event := events[back]; sendErr == nil {
 		if apierrors.IsNotFound(err) {
 			event = paging.Resolve
@@ -52,7 +53,8 @@ func (e *Escalation) page(ctx context.Context, next due) (settled bool, again ti
 		return false, 0, fmt.Errorf("writing down what became of a page: %w", err)
 	}
 	if first {
-		secondsToPage.WithLabelValues(string(e.Incident.Status.Severity)).Observe(at.Sub(e.Incident.Status.Escalation.Since.Time).Seconds())
+		took := at.Sub(e.Incident.Status.Escalation.Since.Time)
+		secondsToPage.WithLabelValues(string(e.Incident.Status.Severity)).Observe(took.Seconds())
 	}
 	return state != v1alpha1.PageSending, again, nil
 }
@@ -98,7 +100,8 @@ func (e *Escalation) judge(err error, begun time.Time) (v1alpha1.PageState, time
 }
 
 // settle writes what a page came to into the status.
-func (e *Escalation) settle(obj *v1alpha1.Incident, page *v1alpha1.PageStatus, next due, state v1alpha1.PageState, err error, at time.Time) {
+func (e *Escalation) settle(obj *v1alpha1.Incident, page *v1alpha1.PageStatus, next due, state v1alpha1.PageState,
+	err error, at time.Time) {
 	page.State, page.Problem = state, ""
 	if err != nil {
 		page.Problem = journal.Text(err)
@@ -117,7 +120,8 @@ func (e *Escalation) settle(obj *v1alpha1.Incident, page *v1alpha1.PageStatus, n
 		e.Record(v1alpha1.ReasonPaging, "%s was paged by %s%s", next.tier, next.channel.SecretRef.Name, late)
 	case v1alpha1.PageFailed:
 		page.SettledAt = journal.Seconds(at)
-		e.Warn(v1alpha1.ReasonNobodyReached, "%s could not be paged by %s: %s", next.tier, next.channel.SecretRef.Name, page.Problem)
+		e.Warn(v1alpha1.ReasonNobodyReached, "%s could not be paged by %s: %s", next.tier, next.channel.SecretRef.Name,
+			page.Problem)
 	}
 }
 
@@ -129,8 +133,10 @@ func trim(pages []v1alpha1.PageStatus) []v1alpha1.PageStatus {
 	})
 }
 
-// send a message about the Incident by a channel. A manager that is being stopped finishes it: cut off, it would be sent again.
-func (e *Escalation) send(ctx context.Context, channel v1alpha1.Channel, page v1alpha1.PageStatus, event paging.Event, at time.Time) error {
+// send a message about the Incident by a channel. A manager that is being stopped finishes it: cut off, it would be
+// sent again.
+func (e *Escalation) send(ctx context.Context, channel v1alpha1.Channel, page v1alpha1.PageStatus, event paging.Event,
+	at time.Time) error {
 	ctx = context.WithoutCancel(ctx)
 	opened, err := e.Access.Channel(ctx, e.Platform, channel)
 	if err != nil {
@@ -168,8 +174,8 @@ func (e *Escalation) message(page v1alpha1.PageStatus, event paging.Event, at ti
 	}
 }
 
-// TakeBack tells each channel that accepted a page that somebody took it on, or that it is over. It reports whether all were told.
-// since is when that began. A channel that doesn't answer for a minute after that is given up.
+// TakeBack tells each channel that accepted a page that somebody took it on, or that it is over. It reports whether all
+// were told. since is when that began. A channel that doesn't answer for a minute after that is given up.
 func (e *Escalation) TakeBack(ctx context.Context, event paging.Event, state v1alpha1.PageState, since time.Time) bool {
 	all := true
 	if e.Incident.Status.Escalation == nil || e.Platform.Spec.Oncall == nil {
@@ -178,11 +184,14 @@ func (e *Escalation) TakeBack(ctx context.Context, event paging.Event, state v1a
 	told := map[string]bool{}
 	for i := range e.Incident.Status.Escalation.Pages {
 		page := &e.Incident.Status.Escalation.Pages[i]
-		if page.State == v1alpha1.PageFailed || page.State == v1alpha1.PageResolved || page.State == state {
+		channel := e.channel(page)
+		// PagerDuty may have opened an alert for a page that is called failed, since its answers were lost. It drops what is
+		// about none.
+		failed := page.State == v1alpha1.PageFailed && (channel == nil || channel.Type != paging.TypePagerDuty)
+		if failed || page.State == v1alpha1.PageResolved || page.State == state {
 			continue
 		}
 		alert := fmt.Sprintf("%s/%s/%s/%t", page.Tier, page.Channel, page.Severity, unmarked(*page))
-		channel := e.channel(page)
 		if channel == nil || told[alert] {
 			page.State = state
 			continue

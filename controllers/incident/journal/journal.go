@@ -1,5 +1,5 @@
-// Package journal keeps an Incident's status: what was decided, written under the optimistic lock, and the timeline of what
-// happened.
+// Package journal keeps an Incident's status: what was decided, written under the optimistic lock, and the timeline of
+// what happened.
 package journal
 
 import (
@@ -27,8 +27,8 @@ const (
 	maxTimeline = 50
 	// maxText is v1alpha1's, of an entry of the timeline.
 	maxText = 512
-	// Settle is how long a call may still take effect after its answer was lost. It is longer than the timeouts of Render, of
-	// the channels and of the status page.
+	// Settle is how long a call may still take effect after its answer was lost. It is longer than the timeouts of Render,
+	// of the channels and of the status page.
 	Settle = 30 * time.Second
 	// action is what an Incident's events say that the controller did.
 	action = "Respond"
@@ -107,8 +107,8 @@ func (j *Journal) Save(ctx context.Context) error {
 	return nil
 }
 
-// SaveOutcome writes what an effect came to. Where somebody changed the object meanwhile, it is read again and change repeated:
-// a page whose acceptance is lost would be sent twice. A manager that is being stopped finishes this first.
+// SaveOutcome writes what an effect came to. Where somebody changed the object meanwhile, it is read again and change
+// repeated: a page whose acceptance is lost would be sent twice. A manager that is being stopped finishes this first.
 func (j *Journal) SaveOutcome(ctx context.Context, change func(*v1alpha1.Incident)) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), Settle)
 	defer cancel()

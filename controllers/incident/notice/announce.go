@@ -129,8 +129,8 @@ func (n *Notice) release(ctx context.Context) error {
 	return nil
 }
 
-// due returns why the public is not told now. Where it is to be told, it takes the Platform's one notice for this Incident, and
-// returns nil.
+// due returns why the public is not told now. Where it is to be told, it takes the Platform's one notice for this
+// Incident, and returns nil.
 func (n *Notice) due(ctx context.Context) (*playbook.Outcome, error) {
 	if n.Incident.Status.ResolvedAt != nil {
 		// A manager may have ended between taking the notice and writing that down here.
@@ -153,7 +153,8 @@ func (n *Notice) due(ctx context.Context) (*playbook.Outcome, error) {
 		return nil, fmt.Errorf("taking the Platform's notice: %w", err)
 	}
 	if holder != "" {
-		return new(playbook.Wait(holderInterval, v1alpha1.ReasonNotAnnounced, "the public reads the notice of Incident %s", holder)), nil
+		return new(playbook.Wait(holderInterval, v1alpha1.ReasonNotAnnounced, "the public reads the notice of Incident %s",
+			holder)), nil
 	}
 	return nil, nil
 }
@@ -177,7 +178,8 @@ func (n *Notice) notDue() (why string, after time.Duration) {
 	case status.ConfirmedAt == nil:
 		return "no signal confirms this outage; spec.notice: Publish tells the public all the same", 0
 	case status.AffectedSince == nil:
-		return "no signal says that relying parties' users are kept out; spec.notice: Publish tells the public all the same", 0
+		return "no signal says that relying parties' users are kept out; spec.notice: Publish tells the public all the " +
+			"same", 0
 	case n.Now.Before(status.AffectedSince.Add(allowed)):
 		return fmt.Sprintf("relying parties' users are kept out since %s; the public is told after %s",
 			status.AffectedSince.UTC().Format(time.RFC3339), playbook.Words(allowed)), n.Until(status.AffectedSince.Add(allowed))
@@ -191,7 +193,8 @@ func (n *Notice) notDue() (why string, after time.Duration) {
 func (n *Notice) take(ctx context.Context) (holder string, err error) {
 	var other *v1alpha1.NoticeClaim
 	take := func(p *v1alpha1.PlatformStatus) bool {
-		if p.Notice != nil && p.Notice.IncidentUID != string(n.Incident.UID) && (other == nil || p.Notice.IncidentUID != other.IncidentUID) {
+		if p.Notice != nil && p.Notice.IncidentUID != string(n.Incident.UID) && (other == nil ||
+			p.Notice.IncidentUID != other.IncidentUID) {
 			other = p.Notice
 			return false
 		}

@@ -14,9 +14,9 @@ import (
 	"github.com/1pass-dev/playbook-operator/controllers/systems/statuspage"
 )
 
-// publish brings the page at Statuspage.io, where there is one, to what the notice says. It returns how long to wait where it can't
-// now. The notice in the status is the intent: the pass that wrote it there acts. Any other pass only looks for what came of it,
-// until a call that was under way must have ended. So two managers publish nothing twice.
+// publish brings the page at Statuspage.io, where there is one, to what the notice says. It returns how long to wait
+// where it can't now. The notice in the status is the intent: the pass that wrote it there acts. Any other pass only
+// looks for what came of it, until a call that was under way must have ended. So two managers publish nothing twice.
 func (n *Notice) publish(ctx context.Context, ours bool) (again time.Duration, err error) {
 	notice := n.Incident.Status.Notice
 	page, err := n.Access.StatusPage(ctx, n.Platform)
@@ -42,7 +42,8 @@ func (n *Notice) publish(ctx context.Context, ours bool) (again time.Duration, e
 		notice.Published = notice.State
 		return 0, nil
 	case found == nil && notice.PageIncidentID != "":
-		n.Record(v1alpha1.ReasonPublished, "the notice %s is no longer open at the status page: somebody else resolved or deleted it",
+		n.Record(v1alpha1.ReasonPublished, "the notice %s is no longer open at the status page: somebody else resolved or "+
+			"deleted it",
 			notice.PageIncidentID)
 		notice.Published = notice.State
 		return 0, nil
@@ -78,7 +79,8 @@ func statusOf(state v1alpha1.NoticeState) string {
 	}[state]
 }
 
-// published writes down what the public reads. Where the Incident ended meanwhile, whoever ended it did not see this yet.
+// published writes down what the public reads. Where the Incident ended meanwhile, whoever ended it did not see this
+// yet.
 func (n *Notice) published(ctx context.Context, page *statuspage.Page, id string, state v1alpha1.NoticeState) error {
 	reads := func(state v1alpha1.NoticeState) func(*v1alpha1.Incident) {
 		return func(obj *v1alpha1.Incident) {
@@ -90,7 +92,8 @@ func (n *Notice) published(ctx context.Context, page *statuspage.Page, id string
 	over := text(v1alpha1.NoticeResolved, &n.Incident.Status)
 	err := n.SaveOutcome(ctx, reads(state))
 	gone := apierrors.IsNotFound(err)
-	if state == v1alpha1.NoticeResolved || !gone && (err != nil || n.Incident.Status.Notice.State != v1alpha1.NoticeResolved) {
+	if state == v1alpha1.NoticeResolved || !gone && (err != nil ||
+		n.Incident.Status.Notice.State != v1alpha1.NoticeResolved) {
 		return err
 	}
 	if _, err := page.Update(ctx, id, statuspage.Notice{Status: statuspage.Resolved, Body: over}); err != nil {

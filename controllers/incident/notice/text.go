@@ -18,9 +18,11 @@ func text(state v1alpha1.NoticeState, status *v1alpha1.IncidentStatus) string {
 	case v1alpha1.NoticeMonitoring:
 		return fmt.Sprintf("Sign-in works again since %s. We keep watching it.", clock(status.MitigatedAt.Time))
 	case v1alpha1.NoticeResolved:
-		return fmt.Sprintf("This is resolved. Users may have been unable to sign in since %s.", clock(status.Notice.StartedAt.Time))
+		return fmt.Sprintf("This is resolved. Users may have been unable to sign in since %s.",
+			clock(status.Notice.StartedAt.Time))
 	}
-	return fmt.Sprintf("Since %s, users may be unable to sign in by our platform. We are looking into it.", clock(status.AffectedSince.Time))
+	return fmt.Sprintf("Since %s, users may be unable to sign in by our platform. We are looking into it.",
+		clock(status.AffectedSince.Time))
 }
 
 // add an update to the notice, once per state, and never back to an earlier one.
@@ -30,7 +32,8 @@ func (n *Notice) add(state v1alpha1.NoticeState) {
 		status.Notice = &v1alpha1.IncidentNotice{Title: title, StartedAt: status.AffectedSince}
 	}
 	order := map[v1alpha1.NoticeState]int{
-		v1alpha1.NoticeInvestigating: 1, v1alpha1.NoticeIdentified: 2, v1alpha1.NoticeMonitoring: 3, v1alpha1.NoticeResolved: 4,
+		v1alpha1.NoticeInvestigating: 1, v1alpha1.NoticeIdentified: 2, v1alpha1.NoticeMonitoring: 3,
+		v1alpha1.NoticeResolved: 4,
 	}
 	if order[state] <= order[status.Notice.State] {
 		return

@@ -18,7 +18,8 @@ func (r *Rollback) grounds(plan *v1alpha1.IncidentRollback, choice render.Choice
 	if Policy(&r.Incident.Spec) == v1alpha1.RollbackApproval {
 		why = append(why, "spec.outage.rollback is Approval")
 	}
-	if slices.ContainsFunc(r.Platform.Spec.RequireApproval, func(rule v1alpha1.ApprovalRule) bool { return rule.Kind == "Incident" }) {
+	if slices.ContainsFunc(r.Platform.Spec.RequireApproval,
+		func(rule v1alpha1.ApprovalRule) bool { return rule.Kind == "Incident" }) {
 		why = append(why, "the Platform's spec.requireApproval asks for it")
 	}
 	if !r.Evidence.Ground {
@@ -28,16 +29,18 @@ func (r *Rollback) grounds(plan *v1alpha1.IncidentRollback, choice render.Choice
 		// Old code on a newer schema is for a person to decide.
 		why = append(why, "the database was migrated since")
 	}
-	if other := claims.RollbackOf(&r.Platform.Status, plan.Service); other != nil && other.IncidentUID != string(r.Incident.UID) &&
+	if other := claims.RollbackOf(&r.Platform.Status, plan.Service); other != nil &&
+		other.IncidentUID != string(r.Incident.UID) &&
 		asked(other) && r.Now.Sub(other.At.Time) < oneRollbackPer {
-		why = append(why, fmt.Sprintf("Incident %s rolled %s back at %s, and a service is rolled back by itself once an hour at most",
+		why = append(why, fmt.Sprintf("Incident %s rolled %s back at %s, and a service is rolled back by itself once an "+
+			"hour at most",
 			other.Incident, other.Service, other.At.UTC().Format(time.RFC3339)))
 	}
 	return append(why, choice.NeedsApproval...)
 }
 
-// approved returns what is waited for; nil where the rollback may go ahead. An approval is for an exact pair, whose first is what is
-// live now: a pair that changed has another digest.
+// approved returns what is waited for; nil where the rollback may go ahead. An approval is for an exact pair, whose
+// first is what is live now: a pair that changed has another digest.
 func (r *Rollback) approved(plan *v1alpha1.IncidentRollback, choice render.Choice) *playbook.Outcome {
 	why := r.grounds(plan, choice)
 	if len(why) == 0 {
@@ -51,14 +54,17 @@ func (r *Rollback) approved(plan *v1alpha1.IncidentRollback, choice render.Choic
 	if len(other) > 0 {
 		note = " The approval given is for another pair."
 	}
-	pair := fmt.Sprintf("rolling %s back from %s (%s) to %s (%s)", plan.Service, plan.From, plan.FromCommit, plan.To, plan.ToCommit)
+	pair := fmt.Sprintf("rolling %s back from %s (%s) to %s (%s)", plan.Service, plan.From, plan.FromCommit, plan.To,
+		plan.ToCommit)
 	because := strings.Join(why, "; ")
 	// A new pair is told once: nobody reads conditions all night.
 	text := fmt.Sprintf("%s waits for an approval: %s", pair, because)
-	if !slices.ContainsFunc(r.Incident.Status.Timeline, func(e v1alpha1.TimelineEntry) bool { return strings.HasPrefix(e.Text, pair) }) {
+	if !slices.ContainsFunc(r.Incident.Status.Timeline,
+		func(e v1alpha1.TimelineEntry) bool { return strings.HasPrefix(e.Text, pair) }) {
 		r.Warn(v1alpha1.ReasonWaitingForApproval, "%s", text)
 	}
-	wait := playbook.Wait(fixInterval, v1alpha1.ReasonWaitingForApproval, "%s%s.%s To approve %s: %s", text, schemaText(plan), note, plan.Digest,
+	wait := playbook.Wait(fixInterval, v1alpha1.ReasonWaitingForApproval, "%s%s.%s To approve %s: %s", text,
+		schemaText(plan), note, plan.Digest,
 		playbook.ApproveCommand(r.Incident, "incident", r.Incident.Spec.Approvals, missing, plan.Digest)).Loud()
 	return &wait
 }

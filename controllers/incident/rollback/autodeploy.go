@@ -15,8 +15,8 @@ import (
 // restoreTimeout bounds what is read and written of Render in a pass.
 const restoreTimeout = 20 * time.Second
 
-// RestoreAutoDeploy switches auto-deploy on again where the Incident switched it off. The bad commit is still at the branch's head. So it
-// takes a person's word, or a new commit that is live, with which the signals stayed good.
+// RestoreAutoDeploy switches auto-deploy on again where the Incident switched it off. The bad commit is still at the
+// branch's head. So it takes a person's word, or a new commit that is live, with which the signals stayed good.
 func (r *Rollback) RestoreAutoDeploy(ctx context.Context) (playbook.Outcome, error) {
 	ctx, cancel := context.WithTimeout(ctx, restoreTimeout)
 	defer cancel()
@@ -32,7 +32,7 @@ func (r *Rollback) RestoreAutoDeploy(ctx context.Context) (playbook.Outcome, err
 	}
 	if other := claims.RollbackOf(&r.Platform.Status, ours.Service); other != nil &&
 		other.IncidentUID != string(r.Incident.UID) && !before(other, ours) {
-		return r.leaveTo(ctx, ours, other)
+		return leaveTo(ours, other), nil
 	}
 	r.show(ours)
 	if err := r.remind(ctx, ours); err != nil {
@@ -55,7 +55,8 @@ func (r *Rollback) RestoreAutoDeploy(ctx context.Context) (playbook.Outcome, err
 	if err := api.SetAutoDeploy(ctx, r.Incident.Status.Rollback.ServiceID, true); err != nil {
 		return journal.Patient("Render", fmt.Errorf("switching auto-deploy of %s on: %w", ours.Service, err))
 	}
-	if err := r.amend(ctx, ours.Service, func(c *v1alpha1.ServiceRollback) { c.AutoDeploy = v1alpha1.AutoDeployRestored }); err != nil {
+	if err := r.amend(ctx, ours.Service,
+		func(c *v1alpha1.ServiceRollback) { c.AutoDeploy = v1alpha1.AutoDeployRestored }); err != nil {
 		return playbook.Outcome{}, err
 	}
 	r.Record(v1alpha1.StepAutoDeployRestored, "auto-deploy of %s is on again: %s", ours.Service, why)
@@ -63,11 +64,11 @@ func (r *Rollback) RestoreAutoDeploy(ctx context.Context) (playbook.Outcome, err
 }
 
 // leaveTo another Incident what it rolled back since: of several the last one puts auto-deploy back.
-func (r *Rollback) leaveTo(_ context.Context, ours, other *v1alpha1.ServiceRollback) (playbook.Outcome, error) {
+func leaveTo(ours, other *v1alpha1.ServiceRollback) playbook.Outcome {
 	if other.AutoDeploy == v1alpha1.AutoDeployRestored {
-		return playbook.Done("auto-deploy of %s is on again, by Incident %s", ours.Service, other.Incident), nil
+		return playbook.Done("auto-deploy of %s is on again, by Incident %s", ours.Service, other.Incident)
 	}
-	return playbook.NotNeeded("Incident %s rolled %s back since, and puts auto-deploy back", other.Incident, ours.Service), nil
+	return playbook.NotNeeded("Incident %s rolled %s back since, and puts auto-deploy back", other.Incident, ours.Service)
 }
 
 // remind a Platform that was deleted and applied again of the rollback, so that it says that auto-deploy is off.
@@ -85,13 +86,15 @@ func (r *Rollback) remind(ctx context.Context, ours *v1alpha1.ServiceRollback) e
 	})
 }
 
-// before says that another Incident rolled back earlier than this one. The Platform forgot ours, and the other one reminded it first.
+// before says that another Incident rolled back earlier than this one. The Platform forgot ours, and the other one
+// reminded it first.
 func before(other, ours *v1alpha1.ServiceRollback) bool {
 	return other.IncidentUID != ours.IncidentUID && other.At.Before(ours.At)
 }
 
 // mayRestore says why auto-deploy may be put back now, or what is waited for.
-func (r *Rollback) mayRestore(ctx context.Context, api *render.Client, ours *v1alpha1.ServiceRollback) (string, *playbook.Outcome, error) {
+func (r *Rollback) mayRestore(ctx context.Context, api *render.Client, ours *v1alpha1.ServiceRollback) (string,
+	*playbook.Outcome, error) {
 	switch {
 	case !asked(ours):
 		return "nothing was rolled back", nil, nil
@@ -102,37 +105,53 @@ func (r *Rollback) mayRestore(ctx context.Context, api *render.Client, ours *v1a
 	if err != nil {
 		return "", nil, err
 	}
-	if fix == nil {
-		return "", new(playbook.Wait(fixInterval, v1alpha1.ReasonAwaitingFix,
-			"auto-deploy of %s stays off: %s is at the branch's head. Deploy its fix by hand. When it is live and the signals stay good, auto-deploy of %s is switched on again. To switch it on now: %s",
-			ours.Service, ours.FromCommit, ours.Service, r.ResolveCommand())), nil
+	why, waits, after := r.restorable(ours, fix)
+	if waits != "" {
+		return "", new(playbook.Wait(after, v1alpha1.ReasonAwaitingFix, "%s. To switch it on now: %s", waits,
+			r.ResolveCommand())), nil
 	}
-	if r.Evidence.ClearSince.IsZero() {
-		return "", new(playbook.Wait(fixInterval, v1alpha1.ReasonAwaitingFix, "%s is live with %s; auto-deploy of %s stays off until the signals are good. To switch it on now: %s",
-			fix.ID, fix.Commit, ours.Service, r.ResolveCommand())), nil
+	return why, nil, nil
+}
+
+// restorable says why auto-deploy may be put back with what is live now, or what is waited for, and for how long. fix
+// is nil where nothing new is live.
+func (r *Rollback) restorable(ours *v1alpha1.ServiceRollback, fix *render.Deploy) (why, waits string,
+	after time.Duration) {
+	wait := func(after time.Duration, format string, args ...any) (string, string, time.Duration) {
+		return "", fmt.Sprintf(format, args...), after
+	}
+	switch {
+	case fix == nil:
+		return wait(fixInterval, "auto-deploy of %s stays off: %s is at the branch's head. Deploy its fix by hand. "+
+			"When it is live and the signals stay good, auto-deploy is switched on again", ours.Service, ours.FromCommit)
+	case r.Evidence.ClearSince.IsZero():
+		return wait(fixInterval, "%s is live with %s; auto-deploy of %s stays off until the signals are good", fix.ID,
+			fix.Commit, ours.Service)
 	}
 	since := r.Evidence.ClearSince
 	if fix.FinishedAt.After(since) {
 		since = fix.FinishedAt
 	}
 	if clear := since.Add(r.clearFor()); r.Now.Before(clear) {
-		return "", new(playbook.Wait(min(r.Until(clear), fixInterval), v1alpha1.ReasonAwaitingFix,
-			"%s is live with %s; auto-deploy of %s is switched on again at %s if the signals stay good", fix.ID, fix.Commit, ours.Service, clear.UTC().Format(time.RFC3339))), nil
+		return wait(min(r.Until(clear), fixInterval), "%s is live with %s; auto-deploy of %s is switched on again at %s "+
+			"if the signals stay good",
+			fix.ID, fix.Commit, ours.Service, clear.UTC().Format(time.RFC3339))
 	}
-	return fmt.Sprintf("%s is live with %s, and the signals stayed good", fix.ID, fix.Commit), nil, nil
+	return fmt.Sprintf("%s is live with %s, and the signals stayed good", fix.ID, fix.Commit), "", 0
 }
 
 func (r *Rollback) clearFor() time.Duration {
 	if r.Platform.Spec.Probes == nil {
-		return 0 // and then nothing is clear
+		return 0 // nothing is clear then
 	}
 	return time.Duration(r.Platform.Spec.Probes.ClearSeconds) * time.Second
 }
 
-// fix finds a live deploy of a commit that was not live before the rollback: an older one that somebody deployed leaves the bad one at
-// the branch's head.
-func (r *Rollback) fix(ctx context.Context, api *render.Client, ours *v1alpha1.ServiceRollback) (*render.Deploy, error) {
-	deploys, err := api.History(ctx, r.Incident.Status.Rollback.ServiceID)
+// fix finds a live deploy of a commit that was not live before the rollback: an older one that somebody deployed leaves
+// the bad one at the branch's head.
+func (r *Rollback) fix(ctx context.Context, api *render.Client, ours *v1alpha1.ServiceRollback) (*render.Deploy,
+	error) {
+	deploys, err := r.history(ctx, api)
 	if err != nil {
 		return nil, err
 	}

@@ -2,23 +2,22 @@ package rollback
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"net/http"
 	"slices"
-	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
 	"github.com/1pass-dev/playbook-operator/controllers/access"
 	"github.com/1pass-dev/playbook-operator/controllers/claims"
 	"github.com/1pass-dev/playbook-operator/controllers/incident/journal"
 	"github.com/1pass-dev/playbook-operator/controllers/playbook"
-	"github.com/1pass-dev/playbook-operator/controllers/systems/outbound"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/render"
 )
 
-// A rollback is held in two places. The Platform's status says whose it is, so that two Incidents don't do it twice. The Incident's
-// status repeats that, so that a Platform that was deleted and applied again loses nothing. Both are written before Render is asked.
+// A rollback is held in two places. The Platform's status says whose it is, so that two Incidents don't do it twice.
+// The Incident's status repeats that, so that a Platform that was deleted and applied again loses nothing. Both are
+// written before Render is asked.
 
 // read the Platform past the cache.
 func (r *Rollback) read(ctx context.Context) error {
@@ -32,7 +31,8 @@ func (r *Rollback) read(ctx context.Context) error {
 // ours is this Incident's rollback; nil where it has none.
 func (r *Rollback) ours() *v1alpha1.ServiceRollback {
 	uid := string(r.Incident.UID)
-	i := slices.IndexFunc(r.Platform.Status.Rollbacks, func(c v1alpha1.ServiceRollback) bool { return c.IncidentUID == uid })
+	i := slices.IndexFunc(r.Platform.Status.Rollbacks,
+		func(c v1alpha1.ServiceRollback) bool { return c.IncidentUID == uid })
 	if i >= 0 {
 		return &r.Platform.Status.Rollbacks[i]
 	}
@@ -64,15 +64,18 @@ func (r *Rollback) keep(ctx context.Context, plan *v1alpha1.IncidentRollback) er
 	return nil
 }
 
-// take writes this Incident's rollback into the Platform's status, or returns another Incident that has the service.
-func (r *Rollback) take(ctx context.Context, plan *v1alpha1.IncidentRollback, change func(*v1alpha1.ServiceRollback)) (holder string, err error) {
-	p, err := r.Claims.Decide(ctx, r.PlatformKey(), func(p *v1alpha1.PlatformStatus) bool {
+// take writes this Incident's rollback into the Platform's status, and the commit that is left as unfit. Or it returns
+// another Incident that has the service. The Platform was read past the cache in this pass.
+func (r *Rollback) take(ctx context.Context, plan *v1alpha1.IncidentRollback,
+	change func(*v1alpha1.ServiceRollback)) (holder string, err error) {
+	decide := func(p *v1alpha1.PlatformStatus) bool {
 		known := claims.RollbackOf(p, plan.Service)
 		if holder = r.holder(known); holder != "" {
 			return false
 		}
 		if known == nil {
-			p.Rollbacks = append(p.Rollbacks, v1alpha1.ServiceRollback{Service: plan.Service, AutoDeploy: v1alpha1.AutoDeployWasOff})
+			p.Rollbacks = append(p.Rollbacks, v1alpha1.ServiceRollback{Service: plan.Service,
+				AutoDeploy: v1alpha1.AutoDeployWasOff})
 			known = &p.Rollbacks[len(p.Rollbacks)-1]
 		}
 		// Auto-deploy that an earlier Incident switched off, and nobody restored, was on.
@@ -86,8 +89,16 @@ func (r *Rollback) take(ctx context.Context, plan *v1alpha1.IncidentRollback, ch
 			State: v1alpha1.RollbackPreparing, AutoDeploy: autoDeploy,
 		}
 		change(known)
+		if r.Incident.Status.ConfirmedAt != nil {
+			claims.Suspect(p, plan.Service, plan.FromCommit, r.Incident.Name, journal.Seconds(r.Now))
+		}
 		return true
-	})
+	}
+	p, err := r.Claims.DecideOn(ctx, r.Platform, decide)
+	if apierrors.IsConflict(err) {
+		// Most others write what the signals say. Who has the service is decided again on what is there now.
+		p, err = r.Claims.Decide(ctx, r.PlatformKey(), decide)
+	}
 	if err != nil {
 		return "", err
 	}
@@ -95,8 +106,8 @@ func (r *Rollback) take(ctx context.Context, plan *v1alpha1.IncidentRollback, ch
 	return holder, nil
 }
 
-// holder is the Incident that has the service now, so that this one can't; empty where it can. What Render refused was never done,
-// and what ended an hour ago, or with a person's approval, is over.
+// holder is the Incident that has the service now, so that this one can't; empty where it can. What Render refused was
+// never done, and what ended an hour ago, or with a person's approval, is over.
 func (r *Rollback) holder(known *v1alpha1.ServiceRollback) string {
 	switch {
 	case known == nil, known.State == v1alpha1.RollbackRefused:
@@ -118,16 +129,18 @@ func (r *Rollback) holder(known *v1alpha1.ServiceRollback) string {
 	return known.Incident
 }
 
+func busy(service, holder string) playbook.Outcome {
+	return playbook.Wait(deployInterval, v1alpha1.ReasonRollingBack, "%s is rolled back by Incident %s already", service,
+		holder)
+}
+
 // begin switches auto-deploy off, since the next push would bring the bad commit back, and then asks Render once.
 func (r *Rollback) begin(ctx context.Context, v *view, plan *v1alpha1.IncidentRollback) (playbook.Outcome, error) {
-	busy := func(holder string) playbook.Outcome {
-		return playbook.Wait(deployInterval, v1alpha1.ReasonRollingBack, "%s is rolled back by Incident %s already", plan.Service, holder)
-	}
 	if v.service.AutoDeploy {
 		// Before it is done: whoever finds it off later must know by whom.
 		holder, err := r.take(ctx, plan, func(c *v1alpha1.ServiceRollback) { c.AutoDeploy = v1alpha1.AutoDeployOff })
 		if err != nil || holder != "" {
-			return busy(holder), err
+			return busy(plan.Service, holder), err
 		}
 		if err := r.keep(ctx, plan); err != nil {
 			return playbook.Outcome{}, err
@@ -135,69 +148,13 @@ func (r *Rollback) begin(ctx context.Context, v *view, plan *v1alpha1.IncidentRo
 		if err := v.api.SetAutoDeploy(ctx, v.service.ID, false); err != nil {
 			return journal.Patient("Render", fmt.Errorf("switching auto-deploy of %s off: %w", plan.Service, err))
 		}
-		r.Record(v1alpha1.ReasonSwitchedOff, "auto-deploy of %s was switched off, so that the next push does not bring %s back", plan.Service, plan.FromCommit)
+		r.Record(v1alpha1.ReasonSwitchedOff, "auto-deploy of %s was switched off, so that the next push does not bring %s "+
+			"back", plan.Service, plan.FromCommit)
 	}
-	saw := slices.MaxFunc(v.deploys, func(a, b render.Deploy) int { return a.CreatedAt.Compare(b.CreatedAt) })
-	holder, err := r.take(ctx, plan, func(c *v1alpha1.ServiceRollback) {
-		c.State, c.SawDeploy, c.RequestedAt = v1alpha1.RollbackRequested, saw.ID, journal.Seconds(r.Now)
-	})
-	if err != nil || holder != "" {
-		return busy(holder), err
-	}
-	if err := r.keep(ctx, plan); err != nil {
-		// Nothing was asked yet.
-		return playbook.Outcome{}, errors.Join(err, r.amend(ctx, plan.Service, withdraw(v1alpha1.RollbackPreparing)))
-	}
-	return r.ask(ctx, v, plan)
-}
-
-// ask Render, once. From here on it is never asked again, unless it certainly did nothing. A manager that is being stopped waits for
-// the answer.
-func (r *Rollback) ask(ctx context.Context, v *view, plan *v1alpha1.IncidentRollback) (playbook.Outcome, error) {
-	made, err := v.api.Rollback(context.WithoutCancel(ctx), v.service.ID, plan.To)
-	refusal := (*outbound.Refused)(nil)
-	switch {
-	case errors.As(err, &refusal):
-		return r.refused(ctx, plan, refusal)
-	case err != nil && outbound.NoEffect(err):
-		if err := r.amend(ctx, plan.Service, withdraw(v1alpha1.RollbackPreparing)); err != nil {
-			return playbook.Outcome{}, err
-		}
-		return journal.Patient("Render", err)
-	case err != nil:
-		r.Record(v1alpha1.ReasonRollingBack, "Render was asked to roll %s back to %s, and its answer was lost", plan.Service, plan.To)
-		return playbook.Wait(journal.Settle, v1alpha1.ReasonRollingBack, lost, plan.Service, plan.To, plan.ToCommit).Loud(), nil
-	}
-	r.Record(v1alpha1.ReasonRollingBack, "%s is rolled back from %s to %s, by %s", plan.Service, plan.FromCommit, plan.ToCommit, made.ID)
-	if err := r.adopt(ctx, plan.Service, made.ID); err != nil {
-		return playbook.Outcome{}, err
-	}
-	return r.follow(ctx, r.ours())
-}
-
-const lost = "Render was asked to roll %s back to %s (%s), and its answer was lost; what came of it is read from its deploys"
-
-func withdraw(to v1alpha1.RollbackState) func(*v1alpha1.ServiceRollback) {
-	return func(c *v1alpha1.ServiceRollback) { c.State, c.RequestedAt = to, nil }
-}
-
-// refused is where Render certainly did nothing. Where the target's artifact is gone, the next older one is the target. Where the
-// account is refused, no other target helps.
-func (r *Rollback) refused(ctx context.Context, plan *v1alpha1.IncidentRollback, refusal *outbound.Refused) (playbook.Outcome, error) {
-	if err := r.amend(ctx, plan.Service, withdraw(v1alpha1.RollbackRefused)); err != nil {
-		return playbook.Outcome{}, err
-	}
-	said := playbook.Normalise(refusal.Error())
-	r.Warn(v1alpha1.ReasonRefused, "Render refused to roll %s back to %s (%s): %s", plan.Service, plan.To, plan.ToCommit, said)
-	switch refusal.Status {
-	// Status 0: the URL or the key can't be sent, so no other target helps either.
-	case 0, http.StatusUnauthorized, http.StatusForbidden:
-		return playbook.Stall(v1alpha1.ReasonRefused, "Render refused to roll %s back to %s: %s. Mend the API key of Platform %q, or roll back by hand. To try again: %s",
-			plan.Service, plan.To, said, r.Platform.Name, r.ResumeCommand()), nil
-	}
-	plan.Refused = append(plan.Refused, plan.To)
-	return playbook.Wait(time.Millisecond, v1alpha1.ReasonRollingBack, "Render refused to roll %s back to %s: %s. The next older deploy is looked for",
-		plan.Service, plan.To, said), nil
+	return r.ask(ctx, v.api, plan, slices.MaxFunc(v.deploys, func(a,
+		b render.Deploy) int {
+		return a.CreatedAt.Compare(b.CreatedAt)
+	}).ID)
 }
 
 // amend changes what is known of this Incident's rollback, in both places. The Incident's own is written with the pass.
@@ -222,8 +179,4 @@ func (r *Rollback) insist(ctx context.Context, change func(*v1alpha1.PlatformSta
 		r.Platform = p
 	}
 	return err
-}
-
-func (r *Rollback) adopt(ctx context.Context, service, deployID string) error {
-	return r.amend(ctx, service, func(c *v1alpha1.ServiceRollback) { c.State, c.DeployID = v1alpha1.RollbackDeploying, deployID })
 }

@@ -3,7 +3,6 @@ package rollback
 import (
 	"context"
 	"fmt"
-	"slices"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
 	"github.com/1pass-dev/playbook-operator/controllers/access"
@@ -12,8 +11,8 @@ import (
 	"github.com/1pass-dev/playbook-operator/controllers/systems/render"
 )
 
-// follow watches what became of a rollback that was asked for, to its end: also where the Incident was resolved meanwhile. It asks for
-// nothing.
+// follow watches what became of a rollback that was asked for, to its end: also where the Incident was resolved
+// meanwhile. It asks for nothing.
 func (r *Rollback) follow(ctx context.Context, ours *v1alpha1.ServiceRollback) (playbook.Outcome, error) {
 	r.show(ours)
 	api, err := r.Access.Render(ctx, r.Platform)
@@ -21,14 +20,7 @@ func (r *Rollback) follow(ctx context.Context, ours *v1alpha1.ServiceRollback) (
 		return playbook.Outcome{}, err
 	}
 	if ours.State == v1alpha1.RollbackRequested {
-		wait, err := r.find(ctx, api, ours)
-		if err != nil {
-			return journal.Patient("Render", err)
-		}
-		if wait != nil {
-			return *wait, nil
-		}
-		ours = r.ours()
+		return r.ask(ctx, api, r.Incident.Status.Rollback, ours.SawDeploy)
 	}
 	if ours.State == v1alpha1.RollbackDeploying {
 		wait, err := r.await(ctx, api, ours)
@@ -41,7 +33,8 @@ func (r *Rollback) follow(ctx context.Context, ours *v1alpha1.ServiceRollback) (
 		ours = r.ours()
 	}
 	if ours.State == v1alpha1.RollbackFailed {
-		return r.unsettled(v1alpha1.ReasonRollbackFailed, fmt.Sprintf("the deploy %s, which rolls %s back to %s, did not become live. It is not done twice: see Render's dashboard, and roll back by hand",
+		return r.unsettled(v1alpha1.ReasonRollbackFailed, fmt.Sprintf("the deploy %s, which rolls %s back to %s, did not "+
+			"become live. It is not done twice: see Render's dashboard, and roll back by hand",
 			ours.DeployID, ours.Service, ours.ToCommit)), nil
 	}
 	if r.Incident.Status.RolledBackAt == nil {
@@ -50,10 +43,12 @@ func (r *Rollback) follow(ctx context.Context, ours *v1alpha1.ServiceRollback) (
 		r.Record(v1alpha1.StepRolledBack, "%s is live with %s again, by %s", ours.Service, ours.ToCommit, ours.DeployID)
 	}
 	return playbook.Done("%s is live with %s again, by %s%s. Suspected: commit %s; to investigate: git log %s..%s",
-		ours.Service, ours.ToCommit, ours.DeployID, schemaText(r.Incident.Status.Rollback), ours.FromCommit, ours.ToCommit, ours.FromCommit), nil
+		ours.Service, ours.ToCommit, ours.DeployID, schemaText(r.Incident.Status.Rollback),
+		ours.FromCommit, ours.ToCommit, ours.FromCommit), nil
 }
 
-// show writes what is rolled back into the Incident's status. The claim may be of a pair that is not the one planned last.
+// show writes what is rolled back into the Incident's status. The claim may be of a pair that is not the one planned
+// last.
 func (r *Rollback) show(ours *v1alpha1.ServiceRollback) {
 	known := r.Incident.Status.Rollback
 	if known == nil || known.From != ours.From || known.To != ours.To || known.Service != ours.Service {
@@ -63,7 +58,8 @@ func (r *Rollback) show(ours *v1alpha1.ServiceRollback) {
 			panic(err) // strings always marshal
 		}
 		known = &v1alpha1.IncidentRollback{
-			Service: ours.Service, From: ours.From, FromCommit: ours.FromCommit, To: ours.To, ToCommit: ours.ToCommit, Digest: digest,
+			Service: ours.Service, From: ours.From, FromCommit: ours.FromCommit, To: ours.To, ToCommit: ours.ToCommit,
+			Digest: digest,
 		}
 	}
 	if known.ServiceID == "" {
@@ -74,36 +70,29 @@ func (r *Rollback) show(ours *v1alpha1.ServiceRollback) {
 	r.Incident.Status.Rollback = known
 }
 
-// find the deploy that the rollback made, where Render's answer was lost. It returns what is waited for, or nil once it is found.
-func (r *Rollback) find(ctx context.Context, api *render.Client, ours *v1alpha1.ServiceRollback) (*playbook.Outcome, error) {
-	deploys, err := api.History(ctx, r.Incident.Status.Rollback.ServiceID)
-	if err != nil {
-		return nil, err
-	}
-	made := madeBy(ours, deploys)
-	if made == nil {
-		if late := ours.RequestedAt.Add(journal.Settle); r.Now.Before(late) {
-			return new(playbook.Wait(r.Until(late), v1alpha1.ReasonRollingBack, lost, ours.Service, ours.To, ours.ToCommit).Loud()), nil
-		}
-		return new(r.unsettled(v1alpha1.ReasonOutcomeUnknown, fmt.Sprintf("Render was asked once to roll %s back to %s (%s), and shows no such deploy. It is not asked again: see its dashboard, and roll back by hand if need be",
-			ours.Service, ours.To, ours.ToCommit))), nil
-	}
-	r.Record(v1alpha1.ReasonRollingBack, "%s is rolled back from %s to %s, by %s", ours.Service, ours.FromCommit, ours.ToCommit, made.ID)
-	if err := r.adopt(ctx, ours.Service, made.ID); err != nil {
-		return nil, err
-	}
-	r.Incident.Status.Rollback.DeployID = made.ID
-	return nil, nil
+// history of the service that was rolled back.
+func (r *Rollback) history(ctx context.Context, api *render.Client) ([]render.Deploy, error) {
+	service := r.Incident.Status.Rollback.ServiceID
+	return playbook.Ask(ctx, r.Aside, r.key("history"), "Render's deploys", lookTimeout,
+		func(ctx context.Context) ([]render.Deploy, error) {
+			return api.History(ctx, service)
+		})
 }
 
 // await the end of the deploy that the rollback made. It returns what is waited for, or nil once it ended.
-func (r *Rollback) await(ctx context.Context, api *render.Client, ours *v1alpha1.ServiceRollback) (*playbook.Outcome, error) {
-	deploy, err := api.Deploy(ctx, r.Incident.Status.Rollback.ServiceID, ours.DeployID)
+func (r *Rollback) await(ctx context.Context, api *render.Client, ours *v1alpha1.ServiceRollback) (*playbook.Outcome,
+	error) {
+	service, id := r.Incident.Status.Rollback.ServiceID, ours.DeployID
+	deploy, err := playbook.Ask(ctx, r.Aside, r.key("deploy/"+id), "Render's deploy "+id, lookTimeout,
+		func(ctx context.Context) (*render.Deploy, error) {
+			return api.Deploy(ctx, service, id)
+		})
 	if err != nil {
 		return nil, err
 	}
 	if deploy.InProgress() {
-		return new(playbook.Wait(deployInterval, v1alpha1.ReasonRollingBack, "waiting for %s (%s) live", ours.DeployID, ours.ToCommit).Loud()), nil
+		return new(playbook.Wait(deployInterval, v1alpha1.ReasonRollingBack, "waiting for %s (%s) live", ours.DeployID,
+			ours.ToCommit).Loud()), nil
 	}
 	state, liveAt := v1alpha1.RollbackFailed, deploy.FinishedAt
 	if deploy.Status == render.StatusLive || deploy.Status == render.StatusDeactivated {
@@ -120,8 +109,8 @@ func (r *Rollback) await(ctx context.Context, api *render.Client, ours *v1alpha1
 	})
 }
 
-// unsettled is a rollback that only a person can bring to its end. Once the outage is over, or a person resolved it, nothing is left to
-// do.
+// unsettled is a rollback that only a person can bring to its end. Once the outage is over, or a person resolved it,
+// nothing is left to do.
 func (r *Rollback) unsettled(reason, what string) playbook.Outcome {
 	switch {
 	case r.ByHand():
@@ -130,19 +119,4 @@ func (r *Rollback) unsettled(reason, what string) playbook.Outcome {
 		return playbook.NotNeeded("%s; %s", r.Evidence.Over, what)
 	}
 	return playbook.Stall(reason, "%s. To look again: %s", what, r.ResumeCommand())
-}
-
-// madeBy finds the deploy that a rollback made: one by a rollback, of its commit, newer than what was there before Render was asked.
-func madeBy(ours *v1alpha1.ServiceRollback, deploys []render.Deploy) *render.Deploy {
-	i := slices.IndexFunc(deploys, func(d render.Deploy) bool { return d.ID == ours.SawDeploy })
-	if i < 0 {
-		return nil
-	}
-	saw := deploys[i].CreatedAt
-	for _, d := range deploys {
-		if d.ID != ours.SawDeploy && d.Trigger == render.TriggerRollback && d.Commit == ours.ToCommit && !d.CreatedAt.Before(saw) {
-			return &d
-		}
-	}
-	return nil
 }

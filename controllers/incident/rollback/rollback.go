@@ -1,4 +1,5 @@
-// Package rollback goes back to the last good deploy where a regression is suspected, and puts auto-deploy back afterwards.
+// Package rollback goes back to the last good deploy where a regression is suspected, and puts auto-deploy back
+// afterwards.
 package rollback
 
 import (
@@ -50,6 +51,7 @@ type Rollback struct {
 	*journal.Journal
 	Claims   claims.Claims
 	Access   *access.Connections
+	Aside    *playbook.Aside
 	Evidence Evidence
 	// First is the Incident that has the slot, where this one only pages; empty otherwise.
 	First string
@@ -62,7 +64,10 @@ func (r *Rollback) Run(ctx context.Context) (playbook.Outcome, error) {
 		return playbook.Outcome{}, err
 	}
 	if ours := r.ours(); ours != nil && asked(ours) {
-		return r.follow(ctx, ours)
+		if err := r.remind(ctx, ours); err != nil {
+			return playbook.Outcome{}, err
+		}
+		return r.follow(ctx, r.ours())
 	}
 	switch {
 	case r.ByHand():
@@ -94,7 +99,8 @@ func (r *Rollback) withheld() *playbook.Outcome {
 	}
 	switch {
 	case r.First != "":
-		return wait(v1alpha1.ReasonWaitingForOther, fmt.Sprintf("Incident %s of the same category is open, and acts; this one pages only", r.First))
+		return wait(v1alpha1.ReasonWaitingForOther, fmt.Sprintf("Incident %s of the same category is open, and acts; this "+
+			"one pages only", r.First))
 	case r.Platform.Spec.Rollback == nil:
 		return wait(v1alpha1.ReasonRollbackWithheld, fmt.Sprintf("Platform %q has no spec.rollback", r.Platform.Name))
 	case Policy(&r.Incident.Spec) == v1alpha1.RollbackNever:
@@ -116,33 +122,36 @@ func Policy(spec *v1alpha1.IncidentSpec) v1alpha1.RollbackPolicy {
 
 // decide what to do with what Render shows now.
 func (r *Rollback) decide(ctx context.Context, view *view) (playbook.Outcome, error) {
-	choice := r.choose(view)
+	choice := view.choose(r.regression())
 	switch choice.Verdict {
 	case render.DeployInProgress:
 		return playbook.Wait(deployInterval, v1alpha1.ReasonWaitingForDeploy, "%s%s", r.prefix(), choice.Why).Loud(), nil
 	case render.NotEnoughLooks:
 		return playbook.Wait(looksInterval, v1alpha1.ReasonNoSuspect, "%s%s", r.prefix(), choice.Why), nil
 	case render.NoSuspect:
-		return playbook.Wait(fixInterval, v1alpha1.ReasonNoSuspect, "%sno deploy is suspected: %s", r.prefix(), choice.Why), nil
+		return playbook.Wait(fixInterval, v1alpha1.ReasonNoSuspect, "%sno deploy is suspected: %s", r.prefix(),
+			choice.Why), nil
 	case render.NoTarget, render.Pair:
 	}
-	if err := r.suspect(ctx, choice.Suspect.Commit); err != nil {
-		return playbook.Outcome{}, err
-	}
 	if choice.Target == nil {
-		return r.noTarget(choice), nil
+		return r.noTarget(choice), r.suspect(ctx, choice.Suspect.Commit)
 	}
 	plan, err := r.plan(view, choice)
 	if err != nil {
 		return playbook.Outcome{}, err
 	}
-	r.lookAtSchema(ctx, plan, choice.Target.CommittedAt)
+	if view.schema.commit != choice.Target.Commit {
+		// The evidence changed while Render was read.
+		return playbook.Wait(time.Millisecond, v1alpha1.ReasonRollingBack, "%sanother deploy is the target now",
+			r.prefix()), nil
+	}
+	r.weigh(plan, view.schema)
 	r.Incident.Status.Rollback = plan
 	if wait := r.approved(plan, choice); wait != nil {
-		return *wait, nil
+		return *wait, r.suspect(ctx, choice.Suspect.Commit)
 	}
 	if outcome, ok := r.MayAct(); !ok {
-		return outcome, nil
+		return outcome, r.suspect(ctx, choice.Suspect.Commit)
 	}
 	return r.begin(ctx, view, plan)
 }
@@ -157,10 +166,12 @@ func (r *Rollback) prefix() string {
 // noTarget is where a person has to find a way. Once Render refused each target, it waits for their word.
 func (r *Rollback) noTarget(choice render.Choice) playbook.Outcome {
 	if known := r.Incident.Status.Rollback; known != nil && len(known.Refused) > 0 {
-		return playbook.Stall(v1alpha1.ReasonRefused, "Render refused to roll %s back to %s, and %s. Roll back by hand; it closes when the signals stay good. To try again: %s",
+		return playbook.Stall(v1alpha1.ReasonRefused, "Render refused to roll %s back to %s, and %s. Roll back by hand; "+
+			"it closes when the signals stay good. To try again: %s",
 			known.Service, strings.Join(known.Refused, " and "), choice.Why, r.ResumeCommand())
 	}
-	return playbook.Wait(fixInterval, v1alpha1.ReasonNoTarget, "%s%s. Roll back by hand, or deploy a fix", r.prefix(), choice.Why).Loud()
+	return playbook.Wait(fixInterval, v1alpha1.ReasonNoTarget, "%s%s. Roll back by hand, or deploy a fix", r.prefix(),
+		choice.Why).Loud()
 }
 
 // plan is the exact pair, with what is known of an earlier try.
@@ -182,7 +193,8 @@ func (r *Rollback) plan(view *view, choice render.Choice) (*v1alpha1.IncidentRol
 // suspect keeps the commit as unfit to go back to, where the signals confirmed the outage.
 func (r *Rollback) suspect(ctx context.Context, commit string) error {
 	service := r.Platform.Spec.Rollback.Service
-	known := slices.ContainsFunc(r.Platform.Status.Suspects, func(s v1alpha1.SuspectCommit) bool { return s.Service == service && s.Commit == commit })
+	known := slices.ContainsFunc(r.Platform.Status.Suspects,
+		func(s v1alpha1.SuspectCommit) bool { return s.Service == service && s.Commit == commit })
 	if known || r.Incident.Status.ConfirmedAt == nil {
 		return nil
 	}
@@ -191,8 +203,8 @@ func (r *Rollback) suspect(ctx context.Context, commit string) error {
 	})
 }
 
-// clearSuspect takes the suspicion back where the signals stayed good with that commit live: something else was wrong. Where Render
-// can't be asked, the commit stays unfit.
+// clearSuspect takes the suspicion back where the signals stayed good with that commit live: something else was wrong.
+// Where Render can't be asked, the commit stays unfit.
 func (r *Rollback) clearSuspect(ctx context.Context) {
 	mine := func(s v1alpha1.SuspectCommit) bool { return s.Incident == r.Incident.Name }
 	if r.Platform.Spec.Rollback == nil || !slices.ContainsFunc(r.Platform.Status.Suspects, mine) {
@@ -207,6 +219,9 @@ func (r *Rollback) clearSuspect(ctx context.Context) {
 		return
 	}
 	_ = r.insist(ctx, func(p *v1alpha1.PlatformStatus) {
-		p.Suspects = slices.DeleteFunc(p.Suspects, func(s v1alpha1.SuspectCommit) bool { return mine(s) && s.Commit == live.Commit })
+		p.Suspects = slices.DeleteFunc(p.Suspects, func(s v1alpha1.SuspectCommit) bool {
+			return mine(s) &&
+				s.Commit == live.Commit
+		})
 	})
 }

@@ -29,7 +29,8 @@ const (
 // Look is what one look saw.
 type Look struct {
 	Verdict Verdict
-	// Down says that the verdict is Bad by HTTP 404, a 5xx, a time-out, or a connection that was refused or closed before an answer.
+	// Down says that the verdict is Bad by HTTP 404, a 5xx, a time-out, or a connection that was refused or closed before
+	// an answer.
 	Down bool
 	// Message says what was seen. It has the same words each time that the same is seen, and holds no secret.
 	Message string
@@ -44,8 +45,8 @@ type Look struct {
 	Took     time.Duration
 }
 
-// Probe looks at the platform at URL. Each look has a new connection: one that is open works on where no new one is let in, and leads
-// to one replica only.
+// Probe looks at the platform at URL. Each look has a new connection: one that is open works on where no new one is let
+// in, and leads to one replica only.
 type Probe struct {
 	URL     string
 	Timeout time.Duration
@@ -76,15 +77,17 @@ const tokenPath = "/oauth/token"
 // stranger is a client that no platform knows.
 var stranger = TokenClient{ID: "playbook-operator-probe", Secret: "none"}
 
-// Tokens asks for a token by client_credentials. Without a client of its own it asks as a stranger, and looks for the error that
-// Doorkeeper gives a bad client (RFC 6749, 5.2): that proves that requests arrive, and not that tokens are issued. Where its own client
-// is refused, it asks as a stranger too: only a platform that refuses both in the same way is what is wrong.
+// Tokens asks for a token by client_credentials. Without a client of its own it asks as a stranger, and looks for the
+// error that Doorkeeper gives a bad client (RFC 6749, 5.2): that proves that requests arrive, and not that tokens are
+// issued. Where its own client is refused, it asks as a stranger too: a platform that refuses both in the same way is
+// wrong, and not the client.
 func (p *Probe) Tokens(ctx context.Context, client *TokenClient) Look {
 	if client == nil {
 		look, refused := p.token(ctx, stranger)
 		if refused == invalidClient {
 			look.Verdict = Good
-			look.Message = tokenPath + " refuses a client that does not exist, as it should. That it issues tokens is not proved without probes.tokenSecretRef"
+			look.Message = tokenPath + " refuses a client that does not exist, as it should. " +
+				"That it issues tokens is not proved without probes.tokenSecretRef"
 		} else if look.Verdict == Good {
 			look.Verdict, look.Kid = Unknown, ""
 			look.Message = tokenPath + " gives a token to a client that should not exist"
@@ -101,10 +104,12 @@ func (p *Probe) Tokens(ctx context.Context, client *TokenClient) Look {
 		return other
 	case refused == invalidClient && otherRefused == invalidClient:
 		look.Ask = true
-		look.Message = tokenPath + " refuses the probe's client (invalid_client). Either the clientID or the clientSecret in its Secret is wrong, " +
+		look.Message = tokenPath +
+			" refuses the probe's client (invalid_client). Either the clientID or the clientSecret in its Secret is wrong, " +
 			"such as after a rotation, or the platform lost its clients and refuses all of them"
 	case refused == invalidClient:
-		look.Message = tokenPath + " refuses the client (invalid_client): the clientID or the clientSecret in its Secret is wrong"
+		look.Message = tokenPath +
+			" refuses the client (invalid_client): the clientID or the clientSecret in its Secret is wrong"
 	case refused == otherRefused:
 		look.Verdict = Bad
 		look.Message = fmt.Sprintf("%s answers HTTP %d to a known client and to an unknown one", tokenPath, refused.status)
@@ -120,7 +125,8 @@ type refusal struct {
 
 var invalidClient = refusal{http.StatusUnauthorized, "invalid_client"}
 
-// token asks for one. Too many requests (429) are no refusal: that answer is about who asks, and asking again makes it worse.
+// token asks for one. Too many requests (429) are no refusal: that answer is about who asks, and asking again makes it
+// worse.
 func (p *Probe) token(ctx context.Context, client TokenClient) (Look, refusal) {
 	// In the form: by Basic authentication, servers differ in how they decode an id or a secret.
 	form := url.Values{"grant_type": {"client_credentials"}, "client_id": {client.ID}, "client_secret": {client.Secret}}
@@ -151,7 +157,8 @@ func (p *Probe) token(ctx context.Context, client TokenClient) (Look, refusal) {
 // maxKid bounds a kid that is shown.
 const maxKid = 128
 
-// kidOf a token that is a JWT (RFC 7519, 3): the kid in its header. It is empty where the token is none, or names no kid.
+// kidOf a token that is a JWT (RFC 7519, 3): the kid in its header. It is empty where the token is none, or names no
+// kid.
 func kidOf(token string) string {
 	parts := strings.Split(token, ".")
 	if len(parts) != 3 {
@@ -170,9 +177,10 @@ func kidOf(token string) string {
 	return named.Kid
 }
 
-// JWKS looks at /.well-known/jwks.json. An answer without keys that can be read is as bad as none, and says nothing of a deploy.
+// JWKS looks at /.well-known/jwks.json. An answer without keys that can be read is as bad as none, and says nothing of
+// a deploy.
 func (p *Probe) JWKS(ctx context.Context) Look {
-	const path = "/.well-known/jwks.json"
+	const path = jwksPath
 	look, answer := p.ask(ctx, outbound.Call{Method: http.MethodGet, Path: path, MaxAnswer: maxJWKS})
 	if answer == nil {
 		return look
@@ -202,8 +210,8 @@ func (p *Probe) Path(ctx context.Context, path string) Look {
 	return look
 }
 
-// ask makes a call, whose URL is a path still, and judges what is the same for all. The answer is nil where that settles it; else the
-// verdict is Unknown for now.
+// ask makes a call of the platform, and judges what is the same for all. The answer is nil where that settles it.
+// Otherwise the verdict is Unknown for now.
 func (p *Probe) ask(ctx context.Context, call outbound.Call) (Look, *outbound.Answer) {
 	// A query may hold what is nobody's business.
 	path, _, _ := strings.Cut(call.Path, "?")
@@ -219,7 +227,8 @@ func (p *Probe) ask(ctx context.Context, call outbound.Call) (Look, *outbound.An
 	if err != nil {
 		return unanswered(path, err), nil
 	}
-	look := Look{Verdict: Unknown, Message: fmt.Sprintf("%s answers HTTP %d", path, answer.Status), Answered: true, Took: took}
+	look := Look{Verdict: Unknown, Message: fmt.Sprintf("%s answers HTTP %d", path, answer.Status), Answered: true,
+		Took: took}
 	switch {
 	case answer.Status >= 500:
 		look.Verdict, look.Down = Bad, true
@@ -243,9 +252,10 @@ func unanswered(path string, err error) Look {
 		return Look{Verdict: Unknown, Message: path + " could not be asked: " + err.Error()}
 	}
 	look := Look{Verdict: Bad, Message: path + " does not answer: " + err.Error()}
-	// A process that crashed, or that a proxy can't reach, refuses, resets or closes connections. A certificate, a name or a route
-	// that is wrong is no crash.
-	for _, cause := range []error{context.DeadlineExceeded, syscall.ECONNREFUSED, syscall.ECONNRESET, syscall.EPIPE, io.ErrUnexpectedEOF} {
+	// A process that crashed, or that a proxy can't reach, refuses, resets or closes connections. A certificate, a name or
+	// a route that is wrong is no crash.
+	for _, cause := range []error{context.DeadlineExceeded, syscall.ECONNREFUSED, syscall.ECONNRESET, syscall.EPIPE,
+		io.ErrUnexpectedEOF} {
 		look.Down = look.Down || errors.Is(err, cause)
 	}
 	return look

@@ -77,34 +77,53 @@ func TestWhatALookSays(t *testing.T) {
 		"/up: 403":                              {up, answers(403, ""), "Unknown", "/up answers HTTP 403"},
 		"/up: 429":                              {up, answers(429, ""), "Unknown", "/up answers HTTP 429"},
 		"/up: a redirect, which isn't followed": {up, answers(302, ""), "Unknown", "/up answers HTTP 302"},
-		"/up: hung up":                          {up, hangUp, "Bad", "/up does not answer: the connection was closed without an answer"},
-		"/up: broken off":                       {up, breakOff, "Bad", "/up does not answer: the answer broke off"},
-		"/up: no answer in time":                {up, hang, "Bad", "/up does not answer: no answer in time"},
-		"/up: long":                             {up, answers(200, strings.Repeat("x", 1<<20)), "Good", "/up answers HTTP 200"},
+		"/up: hung up": {up, hangUp, "Bad",
+			"/up does not answer: the connection was closed without an answer"},
+		"/up: broken off":        {up, breakOff, "Bad", "/up does not answer: the answer broke off"},
+		"/up: no answer in time": {up, hang, "Bad", "/up does not answer: no answer in time"},
+		"/up: long": {up, answers(200, strings.Repeat("x", 1<<20)), "Good",
+			"/up answers HTTP 200"},
 
-		"tokens: issued":                           {tokens, answers(200, `{"access_token": "s3cret"}`), "Good", "/oauth/token issues tokens"},
-		"tokens: 200 and none":                     {tokens, answers(200, `<html>`), "Unknown", "/oauth/token answers HTTP 200"},
-		"tokens: both clients are invalid":         {tokens, answers(401, invalidClient), "Unknown", "or the platform lost its clients and refuses all of them"},
-		"tokens: the same 401 to both":             {tokens, answers(401, `{}`), "Bad", "/oauth/token answers HTTP 401 to a known client and to an unknown one"},
-		"tokens: the same 403 to both":             {tokens, answers(403, "s3cret"), "Bad", "/oauth/token answers HTTP 403 to a known client and to an unknown one"},
-		"tokens: 400 with the same error to both":  {tokens, answers(400, `{"error": "unsupported_grant_type"}`), "Bad", "/oauth/token answers HTTP 400 to a known client and to an unknown one"},
-		"tokens: too many requests":                {tokens, answers(429, ""), "Unknown", "/oauth/token answers HTTP 429"},
-		"tokens: only the known client is refused": {tokens, known(answers(403, ``), answers(401, invalidClient)), "Unknown", "/oauth/token answers HTTP 403"},
-		"tokens: refused with another error each":  {tokens, known(answers(400, `{"error": "invalid_scope"}`), answers(400, `{"error": "invalid_request"}`)), "Unknown", "/oauth/token answers HTTP 400"},
-		"tokens: our client is wrong":              {tokens, known(answers(401, invalidClient), answers(403, ``)), "Unknown", "/oauth/token refuses the client (invalid_client): the clientID or the clientSecret in its Secret is wrong"},
-		"tokens: refused, and then 502":            {tokens, known(answers(403, ``), answers(502, ``)), "Bad", "/oauth/token answers HTTP 502"},
-		"tokens: 404":                              {tokens, answers(404, ""), "Bad", "/oauth/token answers HTTP 404"},
-		"tokens: 502":                              {tokens, answers(502, ""), "Bad", "/oauth/token answers HTTP 502"},
-		"tokens: broken off":                       {tokens, breakOff, "Bad", "/oauth/token does not answer: the answer broke off"},
+		"tokens: issued": {tokens, answers(200, `{"access_token": "s3cret"}`), "Good",
+			"/oauth/token issues tokens"},
+		"tokens: 200 and none": {tokens, answers(200, `<html>`), "Unknown",
+			"/oauth/token answers HTTP 200"},
+		"tokens: both clients are invalid": {tokens, answers(401, invalidClient), "Unknown",
+			"or the platform lost its clients and refuses all of them"},
+		"tokens: the same 401 to both": {tokens, answers(401, `{}`), "Bad",
+			"/oauth/token answers HTTP 401 to a known client and to an unknown one"},
+		"tokens: the same 403 to both": {tokens, answers(403, "s3cret"), "Bad",
+			"/oauth/token answers HTTP 403 to a known client and to an unknown one"},
+		"tokens: 400 with the same error to both": {tokens, answers(400, `{"error": "unsupported_grant_type"}`), "Bad",
+			"/oauth/token answers HTTP 400 to a known client and to an unknown one"},
+		"tokens: too many requests": {tokens, answers(429, ""), "Unknown", "/oauth/token answers HTTP 429"},
+		"tokens: only the known client is refused": {tokens, known(answers(403, ``), answers(401, invalidClient)), "Unknown",
+			"/oauth/token answers HTTP 403"},
+		"tokens: refused with another error each": {tokens, known(answers(400, `{"error": "invalid_scope"}`), answers(400,
+			`{"error": "invalid_request"}`)), "Unknown", "/oauth/token answers HTTP 400"},
+		"tokens: our client is wrong": {tokens, known(answers(401, invalidClient), answers(403, ``)), "Unknown",
+			"/oauth/token refuses the client (invalid_client): the clientID or the clientSecret in its Secret is wrong"},
+		"tokens: refused, and then 502": {tokens, known(answers(403, ``), answers(502, ``)), "Bad",
+			"/oauth/token answers HTTP 502"},
+		"tokens: 404": {tokens, answers(404, ""), "Bad", "/oauth/token answers HTTP 404"},
+		"tokens: 502": {tokens, answers(502, ""), "Bad", "/oauth/token answers HTTP 502"},
+		"tokens: broken off": {tokens, breakOff, "Bad",
+			"/oauth/token does not answer: the answer broke off"},
 
-		"routing: a client that does not exist is refused": {routing, answers(401, invalidClient), "Good", "That it issues tokens is not proved without probes.tokenSecretRef"},
-		"routing: 401 of something else":                   {routing, answers(401, `Unauthorized`), "Unknown", "/oauth/token answers HTTP 401"},
-		"routing: 200":                                     {routing, answers(200, `{"access_token": "s3cret"}`), "Unknown", "/oauth/token gives a token to a client that should not exist"},
-		"routing: 404":                                     {routing, answers(404, ``), "Bad", "/oauth/token answers HTTP 404"},
-		"routing: 500":                                     {routing, answers(500, invalidClient), "Bad", "/oauth/token answers HTTP 500"},
+		"routing: a client that does not exist is refused": {routing, answers(401, invalidClient), "Good",
+			"That it issues tokens is not proved without probes.tokenSecretRef"},
+		"routing: 401 of something else": {routing, answers(401, `Unauthorized`), "Unknown",
+			"/oauth/token answers HTTP 401"},
+		"routing: 200": {routing, answers(200, `{"access_token": "s3cret"}`), "Unknown",
+			"/oauth/token gives a token to a client that should not exist"},
+		"routing: 404": {routing, answers(404, ``), "Bad",
+			"/oauth/token answers HTTP 404"},
+		"routing: 500": {routing, answers(500, invalidClient), "Bad",
+			"/oauth/token answers HTTP 500"},
 
-		"JWKS: keys":       {jwks, answers(200, keys), "Good", "/.well-known/jwks.json has keys"},
-		"JWKS: none":       {jwks, answers(200, `{"keys": []}`), "Bad", "/.well-known/jwks.json has no keys that can be read: the answer has no keys"},
+		"JWKS: keys": {jwks, answers(200, keys), "Good", "/.well-known/jwks.json has keys"},
+		"JWKS: none": {jwks, answers(200, `{"keys": []}`), "Bad",
+			"/.well-known/jwks.json has no keys that can be read: the answer has no keys"},
 		"JWKS: HTML":       {jwks, answers(200, `<html>s3cret`), "Bad", "no JSON of the shape"},
 		"JWKS: 404":        {jwks, answers(404, ``), "Bad", "/.well-known/jwks.json answers HTTP 404"},
 		"JWKS: 500":        {jwks, answers(500, keys), "Bad", "/.well-known/jwks.json answers HTTP 500"},
@@ -120,7 +139,8 @@ func TestWhatALookSays(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				if r.Method == http.MethodPost && (r.PostFormValue("grant_type") != "client_credentials" || r.PostFormValue("client_id") == "") {
+				if r.Method == http.MethodPost && (r.PostFormValue("grant_type") != "client_credentials" ||
+					r.PostFormValue("client_id") == "") {
 					t.Errorf("it sent %v", r.PostForm)
 				}
 				if r.PostFormValue("client_id") == own.ID && r.PostFormValue("client_secret") != own.Secret {
@@ -132,18 +152,21 @@ func TestWhatALookSays(t *testing.T) {
 			p := &platformapi.Probe{URL: server.URL + "/", Timeout: 2 * time.Second}
 			for range 2 {
 				look := c.look(p)
-				if look.Verdict != c.verdict || !strings.Contains(look.Message, c.says) || strings.Contains(look.Message, "s3cret") {
+				if look.Verdict != c.verdict || !strings.Contains(look.Message, c.says) || strings.Contains(look.Message,
+					"s3cret") {
 					t.Errorf("%+v, want %s: %s", look, c.verdict, c.says)
 				}
 				// What the platform's own process or its proxy does when it is down, and nothing else.
-				down := c.verdict == platformapi.Bad && regexp.MustCompile(`HTTP (404|5\d\d)$|closed without an answer|in time`).MatchString(look.Message)
+				down := c.verdict == platformapi.Bad &&
+					regexp.MustCompile(`HTTP (404|5\d\d)$|closed without an answer|in time`).MatchString(look.Message)
 				if look.Down != down {
 					t.Errorf("down: %v, want %v", look.Down, down)
 				}
 				if ask := strings.Contains(name, "both clients are invalid"); look.Ask != ask {
 					t.Errorf("people are asked: %v", look.Ask)
 				}
-				if answered := !strings.Contains(c.says, "does not answer") && !strings.Contains(c.says, "broke off"); look.Answered != answered || (look.Took > 0) != answered {
+				if answered := !strings.Contains(c.says, "does not answer") && !strings.Contains(c.says,
+					"broke off"); look.Answered != answered || (look.Took > 0) != answered {
 					t.Errorf("answered %v in %v", look.Answered, look.Took)
 				}
 			}
@@ -174,27 +197,33 @@ func TestWhereNothingAnswers(t *testing.T) {
 		down    bool
 		says    string
 	}{
-		"refused":               {gone.URL, "Bad", true, "/up does not answer: connecting: connection refused"},
-		"an untrusted cert":     {secure.URL, "Bad", false, "/up does not answer: the TLS certificate is not trusted"},
-		"no TLS":                {strings.Replace(plain.URL, "http:", "https:", 1), "Bad", false, "/up does not answer: the far side does not speak TLS"},
-		"silent":                {"http://" + silent.Addr().String(), "Bad", true, "/up does not answer: no answer in time"},
-		"an address of a cloud": {"http://169.254.169.254", "Unknown", false, "/up could not be asked: the address 169.254.169.254 is refused"},
-		"no such host":          {"http://playbook-operator.invalid", "Bad", false, "/up does not answer: the host's name does not exist"},
-		"reset":                 {reset.URL, "Bad", true, "/up does not answer: the connection"},
-		"no HTTP":               {garbled.URL, "Bad", false, "/up does not answer: the answer was not HTTP"},
-		"no URL":                {"ftp://s3cret", "Unknown", false, "/up could not be asked: not sent: the URL does not have the form"},
+		"refused":           {gone.URL, "Bad", true, "/up does not answer: connecting: connection refused"},
+		"an untrusted cert": {secure.URL, "Bad", false, "/up does not answer: the TLS certificate is not trusted"},
+		"no TLS": {strings.Replace(plain.URL, "http:", "https:", 1), "Bad", false,
+			"/up does not answer: the far side does not speak TLS"},
+		"silent": {"http://" + silent.Addr().String(), "Bad", true, "/up does not answer: no answer in time"},
+		"an address of a cloud": {"http://169.254.169.254", "Unknown", false,
+			"/up could not be asked: the address 169.254.169.254 is refused"},
+		"no such host": {"http://playbook-operator.invalid", "Bad", false,
+			"/up does not answer: the host's name does not exist"},
+		"reset":   {reset.URL, "Bad", true, "/up does not answer: the connection"},
+		"no HTTP": {garbled.URL, "Bad", false, "/up does not answer: the answer was not HTTP"},
+		"no URL": {"ftp://s3cret", "Unknown", false,
+			"/up could not be asked: not sent: the URL does not have the form"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			look := (&platformapi.Probe{URL: c.url, Timeout: time.Second}).Up(t.Context())
-			if look.Verdict != c.verdict || !strings.Contains(look.Message, c.says) || strings.Contains(look.Message, "s3cret") || look.Answered || look.Down != c.down {
+			if look.Verdict != c.verdict || !strings.Contains(look.Message, c.says) || strings.Contains(look.Message,
+				"s3cret") || look.Answered || look.Down != c.down {
 				t.Errorf("%+v, want %s: %s", look, c.verdict, c.says)
 			}
 		})
 	}
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
-	if look := (&platformapi.Probe{URL: plain.URL, Timeout: time.Second}).Up(ended); look.Verdict == platformapi.Good || look.Verdict == platformapi.Bad {
+	if look := (&platformapi.Probe{URL: plain.URL, Timeout: time.Second}).Up(ended); look.Verdict == platformapi.Good ||
+		look.Verdict == platformapi.Bad {
 		t.Error(fmt.Sprint("given up: ", look))
 	}
 }
@@ -237,7 +266,8 @@ func TestWhichKeyATokenWasSignedWith(t *testing.T) {
 			server := httptest.NewServer(answers(200, `{"access_token": "`+c.token+`"}`))
 			t.Cleanup(server.Close)
 			p := &platformapi.Probe{URL: server.URL, Timeout: 10 * time.Second}
-			if look := p.Tokens(t.Context(), &platformapi.TokenClient{ID: "probe"}); look.Kid != c.kid || look.Verdict != platformapi.Good {
+			if look := p.Tokens(t.Context(), &platformapi.TokenClient{ID: "probe"}); look.Kid != c.kid ||
+				look.Verdict != platformapi.Good {
 				t.Errorf("%+v, want %q", look, c.kid)
 			}
 			if look := p.Tokens(t.Context(), nil); look.Kid != "" {

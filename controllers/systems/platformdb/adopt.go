@@ -13,15 +13,16 @@ type Unfinished struct{ Missing string }
 
 func (e *Unfinished) Error() string { return "the key is revoked, and there is no " + e.Missing }
 
-// eventSlack is by how much the platform's two clocks, and the order in which it writes, may put the event before the revocation.
+// eventSlack is by how much the platform's two clocks, and the order in which it writes, may put the event before the
+// revocation.
 const eventSlack = time.Minute
 
-// AdoptRevocation enters a key into the ledger that the platform itself ended: when, what signs now, and which entry tells the
-// relying party. It changes nothing of the platform's, reads no private key, and needs the everyday role only. Adopting again
-// returns what was entered first.
+// AdoptRevocation enters a key into the ledger that the platform itself ended: when, what signs now, and which entry
+// tells the relying party. It changes nothing of the platform's, reads no private key, and needs the everyday role
+// only. Adopting again returns what was entered first.
 //
-// It returns UnknownKid; ErrNotRevoked where the key may still sign; Unfinished; or Taken where another operation ended the key, or is
-// running its command for it.
+// It returns UnknownKid; ErrNotRevoked where the key may still sign; Unfinished; or Taken where another operation ended
+// the key, or is running its command for it.
 func (db *DB) AdoptRevocation(ctx context.Context, uid, kid, reason string) (*Revocation, error) {
 	var r *Revocation
 	err := db.transact(ctx, "reading whether the key was ended", pgx.TxOptions{}, func(tx pgx.Tx) error {
@@ -72,8 +73,8 @@ func readEnd(ctx context.Context, tx pgx.Tx, r *Revocation) error {
 	if err != nil {
 		return err
 	}
-	// Which kid it is about is in its payload, which this role does not read. One that was given back to the dispatcher is younger
-	// than it was, and known to the ledger.
+	// Which kid it is about is in its payload, which this role does not read. One that was given back to the dispatcher is
+	// younger than it was, and known to the ledger.
 	err = tx.QueryRow(ctx, `SELECT id FROM webhook_outbox_entries o WHERE oauth_application_id = $1 AND event_type = $2 AND enqueued_at >= $3 AND kid <> $4
 			AND NOT EXISTS (SELECT FROM playbook.key_revocations r WHERE r.event_entry_id = o.id)
 		ORDER BY id LIMIT 1`, r.ApplicationID, CompromisedEvent, r.RevokedAt.Add(-eventSlack), r.Kid).Scan(&r.EventEntryID)
@@ -83,8 +84,8 @@ func readEnd(ctx context.Context, tx pgx.Tx, r *Revocation) error {
 	if err != nil {
 		return err
 	}
-	// What was enqueued before the revocation and is under the successor was signed anew; what is under the old kid the dispatcher
-	// held, or a straggler inserted.
+	// What was enqueued before the revocation and is under the successor was signed anew; what is under the old kid the
+	// dispatcher held, or a straggler inserted.
 	return tx.QueryRow(ctx, `SELECT count(*) FILTER (WHERE kid = $2 AND enqueued_at < $4 AND id <> $5), count(*) FILTER (WHERE kid = $3) FROM (
 			SELECT id, kid, enqueued_at FROM webhook_outbox_entries WHERE oauth_application_id = $1 AND delivered_at IS NULL AND dlq_at IS NOT NULL
 			UNION ALL SELECT id, kid, enqueued_at FROM webhook_outbox_entries WHERE oauth_application_id = $1 AND delivered_at IS NULL AND dlq_at IS NULL) u`,

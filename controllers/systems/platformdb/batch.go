@@ -27,9 +27,9 @@ type Batch struct {
 	Canary bool
 }
 
-// judgeSQL decides what becomes of an outbox row o that is one of ids, a subquery; the order of its lines is the order of
-// precedence. The subqueries of its last lines are evaluated once for all rows. The first of them reads no entry where no other
-// replay of the application requeued any.
+// judgeSQL decides what becomes of an outbox row o that is one of ids, a subquery; the order of its lines is the order
+// of precedence. The subqueries of its last lines are evaluated once for all rows. The first of them reads no entry
+// where no other replay of the application requeued any.
 func judgeSQL(ids string) string {
 	return `CASE
 			WHEN (` + selected + `) IS NOT TRUE THEN 'changed'
@@ -43,14 +43,16 @@ func judgeSQL(ids string) string {
 			ELSE 'requeued' END::playbook.entry_action`
 }
 
-// batchSQL is a batch: lock the rows, judge them as they are now, write the ledger, and change only what the ledger took. A row
-// that changed while its lock was taken is judged anew: Postgres computes the select list again from its newest version.
+// batchSQL is a batch: lock the rows, judge them as they are now, write the ledger, and change only what the ledger
+// took. A row that changed while its lock was taken is judged anew: Postgres computes the select list again from its
+// newest version.
 //
-// The ledger's rows are inserted without ON CONFLICT: under the operation's lock nobody else inserts one, and the primary key
-// undoes a batch that would.
+// The ledger's rows are inserted without ON CONFLICT: under the operation's lock nobody else inserts one, and the
+// primary key undoes a batch that would.
 //
-// A requeue is the platform's own: it clears dlq_at, next_retry_at, attempts and last_error (kept in the ledger: it is the only
-// evidence) and sets enqueued_at, strictly increasing in the old order, so that the dispatcher keeps that order.
+// A requeue is the platform's own: it clears dlq_at, next_retry_at, attempts and last_error (kept in the ledger: it is
+// the only evidence) and sets enqueued_at, strictly increasing in the old order, so that the dispatcher keeps that
+// order.
 var batchSQL = `WITH judged AS (
 		SELECT o.id, o.attempts, o.enqueued_at, o.dlq_at, o.last_error, @base::timestamp + page.n * interval '1 microsecond' AS acted_at,
 			` + judgeSQL("@ids::bigint[]") + ` AS action
@@ -96,14 +98,14 @@ func (db *DB) Requeue(ctx context.Context, uid string, selection Selection, pace
 	return db.batch(ctx, uid, selection, pace, nextPage)
 }
 
-// RequeueCanary runs the chosen canary's batch, regardless of pace. Where that was done already, by a manager that was faster, it
-// does nothing: the page at the front is then one that waits for the canary's outcome.
+// RequeueCanary runs the chosen canary's batch, regardless of pace. Where that was done already, by a manager that was
+// faster, it does nothing: the page at the front is then one that waits for the canary's outcome.
 func (db *DB) RequeueCanary(ctx context.Context, uid string, selection Selection) (*Batch, error) {
 	return db.batch(ctx, uid, selection, Pace{}, canaryPage)
 }
 
-// SetAside runs one batch that leaves alone what would be requeued and records the rest, for operations whose requeues are made
-// by the admin API.
+// SetAside runs one batch that leaves alone what would be requeued and records the rest, for operations whose requeues
+// are made by the admin API.
 func (db *DB) SetAside(ctx context.Context, uid string, selection Selection) (*Batch, error) {
 	return db.batch(ctx, uid, selection, Pace{}, holdRequeues)
 }
@@ -128,13 +130,8 @@ func (db *DB) batch(ctx context.Context, uid string, selection Selection, pace P
 		if kind == canaryPage && !pending {
 			return nil
 		}
-		var page int32
-		var ids []int64
-		err = tx.QueryRow(ctx, `SELECT page, entry_ids FROM playbook.replay_pages WHERE operation_id = $1 ORDER BY page LIMIT 1`, op.ID).Scan(&page, &ids)
-		if errors.Is(err, pgx.ErrNoRows) {
-			return nil
-		}
-		if err != nil {
+		page, ids, err := frontPage(ctx, tx, op.ID)
+		if err != nil || ids == nil {
 			return err
 		}
 		batch.Canary = pending
@@ -155,7 +152,8 @@ func (db *DB) batch(ctx context.Context, uid string, selection Selection, pace P
 		}
 		base := later(op.Now.UTC(), op.LastEnqueuedAt)
 		args := selection.args(op.Cutoff)
-		args["operation"], args["batch"], args["ids"], args["base"], args["hold_requeues"] = op.ID, op.Batches+1, ids, base, kind == holdRequeues
+		args["operation"], args["batch"], args["ids"], args["base"] = op.ID, op.Batches+1, ids, base
+		args["hold_requeues"] = kind == holdRequeues
 		args["only"] = []int64(nil)
 		var t tally
 		if err := tx.QueryRow(ctx, batchSQL, args).Scan(t.targets()...); err != nil {
@@ -182,9 +180,20 @@ func (db *DB) batch(ctx context.Context, uid string, selection Selection, pace P
 	return batch, err
 }
 
-// ErrUnpublished says that a batch has entries under a kid that is no longer published, and was undone: the role that can sign
-// runs it.
-var ErrUnpublished = errors.New("entries are under a kid that is no longer published, and this role can't sign them anew")
+// frontPage is the next page of an operation's plan; its ids are nil where none is left.
+func frontPage(ctx context.Context, tx pgx.Tx, operation int64) (page int32, ids []int64, err error) {
+	err = tx.QueryRow(ctx, `SELECT page, entry_ids FROM playbook.replay_pages
+		WHERE operation_id = $1 ORDER BY page LIMIT 1`, operation).Scan(&page, &ids)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return 0, nil, nil
+	}
+	return page, ids, err
+}
+
+// ErrUnpublished says that a batch has entries under a kid that is no longer published, and was undone: the role that
+// can sign runs it.
+var ErrUnpublished = errors.New("entries are under a kid that is no longer published, and this role can't sign them " +
+	"anew")
 
 // signerOf returns the key that the application's webhooks are signed by.
 func signerOf(ctx context.Context, tx pgx.Tx, application int64) (*signingKey, error) {
@@ -195,7 +204,8 @@ func signerOf(ctx context.Context, tx pgx.Tx, application int64) (*signingKey, e
 	return signer, err
 }
 
-// heldSQL is the entries of a batch that it did not record because they need a new signature. The batch has their locks.
+// heldSQL is the entries of a batch that it did not record because they need a new signature. The batch has their
+// locks.
 func heldSQL(body string) string {
 	return `SELECT o.id, o.kid, ` + body + ` FROM unnest(@ids::bigint[]) AS page(id) JOIN webhook_outbox_entries o ON o.id = page.id
 		WHERE NOT EXISTS (SELECT FROM playbook.replay_entries e WHERE e.entry_id = o.id AND e.operation_id = @operation)
@@ -203,8 +213,8 @@ func heldSQL(body string) string {
 		FOR UPDATE OF o SKIP LOCKED`
 }
 
-// reSignHeld signs entries anew whose kid is no longer published, and has them judged again: they are then requeued, in their
-// place. The ledger keeps the kid that they had.
+// reSignHeld signs entries anew whose kid is no longer published, and has them judged again: they are then requeued, in
+// their place. The ledger keeps the kid that they had.
 func reSignHeld(ctx context.Context, tx pgx.Tx, signer *signingKey, args pgx.NamedArgs, t *tally) error {
 	body := "o.payload::text"
 	if signer == nil {
@@ -248,8 +258,8 @@ func reSignHeld(ctx context.Context, tx pgx.Tx, signer *signingKey, args pgx.Nam
 	return err
 }
 
-// keep deals with the entries of a batch that it did not record: rows that no longer exist are gone, and the others, held by
-// another session or held back, wait on a page at the end of the plan. It returns how many wait.
+// keep deals with the entries of a batch that it did not record: rows that no longer exist are gone, and the others,
+// held by another session or held back, wait on a page at the end of the plan. It returns how many wait.
 func keep(ctx context.Context, tx pgx.Tx, op *Operation, ids []int64, base time.Time, t *tally) (int, error) {
 	var left []int64
 	err := tx.QueryRow(ctx, `WITH missed AS (
@@ -276,12 +286,14 @@ func turnPage(ctx context.Context, tx pgx.Tx, operationID int64, page int32, res
 		_, err := tx.Exec(ctx, `DELETE FROM playbook.replay_pages WHERE operation_id = $1 AND page = $2`, operationID, page)
 		return err
 	}
-	_, err := tx.Exec(ctx, `UPDATE playbook.replay_pages SET entry_ids = $3 WHERE operation_id = $1 AND page = $2`, operationID, page, rest)
+	_, err := tx.Exec(ctx, `UPDATE playbook.replay_pages SET entry_ids = $3 WHERE operation_id = $1 AND page = $2`,
+		operationID, page, rest)
 	return err
 }
 
 // advance adds a batch to the operation's counters, and moves the clock of its pace.
-func advance(ctx context.Context, tx pgx.Tx, op *Operation, t tally, lastEnqueued time.Time, pace Pace, canary bool) (*Operation, error) {
+func advance(ctx context.Context, tx pgx.Tx, op *Operation, t tally, lastEnqueued time.Time, pace Pace,
+	canary bool) (*Operation, error) {
 	rows, err := tx.Query(ctx, `UPDATE playbook.operations SET
 			batches = batches + 1, last_enqueued_at = @last_enqueued, paced_at = @paced,
 			canary_at = CASE WHEN @canary THEN clock_timestamp() ELSE canary_at END,
@@ -290,7 +302,8 @@ func advance(ctx context.Context, tx pgx.Tx, op *Operation, t tally, lastEnqueue
 			gone = gone + @gone, changed = changed + @changed, resigned = resigned + @resigned,
 			requeued_at = CASE WHEN remaining = @sum THEN clock_timestamp() ELSE requeued_at END
 		WHERE id = @operation RETURNING `+operationColumns, pgx.NamedArgs{
-		"operation": op.ID, "last_enqueued": lastEnqueued, "paced": pace.spend(op, t.requeued), "canary": canary, "sum": t.sum(),
+		"operation": op.ID, "last_enqueued": lastEnqueued, "paced": pace.spend(op,
+			t.requeued), "canary": canary, "sum": t.sum(),
 		"requeued": t.requeued, "settled": t.settled, "left": t.left, "parked": t.parked, "unpublished": t.unpublished,
 		"gone": t.gone, "changed": t.changed, "resigned": t.resigned,
 	})
@@ -300,7 +313,8 @@ func advance(ctx context.Context, tx pgx.Tx, op *Operation, t tally, lastEnqueue
 	return pgx.CollectExactlyOneRow(rows, pgx.RowToAddrOfStructByName[Operation])
 }
 
-// burst is how much unused pace may be made up for, so that a manager that comes back once in a while still reaches the rate.
+// burst is how much unused pace may be made up for, so that a manager that comes back once in a while still reaches the
+// rate.
 const burst = time.Second
 
 // allows is how many entries may be requeued now.

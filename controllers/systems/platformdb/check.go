@@ -58,12 +58,13 @@ var columns = []struct{ table, column, types string }{
 
 const indexName = "index_webhook_outbox_entries_dead"
 
-// IndexStatement creates the index that planning needs. It is the platform's table, so the operator asks for it and does not
-// create it.
-const IndexStatement = "CREATE INDEX CONCURRENTLY " + indexName + " ON webhook_outbox_entries (oauth_application_id, enqueued_at, id) WHERE dlq_at IS NOT NULL AND delivered_at IS NULL"
+// IndexStatement creates the index that planning needs. It is the platform's table, so the operator asks for it and
+// does not create it.
+const IndexStatement = "CREATE INDEX CONCURRENTLY " + indexName + " ON webhook_outbox_entries " +
+	"(oauth_application_id, enqueued_at, id) WHERE dlq_at IS NOT NULL AND delivered_at IS NULL"
 
-// Check verifies that the ledger's schema, the platform's columns and the index that a replay needs are there. It returns the
-// schema's version. A database that lacks one returns ErrNotReady, saying what to do.
+// Check verifies that the ledger's schema, the platform's columns and the index that a replay needs are there. It
+// returns the schema's version. A database that lacks one returns ErrNotReady, saying what to do.
 func (db *DB) Check(ctx context.Context) (version int, err error) {
 	if version, err = db.schemaVersion(ctx); err != nil {
 		return 0, err
@@ -82,17 +83,20 @@ func (db *DB) schemaVersion(ctx context.Context) (int, error) {
 	if errors.As(err, &said) {
 		switch said.Code {
 		case "42P01", "3F000", "42501": // undefined_table, invalid_schema_name, insufficient_privilege
-			return 0, notReady("the ledger is missing, or this role may not read it: run `manager migrate` with the owner's URL, and use the role playbook_operator (%s)", said.Message)
+			return 0, notReady("the ledger is missing, or this role may not read it: run `manager migrate` with the owner's "+
+				"URL, and use the role playbook_operator (%s)", said.Message)
 		}
 	}
 	if err != nil {
 		return 0, fmt.Errorf("reading the ledger's version: %w", describe(err))
 	}
 	if version < want {
-		return version, notReady("the ledger's schema is version %d and this manager needs %d: run `manager migrate`", version, want)
+		return version, notReady("the ledger's schema is version %d and this manager needs %d: run `manager migrate`",
+			version, want)
 	}
 	if version > want {
-		return version, notReady("the ledger's schema is version %d and this manager knows %d: run the newer manager", version, want)
+		return version, notReady("the ledger's schema is version %d and this manager knows %d: run the newer manager",
+			version, want)
 	}
 	return version, nil
 }
@@ -123,7 +127,8 @@ func (db *DB) checkColumns(ctx context.Context) error {
 	return nil
 }
 
-// checkIndex accepts any valid index that begins with the application and the order of a replay, and covers dead entries.
+// checkIndex accepts any valid index that begins with the application and the order of a replay, and covers dead
+// entries.
 func (db *DB) checkIndex(ctx context.Context) error {
 	var found, broken bool
 	err := db.pool.QueryRow(ctx, `SELECT EXISTS (
@@ -140,7 +145,8 @@ func (db *DB) checkIndex(ctx context.Context) error {
 		return nil
 	case broken:
 		// A CREATE INDEX CONCURRENTLY that failed leaves an invalid index behind, which keeps its name.
-		return notReady("the index %s is invalid or has other columns; make it anew with: DROP INDEX CONCURRENTLY %s; %s", indexName, indexName, IndexStatement)
+		return notReady("the index %s is invalid or has other columns; make it anew with: DROP INDEX CONCURRENTLY %s; %s",
+			indexName, indexName, IndexStatement)
 	}
 	return notReady("the index of dead entries is missing; create it with: %s", IndexStatement)
 }

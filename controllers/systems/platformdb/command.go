@@ -37,9 +37,10 @@ var ErrCommandRan = errors.New("the ledger knows of an earlier run of this comma
 // ErrGivenUp says that AbandonCommand gave the run up.
 var ErrGivenUp = errors.New("the run was given up")
 
-// BeginCommand enters a run into the ledger before the command is sent. It is the last door: it stays shut for an operation that is
-// closed, for one that has run its command before (ErrCommandRan, unless that did nothing), for a run that AbandonCommand gave up
-// (ErrGivenUp), and, as Taken, while another operation that is open runs its own for the same key.
+// BeginCommand enters a run into the ledger before the command is sent. It is the last door: it stays shut for an
+// operation that is closed, for one that has run its command before (ErrCommandRan, unless that did nothing), for a run
+// that AbandonCommand gave up (ErrGivenUp), and, as Taken, while another operation that is open runs its own for the
+// same key.
 func (db *DB) BeginCommand(ctx context.Context, uid string, command Command) error {
 	return db.transact(ctx, "entering the command into the ledger", pgx.TxOptions{}, func(tx pgx.Tx) error {
 		op, err := lockAlone(ctx, tx, uid)
@@ -93,8 +94,8 @@ func (db *DB) EndCommand(ctx context.Context, uid string, startedAt time.Time, e
 	})
 }
 
-// AbandonCommand reads how a run ended that somebody else was about to begin. One that the ledger does not know is given up: whoever
-// was about to begin it finds the door shut, so that it certainly is not sent.
+// AbandonCommand reads how a run ended that somebody else was about to begin. One that the ledger does not know is
+// given up: whoever was about to begin it finds the door shut, so that it certainly is not sent.
 func (db *DB) AbandonCommand(ctx context.Context, uid string, command Command) (end CommandEnd, err error) {
 	err = db.transact(ctx, "reading the command's end from the ledger", pgx.TxOptions{}, func(tx pgx.Tx) error {
 		op, err := lock(ctx, tx, uid)
@@ -106,7 +107,8 @@ func (db *DB) AbandonCommand(ctx context.Context, uid string, command Command) (
 			op.ID, command.StartedAt, command.Kid, command.Target, command.Text, CommandNotSent); err != nil {
 			return err
 		}
-		if err := tx.QueryRow(ctx, `SELECT coalesce(outcome, ''), exit_status FROM playbook.command_runs WHERE operation_id = $1 AND started_at = $2`,
+		if err := tx.QueryRow(ctx,
+			`SELECT coalesce(outcome, ''), exit_status FROM playbook.command_runs WHERE operation_id = $1 AND started_at = $2`,
 			op.ID, command.StartedAt).Scan(&end.Outcome, &end.ExitStatus); err != nil {
 			return fmt.Errorf("reading the run: %w", err)
 		}

@@ -12,7 +12,8 @@ import (
 
 func (k *keyring) rake(kid string) {
 	k.Helper()
-	if printed, ok := k.server.Rake(k.Context(), "/", []string{"exec", "rails", fmt.Sprintf("webhooks:compromise[%d,%s]", application, kid), "RAILS_ENV=production"}, 0); !ok {
+	if printed, ok := k.server.Rake(k.Context(), "/", []string{"exec", "rails",
+		fmt.Sprintf("webhooks:compromise[%d,%s]", application, kid), "RAILS_ENV=production"}, 0); !ok {
 		k.Fatal(printed)
 	}
 }
@@ -27,7 +28,8 @@ func TestACommandIsBegunAtMostOnce(t *testing.T) {
 	begin := func(id platformdb.Identity, n int) error { return k.operator.BeginCommand(ctx, id.UID, command(n)) }
 	end := func(id platformdb.Identity, n int, outcome string) {
 		t.Helper()
-		if err := k.operator.EndCommand(ctx, id.UID, command(n).StartedAt, platformdb.CommandEnd{Outcome: outcome, ExitStatus: new(int32(7))}, "printed"); err != nil {
+		if err := k.operator.EndCommand(ctx, id.UID, command(n).StartedAt, platformdb.CommandEnd{Outcome: outcome,
+			ExitStatus: new(int32(7))}, "printed"); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -120,17 +122,20 @@ func TestWhatThePlatformEndedIsAdoptedAsItIs(t *testing.T) {
 	if _, err := k.operator.AdoptRevocation(ctx, id.UID, kid, "leaked"); !errors.Is(err, platformdb.ErrNotRevoked) {
 		t.Errorf("%v", err)
 	}
-	if _, err := k.operator.AdoptRevocation(ctx, id.UID, "nobody", "leaked"); !errors.As(err, new(*platformdb.UnknownKid)) {
+	if _, err := k.operator.AdoptRevocation(ctx, id.UID, "nobody", "leaked"); !errors.As(err,
+		new(*platformdb.UnknownKid)) {
 		t.Errorf("%v", err)
 	}
 	// Revoked by other means, bit by bit.
 	unfinished := (*platformdb.Unfinished)(nil)
 	k.exec(`UPDATE webhook_signing_keys SET status = 'revoked', revoked_at = clock_timestamp()`)
-	if _, err := k.operator.AdoptRevocation(ctx, id.UID, kid, "leaked"); !errors.As(err, &unfinished) || !strings.Contains(err.Error(), "no active key") {
+	if _, err := k.operator.AdoptRevocation(ctx, id.UID, kid, "leaked"); !errors.As(err, &unfinished) ||
+		!strings.Contains(err.Error(), "no active key") {
 		t.Errorf("%v", err)
 	}
 	k.exec(`INSERT INTO webhook_signing_keys (oauth_application_id, kid, algorithm, public_key, private_key, activated_at) VALUES ($1, 'other', 'EdDSA', '', '', clock_timestamp())`, application)
-	if _, err := k.operator.AdoptRevocation(ctx, id.UID, kid, "leaked"); !errors.As(err, &unfinished) || !strings.Contains(err.Error(), "no event") {
+	if _, err := k.operator.AdoptRevocation(ctx, id.UID, kid, "leaked"); !errors.As(err, &unfinished) ||
+		!strings.Contains(err.Error(), "no event") {
 		t.Errorf("%v", err)
 	}
 	k.rake(kid)
@@ -148,7 +153,8 @@ func TestWhatThePlatformEndedIsAdoptedAsItIs(t *testing.T) {
 		t.Errorf("%+v, %v", again, err)
 	}
 	taken := (*platformdb.Taken)(nil)
-	if _, err := k.operator.AdoptRevocation(ctx, k.open("second").UID, kid, "leaked"); !errors.As(err, &taken) || taken.Operation.Name != "first" {
+	if _, err := k.operator.AdoptRevocation(ctx, k.open("second").UID, kid, "leaked"); !errors.As(err, &taken) ||
+		taken.Operation.Name != "first" {
 		t.Errorf("%v", err)
 	}
 	// The successor's own end has an event of its own, also where the first one was given back to the dispatcher since.

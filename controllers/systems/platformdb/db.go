@@ -1,5 +1,5 @@
-// Package platformdb is the identity platform's Postgres: its webhook outbox, and the ledger that the operator keeps beside it.
-// They share transactions, so that what the ledger says and what happened can't differ.
+// Package platformdb is the identity platform's Postgres: its webhook outbox, and the ledger that the operator keeps
+// beside it. They share transactions, so that what the ledger says and what happened can't differ.
 package platformdb
 
 import (
@@ -39,12 +39,12 @@ type DB struct {
 	pool *pgxpool.Pool
 }
 
-// Open prepares a pool; it connects when it is first used. The URL is a secret: no error of this package repeats it. A dial of
-// nil uses the network.
+// Open prepares a pool; it connects when it is first used. The URL is a secret: no error of this package repeats it. A
+// dial of nil uses the network.
 func Open(url string, dial pgconn.DialFunc) (*DB, error) { return OpenTrusting(url, "", dial) }
 
-// OpenTrusting is Open of a server whose certificate must be signed by one of authorities, in PEM; where that is empty, by one that
-// the URL or the machine names.
+// OpenTrusting is Open of a server whose certificate must be signed by one of authorities, in PEM; where that is empty,
+// by one that the URL or the machine names.
 func OpenTrusting(url, authorities string, dial pgconn.DialFunc) (*DB, error) {
 	config, err := pgxpool.ParseConfig(url)
 	if err != nil {
@@ -66,8 +66,9 @@ func OpenTrusting(url, authorities string, dial pgconn.DialFunc) (*DB, error) {
 	params["application_name"] = "playbook-operator"
 	// Rails' timestamps carry no zone and mean UTC.
 	params["TimeZone"] = "UTC"
-	// A session keeps the plans of its statements. One that it made while the ledger was small must still be good when it has
-	// millions of rows: the ledger is read by its indexes, whatever its statistics say. Compiling a plan costs more than it saves.
+	// A session keeps the plans of its statements. One that it made while the ledger was small must still be good when it
+	// has millions of rows: the ledger is read by its indexes, whatever its statistics say. Compiling a plan costs more
+	// than it saves.
 	params["enable_seqscan"], params["jit"] = "off", "off"
 	params["statement_timeout"] = milliseconds(statementTimeout)
 	params["idle_in_transaction_session_timeout"] = milliseconds(idleInTransactionTimeout)
@@ -81,9 +82,11 @@ func OpenTrusting(url, authorities string, dial pgconn.DialFunc) (*DB, error) {
 // notParsed says what a role's URL should be. The parser's own error repeats parts of it.
 func notParsed(err error, role string) error {
 	if errors.Is(err, fs.ErrNotExist) {
-		return errors.New("the connection URL names a file that is not there, such as sslrootcert's: in a Secret, the authority's certificate goes beside the URL, as ca.crt")
+		return errors.New("the connection URL names a file that is not there, such as sslrootcert's: in a Secret, the " +
+			"authority's certificate goes beside the URL, as ca.crt")
 	}
-	return fmt.Errorf("the connection URL can't be parsed: write postgres://%s:password@host:5432/database?sslmode=verify-full", role)
+	return fmt.Errorf("the connection URL can't be parsed: write "+
+		"postgres://%s:password@host:5432/database?sslmode=verify-full", role)
 }
 
 // trust has the server's certificate verified against authorities and no other.
@@ -99,7 +102,8 @@ func trust(config *pgx.ConnConfig, authorities string) error {
 	for _, host := range hosts {
 		// What pgx makes of verify-ca skips Go's verification, and has one of its own.
 		if host == nil || host.InsecureSkipVerify && host.VerifyPeerCertificate == nil {
-			return errors.New("by its sslmode the server's certificate is not verified, so that ca.crt means nothing: write sslmode=verify-full")
+			return errors.New("by its sslmode the server's certificate is not verified, so that ca.crt means nothing: write " +
+				"sslmode=verify-full")
 		}
 		host.RootCAs = roots
 	}
@@ -111,8 +115,8 @@ func (db *DB) Close() { db.pool.Close() }
 
 func milliseconds(d time.Duration) string { return fmt.Sprint(d.Milliseconds()) }
 
-// transact runs fn in a transaction and commits it. After an error nothing of it happened, unless the error came from the
-// commit itself: its reply can be lost, and the caller finds the truth in the ledger on its next pass.
+// transact runs fn in a transaction and commits it. After an error nothing of it happened, unless the error came from
+// the commit itself: its reply can be lost, and the caller finds the truth in the ledger on its next pass.
 func (db *DB) transact(ctx context.Context, doing string, options pgx.TxOptions, fn func(pgx.Tx) error) error {
 	if err := pgx.BeginTxFunc(ctx, db.pool, options, fn); err != nil {
 		return fmt.Errorf("%s: %w", doing, describe(err))
@@ -123,8 +127,8 @@ func (db *DB) transact(ctx context.Context, doing string, options pgx.TxOptions,
 // ErrUnreachable says that the database did not answer, or not as a database that is up.
 var ErrUnreachable = errors.New("the database is unreachable")
 
-// describe makes an error fit for a status: it keeps what Postgres said and drops what varies or is secret. A connection error
-// of pgx names the user and database and every address it tried, each with its own text.
+// describe makes an error fit for a status: it keeps what Postgres said and drops what varies or is secret. A
+// connection error of pgx names the user and database and every address it tried, each with its own text.
 func describe(err error) error {
 	var said *pgconn.PgError
 	if errors.As(err, &said) {
@@ -134,12 +138,14 @@ func describe(err error) error {
 			return fmt.Errorf("%w: %w", ErrUnreachable, said)
 		// insufficient_privilege, undefined_table, undefined_column, invalid_schema_name
 		case slices.Contains([]string{"42501", "42P01", "42703", "3F000"}, said.Code):
-			return fmt.Errorf("%w: %w; `manager migrate` makes what belongs to the operator, and grants what its roles need", ErrNotReady, said)
+			return fmt.Errorf("%w: %w; `manager migrate` makes what belongs to the operator, and grants what its roles need",
+				ErrNotReady, said)
 		}
 		return err
 	}
 	// Before what else went wrong: of a name's addresses, one may refuse a connection and the other show a certificate.
-	for _, distrust := range []any{new(x509.UnknownAuthorityError), new(x509.HostnameError), new(x509.CertificateInvalidError)} {
+	for _, distrust := range []any{new(x509.UnknownAuthorityError), new(x509.HostnameError),
+		new(x509.CertificateInvalidError)} {
 		if errors.As(err, distrust) {
 			return fmt.Errorf("%w: its certificate is not trusted: %w", ErrUnreachable, distrust.(error))
 		}

@@ -9,8 +9,8 @@ import (
 )
 
 const (
-	// newest is how many entries are looked at of those enqueued last, and of those that wait for a retry: what a look costs does
-	// not grow with the outbox. Among so many, a relying party that is down shows up.
+	// newest is how many entries are looked at of those enqueued last, and of those that wait for a retry: what a look
+	// costs does not grow with the outbox. Among so many, a relying party that is down shows up.
 	newest = 20_000
 	// newestDead is how many of each application's dead entries: a 4xx kills an entry as soon as it was enqueued.
 	newestDead = 20
@@ -22,14 +22,14 @@ const (
 type Deliveries struct {
 	// Failing are the applications, in order, to which attempts failed and none succeeded.
 	Failing []int64
-	// Attempted are the webhooks, enqueued in the window, that were attempted, and Failed those of them that are undelivered. A
-	// webhook counts once, however often it was attempted: there is no record of each attempt.
+	// Attempted are the webhooks, enqueued in the window, that were attempted, and Failed those of them that are
+	// undelivered. A webhook counts once, however often it was attempted: there is no record of each attempt.
 	Attempted, Failed int64
 }
 
-// deliveriesSQL reads by the primary key, backwards, what was enqueued last; by the index of due entries, backwards, what waits for a
-// retry; and by the index of dead entries each application's newest ones, going from one application to the next. No index leads
-// to what was delivered of older entries, so these don't count.
+// deliveriesSQL reads by the primary key, backwards, what was enqueued last; by the index of due entries, backwards,
+// what waits for a retry; and by the index of dead entries each application's newest ones, going from one application
+// to the next. No index leads to what was delivered of older entries, so these don't count.
 const deliveriesSQL = `WITH RECURSIVE since AS MATERIALIZED (SELECT localtimestamp - $1::bigint * interval '1 second' AS at),
 	fresh AS MATERIALIZED (
 		SELECT oauth_application_id AS app, delivered_at IS NOT NULL AS delivered, attempts > 0 OR dlq_at IS NOT NULL AS attempted
@@ -66,7 +66,8 @@ func (db *DB) Deliveries(ctx context.Context, window time.Duration) (*Deliveries
 		if _, err := tx.Exec(ctx, `SET LOCAL statement_timeout = '`+deliveriesTimeout+`'`); err != nil {
 			return fmt.Errorf("bounding the look: %w", err)
 		}
-		return tx.QueryRow(ctx, deliveriesSQL, int64(window.Seconds()), newest, newestDead).Scan(&d.Failing, &d.Attempted, &d.Failed)
+		return tx.QueryRow(ctx, deliveriesSQL, int64(window.Seconds()), newest, newestDead).Scan(&d.Failing, &d.Attempted,
+			&d.Failed)
 	})
 	if err != nil {
 		return nil, err

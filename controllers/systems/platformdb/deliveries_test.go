@@ -55,7 +55,8 @@ func TestDeliveries(t *testing.T) {
 	enqueue(7, 5, 4, 600, 30, -1, -1) // waits for its next retry
 	enqueue(8, 5, 0, 1, 1, -1, -1)    // not attempted yet
 	enqueue(9, 5, 3, 60, 1, 1, -1)    // delivered by a retry
-	if d, want := look(), (&platformdb.Deliveries{Failing: []int64{2, 3, 4, 6}, Attempted: 16, Failed: 6}); !reflect.DeepEqual(d, want) {
+	if d, want := look(), (&platformdb.Deliveries{Failing: []int64{2, 3, 4, 6}, Attempted: 16,
+		Failed: 6}); !reflect.DeepEqual(d, want) {
 		t.Errorf("%+v, want %+v", d, want)
 	}
 	execute(`UPDATE webhook_outbox_entries SET delivered_at = localtimestamp`)
@@ -68,7 +69,8 @@ func TestDeliveries(t *testing.T) {
 		t.Helper()
 		execute(`SET enable_seqscan = off; SET jit = off`)
 		var text string
-		if err := owner.QueryRow(ctx, "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) "+platformdb.DeliveriesSQL, int64(300), 20_000, 20).Scan(&text); err != nil {
+		if err := owner.QueryRow(ctx, "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) "+platformdb.DeliveriesSQL, int64(300),
+			20_000, 20).Scan(&text); err != nil {
 			t.Fatal(err)
 		}
 		var explained []struct {

@@ -38,8 +38,9 @@ func (db *DB) CompromiseEvent(ctx context.Context, r *Revocation) (*Event, error
 	return nil, fmt.Errorf("reading the event's entry: %w", describe(err))
 }
 
-// RequeueEvent gives a dead webhook_key.compromised back to the dispatcher under its idempotency key, and enters that into the
-// ledger. One that is not dead, or that was requeued since the caller saw how often it had been, is left alone.
+// RequeueEvent gives a dead webhook_key.compromised back to the dispatcher under its idempotency key, and enters that
+// into the ledger. One that is not dead, or that was requeued since the caller saw how often it had been, is left
+// alone.
 func (db *DB) RequeueEvent(ctx context.Context, uid string, seen int32) error {
 	return db.transact(ctx, "giving the event back to the dispatcher", pgx.TxOptions{}, func(tx pgx.Tx) error {
 		op, err := lock(ctx, tx, uid)
@@ -63,8 +64,8 @@ func (db *DB) RequeueEvent(ctx context.Context, uid string, seen int32) error {
 	})
 }
 
-// DiedUnderSuccessor counts entries of the application that died since the revocation because the relying party refused their
-// signature, the event left out.
+// DiedUnderSuccessor counts entries of the application that died since the revocation because the relying party refused
+// their signature, the event left out.
 func (db *DB) DiedUnderSuccessor(ctx context.Context, r *Revocation) (died int64, err error) {
 	if err := db.pool.QueryRow(ctx, `SELECT count(*) FROM webhook_outbox_entries o
 		WHERE oauth_application_id = $1 AND dlq_at IS NOT NULL AND delivered_at IS NULL AND dlq_at >= $2 AND kid = $3
@@ -74,7 +75,8 @@ func (db *DB) DiedUnderSuccessor(ctx context.Context, r *Revocation) (died int64
 	return died, nil
 }
 
-// DeliveredUnderSuccessor returns a webhook signed by the successor that was delivered after the revocation, or ErrNoEntry.
+// DeliveredUnderSuccessor returns a webhook signed by the successor that was delivered after the revocation, or
+// ErrNoEntry.
 func (db *DB) DeliveredUnderSuccessor(ctx context.Context, r *Revocation) (id int64, at time.Time, err error) {
 	// The event first: it is found without reading what was delivered before.
 	err = db.pool.QueryRow(ctx, `(SELECT id, delivered_at FROM webhook_outbox_entries WHERE id = $4 AND delivered_at >= $2 AND kid = $3)

@@ -9,8 +9,9 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// UndoSettlement makes entries that an operation settled dead letters again, as they were, by the evidence in the ledger. An
-// entry that changed since is left. With no ids, all of the operation's. It returns how many it undid; undoing again undoes none.
+// UndoSettlement makes entries that an operation settled dead letters again, as they were, by the evidence in the
+// ledger. An entry that changed since is left. With no ids, all of the operation's. It returns how many it undid;
+// undoing again undoes none.
 func (db *DB) UndoSettlement(ctx context.Context, uid string, ids []int64) (int64, error) {
 	var undone int64
 	err := db.transact(ctx, "undoing a settlement", pgx.TxOptions{}, func(tx pgx.Tx) error {
@@ -35,11 +36,13 @@ func (db *DB) UndoSettlement(ctx context.Context, uid string, ids []int64) (int6
 	return undone, err
 }
 
-// Purge clears the relying parties' error texts, and what commands printed, from evidence of operations that were closed before a time. What was done to which
-// entry and key stays: it is what keeps a re-created object from doing it again. It returns how many texts it cleared.
+// Purge clears the relying parties' error texts, and what commands printed, from evidence of operations that were
+// closed before a time. What was done to which entry and key stays: it is what keeps a re-created object from doing it
+// again. It returns how many texts it cleared.
 func (db *DB) Purge(ctx context.Context, closedBefore time.Time) (int64, error) {
 	var cleared int64
-	for _, text := range []struct{ table, column string }{{"replay_entries", "last_error"}, {"event_requeues", "last_error"}, {"command_runs", "output"}} {
+	for _, text := range []struct{ table, column string }{{"replay_entries", "last_error"},
+		{"event_requeues", "last_error"}, {"command_runs", "output"}} {
 		tag, err := db.pool.Exec(ctx, `UPDATE playbook.`+text.table+` r SET `+text.column+` = NULL
 			FROM playbook.operations o WHERE o.id = r.operation_id AND o.closed_at < $1 AND r.`+text.column+` IS NOT NULL`, closedBefore)
 		if err != nil {

@@ -7,8 +7,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// newestKeys is how many of the signing keys that were made last are looked at. What a look costs does not grow with those that
-// ended long ago.
+// newestKeys is how many of the signing keys that were made last are looked at. What a look costs does not grow with
+// those that ended long ago.
 const newestKeys = 20_000
 
 // ActiveKid is a key that the platform signs webhooks with.
@@ -19,29 +19,33 @@ type ActiveKid struct {
 	Age time.Duration
 }
 
-// ActiveKids are the keys that the platform signs webhooks with, the oldest first. A key that doesn't say since when it is active is
-// left out. A role that may not read them gets ErrNotReady.
+const activeKidsSQL = `SELECT oauth_application_id, kid, extract(epoch FROM localtimestamp - activated_at)::float8
+	FROM (SELECT id, oauth_application_id, kid, status, activated_at FROM webhook_signing_keys
+		ORDER BY id DESC LIMIT $1) k
+	WHERE status = 'active' AND activated_at IS NOT NULL ORDER BY id`
+
+// ActiveKids are the keys that the platform signs webhooks with, the oldest first. A key that doesn't say since when it
+// is active is left out. A role that may not read them gets ErrNotReady.
 func (db *DB) ActiveKids(ctx context.Context) ([]ActiveKid, error) {
 	var kids []ActiveKid
-	err := db.transact(ctx, "reading which keys are active", pgx.TxOptions{AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, `SET LOCAL statement_timeout = '`+deliveriesTimeout+`'`); err != nil {
+	err := db.transact(ctx, "reading which keys are active", pgx.TxOptions{AccessMode: pgx.ReadOnly},
+		func(tx pgx.Tx) error {
+			if _, err := tx.Exec(ctx, `SET LOCAL statement_timeout = '`+deliveriesTimeout+`'`); err != nil {
+				return err
+			}
+			rows, err := tx.Query(ctx, activeKidsSQL, newestKeys)
+			if err != nil {
+				return err
+			}
+			kids, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (ActiveKid, error) {
+				var key ActiveKid
+				var seconds float64
+				err := row.Scan(&key.ApplicationID, &key.Kid, &seconds)
+				key.Age = time.Duration(seconds * float64(time.Second))
+				return key, err
+			})
 			return err
-		}
-		rows, err := tx.Query(ctx, `SELECT oauth_application_id, kid, extract(epoch FROM localtimestamp - activated_at)::float8
-			FROM (SELECT id, oauth_application_id, kid, status, activated_at FROM webhook_signing_keys ORDER BY id DESC LIMIT $1) k
-			WHERE status = 'active' AND activated_at IS NOT NULL ORDER BY id`, newestKeys)
-		if err != nil {
-			return err
-		}
-		kids, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (ActiveKid, error) {
-			var key ActiveKid
-			var seconds float64
-			err := row.Scan(&key.ApplicationID, &key.Kid, &seconds)
-			key.Age = time.Duration(seconds * float64(time.Second))
-			return key, err
 		})
-		return err
-	})
 	if err != nil {
 		return nil, err
 	}

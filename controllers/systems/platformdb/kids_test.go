@@ -33,7 +33,8 @@ func TestActiveKids(t *testing.T) {
 		{1, "old", "revoked", 600}, {1, "graced", "grace", 600}, {1, "one", "active", 60},
 		{2, "two", "active", 1}, {2, "next", "pending", nil}, {2, "of no time", "active", nil},
 	} {
-		execute(`INSERT INTO webhook_signing_keys (oauth_application_id, kid, algorithm, public_key, private_key, status, activated_at)
+		execute(`INSERT INTO webhook_signing_keys
+				(oauth_application_id, kid, algorithm, public_key, private_key, status, activated_at)
 			VALUES ($1, $2, 'EdDSA', '', 's3cret', $3, (clock_timestamp() AT TIME ZONE 'UTC') - $4::int * interval '1 minute')`,
 			key.application, key.kid, key.status, key.minutes)
 	}
@@ -41,7 +42,8 @@ func TestActiveKids(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []platformdb.ActiveKid{{ApplicationID: 1, Kid: "one", Age: time.Hour}, {ApplicationID: 2, Kid: "two", Age: time.Minute}}
+	want := []platformdb.ActiveKid{{ApplicationID: 1, Kid: "one", Age: time.Hour}, {ApplicationID: 2, Kid: "two",
+		Age: time.Minute}}
 	if len(kids) != len(want) {
 		t.Fatalf("%+v", kids)
 	}
@@ -54,7 +56,8 @@ func TestActiveKids(t *testing.T) {
 
 	// A manager that runs before `manager migrate` has granted it.
 	execute(`REVOKE SELECT (kid) ON webhook_signing_keys FROM playbook_monitor`)
-	if _, err := monitor.ActiveKids(ctx); !errors.Is(err, platformdb.ErrNotReady) || !strings.Contains(err.Error(), "manager migrate") {
+	if _, err := monitor.ActiveKids(ctx); !errors.Is(err, platformdb.ErrNotReady) || !strings.Contains(err.Error(),
+		"manager migrate") {
 		t.Errorf("without the grant: %v", err)
 	}
 }

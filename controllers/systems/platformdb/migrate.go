@@ -48,8 +48,9 @@ func mustRead() []migration {
 // LatestVersion of the ledger's schema that this program knows.
 func LatestVersion() int { return migrations[len(migrations)-1].version }
 
-// Migrate brings the ledger's schema up to date and applies roles and grants, in one transaction. It needs the URL of the tables'
-// owner, who may create a schema and, where the roles are missing, roles; the URL is used once and kept nowhere. It returns the names of the migrations that it applied.
+// Migrate brings the ledger's schema up to date and applies roles and grants, in one transaction. It needs the URL of
+// the tables' owner, who may create a schema and, where the roles are missing, roles; the URL is used once and kept
+// nowhere. It returns the names of the migrations that it applied.
 func Migrate(ctx context.Context, url string) ([]string, error) {
 	config, err := pgx.ParseConfig(url)
 	if err != nil {
@@ -77,14 +78,16 @@ func Migrate(ctx context.Context, url string) ([]string, error) {
 			}
 		}
 		var current int
-		if err := tx.QueryRow(ctx, `SELECT coalesce(max(version), 0) FROM playbook.schema_migrations`).Scan(&current); err != nil {
+		if err := tx.QueryRow(ctx,
+			`SELECT coalesce(max(version), 0) FROM playbook.schema_migrations`).Scan(&current); err != nil {
 			return fmt.Errorf("reading the schema's version: %w", err)
 		}
 		for _, m := range migrations[min(current, len(migrations)):] {
 			if _, err := tx.Exec(ctx, m.sql); err != nil {
 				return fmt.Errorf("applying migration %s: %w", m.name, err)
 			}
-			if _, err := tx.Exec(ctx, `INSERT INTO playbook.schema_migrations (version, name) VALUES ($1, $2)`, m.version, m.name); err != nil {
+			if _, err := tx.Exec(ctx, `INSERT INTO playbook.schema_migrations (version, name) VALUES ($1, $2)`, m.version,
+				m.name); err != nil {
 				return fmt.Errorf("recording migration %s: %w", m.name, err)
 			}
 			applied = append(applied, m.name)

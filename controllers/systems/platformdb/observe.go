@@ -7,12 +7,12 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// observeLimit bounds one look at unsettled entries, so that its cost does not grow with the replay; the next look goes on where
-// it ended. It exceeds a batch, or a look could not get past one.
+// observeLimit bounds one look at unsettled entries, so that its cost does not grow with the replay; the next look goes
+// on where it ended. It exceeds a batch, or a look could not get past one.
 const observeLimit = 5 * pageSize
 
-// observeSQL follows requeued entries to what became of them. An entry that was attempted and is not delivered is failing,
-// although the dispatcher will try again: a 5xx answer kills an entry only after hours.
+// observeSQL follows requeued entries to what became of them. An entry that was attempted and is not delivered is
+// failing, although the dispatcher will try again: a 5xx answer kills an entry only after hours.
 var observeSQL = `WITH looked AS (
 		SELECT r.entry_id, r.batch, r.outcome, r.answer, o.id IS NULL AS gone,
 			CASE WHEN o.delivered_at IS NOT NULL THEN 'delivered' WHEN o.dlq_at IS NOT NULL THEN 'died'
@@ -53,7 +53,8 @@ func (db *DB) Observe(ctx context.Context, uid string) (*Operation, error) {
 		if op, err = lock(ctx, tx, uid); err != nil || op.Waiting+op.Failing == 0 {
 			return err
 		}
-		rows, err := tx.Query(ctx, observeSQL, pgx.NamedArgs{"operation": op.ID, "limit": observeLimit, "from": op.ObservedBatch})
+		rows, err := tx.Query(ctx, observeSQL, pgx.NamedArgs{"operation": op.ID, "limit": observeLimit,
+			"from": op.ObservedBatch})
 		if err != nil {
 			return err
 		}
@@ -91,8 +92,8 @@ type Attempts struct {
 	Answers []AnswerCount
 }
 
-// RecentAttempts judges the last n entries that were attempted since the operation was last resumed. An entry that failed and
-// was delivered by a later attempt has not failed.
+// RecentAttempts judges the last n entries that were attempted since the operation was last resumed. An entry that
+// failed and was delivered by a later attempt has not failed.
 func (db *DB) RecentAttempts(ctx context.Context, op *Operation, n int) (*Attempts, error) {
 	return db.attempts(ctx, `SELECT outcome, answer FROM playbook.replay_entries r
 		WHERE operation_id = $1 AND attempted_at > coalesce((SELECT judged_from FROM playbook.operations WHERE id = $1), '-infinity')

@@ -85,7 +85,8 @@ func (db *DB) OpenOperation(ctx context.Context, id Identity) (*Operation, error
 	var op *Operation
 	err := db.transact(ctx, "opening the operation in the ledger", pgx.TxOptions{}, func(tx pgx.Tx) error {
 		var known bool
-		if err := tx.QueryRow(ctx, `SELECT EXISTS (SELECT FROM oauth_applications WHERE id = $1)`, id.ApplicationID).Scan(&known); err != nil {
+		if err := tx.QueryRow(ctx, `SELECT EXISTS (SELECT FROM oauth_applications WHERE id = $1)`,
+			id.ApplicationID).Scan(&known); err != nil {
 			return err
 		}
 		if !known {
@@ -118,8 +119,8 @@ func (db *DB) Operation(ctx context.Context, uid string) (*Operation, error) {
 	return op, nil
 }
 
-// FinishedTwin returns the operation that finished the same work under the same namespace, name and digest for an object that
-// no longer exists, or nil.
+// FinishedTwin returns the operation that finished the same work under the same namespace, name and digest for an
+// object that no longer exists, or nil.
 func (db *DB) FinishedTwin(ctx context.Context, id Identity) (*Operation, error) {
 	rows, err := db.pool.Query(ctx, `SELECT `+operationColumns+` FROM playbook.operations
 		WHERE namespace = $1 AND name = $2 AND spec_digest = $3 AND kind = $4 AND uid <> $5 AND outcome = $6
@@ -137,9 +138,9 @@ func (db *DB) FinishedTwin(ctx context.Context, id Identity) (*Operation, error)
 	return nil, fmt.Errorf("looking for an earlier operation of this name in the ledger: %w", describe(err))
 }
 
-// CloseOperation ends an operation: it waits for a batch that is under way, and no later one can begin. One that was never
-// opened is entered as closed, so that a manager that read its object before can't open it afterwards. Closing twice does
-// nothing.
+// CloseOperation ends an operation: it waits for a batch that is under way, and no later one can begin. One that was
+// never opened is entered as closed, so that a manager that read its object before can't open it afterwards. Closing
+// twice does nothing.
 func (db *DB) CloseOperation(ctx context.Context, id Identity, outcome string) error {
 	return db.transact(ctx, "closing the operation in the ledger", pgx.TxOptions{}, func(tx pgx.Tx) error {
 		if err := insert(ctx, tx, id); err != nil {
@@ -155,13 +156,14 @@ func (db *DB) CloseOperation(ctx context.Context, id Identity, outcome string) e
 		if _, err := tx.Exec(ctx, `DELETE FROM playbook.replay_pages WHERE operation_id = $1`, op.ID); err != nil {
 			return err
 		}
-		_, err = tx.Exec(ctx, `UPDATE playbook.operations SET closed_at = clock_timestamp(), outcome = $2 WHERE id = $1`, op.ID, outcome)
+		_, err = tx.Exec(ctx, `UPDATE playbook.operations SET closed_at = clock_timestamp(), outcome = $2 WHERE id = $1`,
+			op.ID, outcome)
 		return err
 	})
 }
 
-// ResumeOperation lets a stalled operation go on, once per request: the breaker judges what is attempted from now on, a new
-// canary is chosen from the entries that remain, and the time for delivery begins anew.
+// ResumeOperation lets a stalled operation go on, once per request: the breaker judges what is attempted from now on, a
+// new canary is chosen from the entries that remain, and the time for delivery begins anew.
 func (db *DB) ResumeOperation(ctx context.Context, uid, request string) error {
 	return db.transact(ctx, "resuming the operation in the ledger", pgx.TxOptions{}, func(tx pgx.Tx) error {
 		op, err := lock(ctx, tx, uid)
@@ -187,8 +189,9 @@ func (db *DB) ForgetCanary(ctx context.Context, uid string) error {
 	})
 }
 
-// lock takes the locks of a transaction that acts for an operation, in the order that holds for everyone: the application's
-// advisory lock (shared; a key rotation takes it exclusively), then the operation's row. The rows of entries come after it.
+// lock takes the locks of a transaction that acts for an operation, in the order that holds for everyone: the
+// application's advisory lock (shared; a key rotation takes it exclusively), then the operation's row. The rows of
+// entries come after it.
 func lock(ctx context.Context, tx pgx.Tx, uid string) (*Operation, error) {
 	return lockBy(ctx, tx, uid, "pg_advisory_xact_lock_shared")
 }

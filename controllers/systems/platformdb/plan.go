@@ -42,8 +42,8 @@ var pagesSQL = `INSERT INTO playbook.replay_pages (operation_id, page, entry_ids
 	FROM (SELECT o.id, row_number() OVER (ORDER BY o.enqueued_at, o.id) - 1 AS n FROM webhook_outbox_entries o WHERE ` + selected + `) s
 	GROUP BY n / @page_size`
 
-// Plan counts the selected entries by cause and keeps their ids in the ledger, in the old order. Planning again returns the first
-// plan. More entries than limit is TooLarge.
+// Plan counts the selected entries by cause and keeps their ids in the ledger, in the old order. Planning again returns
+// the first plan. More entries than limit is TooLarge.
 func (db *DB) Plan(ctx context.Context, uid string, selection Selection, limit int64) (*Operation, error) {
 	var op *Operation
 	// Both statements must see the same rows.
@@ -106,7 +106,8 @@ func count(ctx context.Context, tx pgx.Tx, args pgx.NamedArgs) (*Plan, int64, er
 	return plan, total, err
 }
 
-// planDigest is the digest of exactly what the operation would do: the immutable spec, the cutoff, and each entry in its order.
+// planDigest is the digest of exactly what the operation would do: the immutable spec, the cutoff, and each entry in
+// its order.
 func planDigest(ctx context.Context, tx pgx.Tx, operationID int64) (string, error) {
 	var spec string
 	var cutoff time.Time
@@ -125,8 +126,9 @@ func planDigest(ctx context.Context, tx pgx.Tx, operationID int64) (string, erro
 // ErrNothingToTry says that no remaining entry would be requeued, so that a canary has nothing to try.
 var ErrNothingToTry = errors.New("no remaining entry would be requeued")
 
-// ChooseCanary picks up to n of the remaining entries that would be requeued, spread over causes and age, moves them to the front
-// of the plan as a page of their own, and keeps them as the operation's canary. Choosing again returns the first choice.
+// ChooseCanary picks up to n of the remaining entries that would be requeued, spread over causes and age, moves them to
+// the front of the plan as a page of their own, and keeps them as the operation's canary. Choosing again returns the
+// first choice.
 func (db *DB) ChooseCanary(ctx context.Context, uid string, selection Selection, n int32) (*Operation, error) {
 	var op *Operation
 	err := db.transact(ctx, "choosing the canary", pgx.TxOptions{}, func(tx pgx.Tx) error {
@@ -155,8 +157,8 @@ func (db *DB) ChooseCanary(ctx context.Context, uid string, selection Selection,
 	return op, err
 }
 
-// canarySQL looks at no more than the first, middle and last pages' worth of the plan: a spread over age needs no more, and a
-// plan may have millions of entries.
+// canarySQL looks at no more than the first, middle and last pages' worth of the plan: a spread over age needs no more,
+// and a plan may have millions of entries.
 var canarySQL = `WITH pages AS (
 		SELECT entry_ids, ntile(20) OVER (ORDER BY page) AS part, page FROM playbook.replay_pages WHERE operation_id = @operation
 	), sampled AS (

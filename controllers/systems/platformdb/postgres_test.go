@@ -14,7 +14,8 @@ import (
 // startPostgres starts a server of the test's own, whose database postgres has the platform's tables and the ledger.
 func startPostgres(t *testing.T, settings map[string]string) *servers.Postgres {
 	t.Helper()
-	postgres, err := servers.StartPostgres(t.Context(), t.TempDir(), servers.PostgresOptions{Fast: true, Settings: settings})
+	postgres, err := servers.StartPostgres(t.Context(), t.TempDir(), servers.PostgresOptions{Fast: true,
+		Settings: settings})
 	if err != nil {
 		t.Fatal(err)
 	}

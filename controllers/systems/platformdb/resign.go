@@ -23,25 +23,29 @@ type ReSigning struct {
 	Swept bool
 	// Left undelivered entries are under the old kid; the count stops at CountLimit.
 	Left int64
-	// Open transactions that may have read the key before it was revoked: virtual transaction ids, as in pg_locks, and names of
-	// prepared transactions.
+	// Open transactions that may have read the key before it was revoked: virtual transaction ids, as in pg_locks, and
+	// names of prepared transactions.
 	Open []string
 }
 
-// ReSign signs some of an application's undelivered entries anew that are still under the old kid, by the key that is active now.
-// It is done when every transaction that was open when the revocation committed has ended, and no entry is left. It needs the
-// role playbook_signer.
+// ReSign signs some of an application's undelivered entries anew that are still under the old kid, by the key that is
+// active now. It is done when every transaction that was open when the revocation committed has ended, and no entry is
+// left. It needs the role playbook_signer.
 func (db *DB) ReSign(ctx context.Context, uid string) (*ReSigning, error) {
 	return db.watchEntries(ctx, uid, db.reSignPage)
 }
 
-// AwaitReSigned is ReSign without signing: the platform signed anew what was undelivered, and what its dispatcher held is delivered
-// or dies. It is done under the same condition, and needs the everyday role only.
+// AwaitReSigned is ReSign without signing: the platform signed anew what was undelivered, and what its dispatcher held
+// is delivered or dies. It is done under the same condition, and needs the everyday role only.
 func (db *DB) AwaitReSigned(ctx context.Context, uid string) (*ReSigning, error) {
-	return db.watchEntries(ctx, uid, func(context.Context, string, *ReSigning) (more bool, err error) { return false, nil })
+	return db.watchEntries(ctx, uid, func(context.Context, string, *ReSigning) (more bool, err error) {
+		return false,
+			nil
+	})
 }
 
-func (db *DB) watchEntries(ctx context.Context, uid string, page func(context.Context, string, *ReSigning) (more bool, err error)) (*ReSigning, error) {
+func (db *DB) watchEntries(ctx context.Context, uid string, page func(context.Context, string, *ReSigning) (more bool,
+	err error)) (*ReSigning, error) {
 	fail := func(doing string, err error) (*ReSigning, error) {
 		return nil, fmt.Errorf("%s: %w", doing, describe(err))
 	}
@@ -92,17 +96,18 @@ func (db *DB) watchEntries(ctx context.Context, uid string, page func(context.Co
 	return progress, err
 }
 
-// openSQL lists the transactions that are open in this database: those of other client backends, by the virtual id that each
-// transaction has from its beginning, and the prepared ones. A backend that has no user is not a client's. A transaction that was
-// open at the revocation may have been prepared since, under another id: so prepared ones count whenever they were prepared.
+// openSQL lists the transactions that are open in this database: those of other client backends, by the virtual id that
+// each transaction has from its beginning, and the prepared ones. A backend that has no user is not a client's. A
+// transaction that was open at the revocation may have been prepared since, under another id: so prepared ones count
+// whenever they were prepared.
 const openSQL = `SELECT coalesce(array_agg(t), '{}') FROM (
 		SELECT l.virtualtransaction FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
 		WHERE l.locktype = 'virtualxid' AND l.granted AND a.datname = current_database() AND a.usesysid IS NOT NULL AND a.pid <> pg_backend_pid()
 		UNION ALL SELECT 'prepared ' || quote_literal(gid) FROM pg_prepared_xacts WHERE database = current_database()) o(t)`
 
-// reSignPage signs one page anew, and reports whether the sweep goes on. A sweep goes through the dead entries and then through the
-// others, each in the order of the platform's indexes, and the ledger keeps where it is: beginning anew with each page would read
-// what is done again and again.
+// reSignPage signs one page anew, and reports whether the sweep goes on. A sweep goes through the dead entries and then
+// through the others, each in the order of the platform's indexes, and the ledger keeps where it is: beginning anew
+// with each page would read what is done again and again.
 func (db *DB) reSignPage(ctx context.Context, uid string, progress *ReSigning) (more bool, err error) {
 	err = db.transact(ctx, "signing entries anew", pgx.TxOptions{}, func(tx pgx.Tx) error {
 		if _, err := lock(ctx, tx, uid); err != nil {

@@ -35,7 +35,8 @@ var ErrNoEntry = errors.New("no such outbox entry")
 
 // Entry reads an outbox row.
 func (db *DB) Entry(ctx context.Context, id int64) (*Entry, error) {
-	rows, err := db.pool.Query(ctx, `SELECT enqueued_at, dlq_at, attempts, last_error FROM webhook_outbox_entries WHERE id = $1`, id)
+	rows, err := db.pool.Query(ctx,
+		`SELECT enqueued_at, dlq_at, attempts, last_error FROM webhook_outbox_entries WHERE id = $1`, id)
 	if err == nil {
 		var e *Entry
 		if e, err = pgx.CollectExactlyOneRow(rows, pgx.RowToAddrOfStructByName[Entry]); err == nil {

@@ -16,7 +16,8 @@ import (
 const CompromisedEvent = "webhook_key.compromised"
 
 const (
-	// claimTimeout is how long a revocation waits for entries that the dispatcher holds: it keeps its row lock during the HTTP call.
+	// claimTimeout is how long a revocation waits for entries that the dispatcher holds: it keeps its row lock during the
+	// HTTP call.
 	claimTimeout = 2 * time.Second
 	// claimInterval is how often it looks whether they were let go.
 	claimInterval = 100 * time.Millisecond
@@ -92,9 +93,9 @@ func revocation(ctx context.Context, q querier, uid string) (*Revocation, error)
 	return r, err
 }
 
-// Revoke ends a key in one transaction: the key is revoked, its successor issued, the application's undelivered entries are
-// signed anew, and webhook_key.compromised is enqueued, signed by the successor. Where more than limit entries are undelivered it
-// leaves them to ReSign. Revoking again returns the first revocation. It needs the role playbook_signer.
+// Revoke ends a key in one transaction: the key is revoked, its successor issued, the application's undelivered entries
+// are signed anew, and webhook_key.compromised is enqueued, signed by the successor. Where more than limit entries are
+// undelivered it leaves them to ReSign. Revoking again returns the first revocation. It needs the role playbook_signer.
 //
 // It returns UnknownKid, Taken or Unsignable where it can't; nothing was changed then.
 func (db *DB) Revoke(ctx context.Context, uid, kid, reason string, limit int64) (*Revocation, error) {
@@ -158,14 +159,16 @@ func (db *DB) prepare(ctx context.Context, uid, kid string, limit int64) (succes
 		return nil, false, fmt.Errorf("reading the key to revoke: %w", describe(err))
 	}
 	var application int64
-	if err := db.pool.QueryRow(ctx, `SELECT application_id FROM playbook.operations WHERE uid = $1`, uid).Scan(&application); errors.Is(err, pgx.ErrNoRows) {
+	if err := db.pool.QueryRow(ctx, `SELECT application_id FROM playbook.operations WHERE uid = $1`,
+		uid).Scan(&application); errors.Is(err, pgx.ErrNoRows) {
 		return fail(ErrNoOperation)
 	} else if err != nil {
 		return fail(err)
 	}
 	var algorithm, public string
 	var private []byte
-	err = db.pool.QueryRow(ctx, `SELECT algorithm, public_key, private_key FROM webhook_signing_keys WHERE oauth_application_id = $1 AND kid = $2`,
+	err = db.pool.QueryRow(ctx,
+		`SELECT algorithm, public_key, private_key FROM webhook_signing_keys WHERE oauth_application_id = $1 AND kid = $2`,
 		application, kid).Scan(&algorithm, &public, &private)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, false, nil
@@ -190,10 +193,12 @@ func (db *DB) prepare(ctx context.Context, uid, kid string, limit int64) (succes
 	return successor, undelivered > limit, err
 }
 
-// known returns the key's revocation where the ledger has one. That of an operation that was deleted before its end is taken over.
+// known returns the key's revocation where the ledger has one. That of an operation that was deleted before its end is
+// taken over.
 func known(ctx context.Context, tx pgx.Tx, op *Operation, kid string) (*Revocation, error) {
 	var owner int64
-	err := tx.QueryRow(ctx, `SELECT operation_id FROM playbook.key_revocations WHERE application_id = $1 AND kid = $2 FOR UPDATE`, op.ApplicationID, kid).Scan(&owner)
+	err := tx.QueryRow(ctx,
+		`SELECT operation_id FROM playbook.key_revocations WHERE application_id = $1 AND kid = $2 FOR UPDATE`, op.ApplicationID, kid).Scan(&owner)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, nil
 	}
@@ -212,18 +217,21 @@ func known(ctx context.Context, tx pgx.Tx, op *Operation, kid string) (*Revocati
 		if first.Outcome == nil || *first.Outcome != OutcomeDeleted {
 			return nil, &Taken{first}
 		}
-		if _, err := tx.Exec(ctx, `UPDATE playbook.key_revocations SET operation_id = $3 WHERE application_id = $1 AND kid = $2`, op.ApplicationID, kid, op.ID); err != nil {
+		if _, err := tx.Exec(ctx,
+			`UPDATE playbook.key_revocations SET operation_id = $3 WHERE application_id = $1 AND kid = $2`, op.ApplicationID, kid, op.ID); err != nil {
 			return nil, err
 		}
 	}
 	return revocation(ctx, tx, op.UID)
 }
 
-// replaceKey revokes the key and returns its successor. A key that somebody else revoked has one already, if any is active.
+// replaceKey revokes the key and returns its successor. A key that somebody else revoked has one already, if any is
+// active.
 func replaceKey(ctx context.Context, tx pgx.Tx, r *Revocation, successor *issued) (*signingKey, error) {
 	var status string
 	var algorithm string
-	err := tx.QueryRow(ctx, `SELECT status, algorithm FROM webhook_signing_keys WHERE oauth_application_id = $1 AND kid = $2 FOR NO KEY UPDATE`,
+	err := tx.QueryRow(ctx,
+		`SELECT status, algorithm FROM webhook_signing_keys WHERE oauth_application_id = $1 AND kid = $2 FOR NO KEY UPDATE`,
 		r.ApplicationID, r.Kid).Scan(&status, &algorithm)
 	if errors.Is(err, pgx.ErrNoRows) || err == nil && successor == nil {
 		return nil, unknownKid(ctx, tx, r.ApplicationID)
@@ -266,7 +274,8 @@ func activeKey(ctx context.Context, tx pgx.Tx, application int64) (*signingKey, 
 }
 
 func unknownKid(ctx context.Context, tx pgx.Tx, application int64) error {
-	rows, err := tx.Query(ctx, `SELECT kid FROM webhook_signing_keys WHERE oauth_application_id = $1 ORDER BY status = 'active' DESC, id DESC LIMIT $2`, application, maxKids)
+	rows, err := tx.Query(ctx,
+		`SELECT kid FROM webhook_signing_keys WHERE oauth_application_id = $1 ORDER BY status = 'active' DESC, id DESC LIMIT $2`, application, maxKids)
 	if err != nil {
 		return err
 	}
@@ -281,7 +290,8 @@ func unknownKid(ctx context.Context, tx pgx.Tx, application int64) error {
 func enqueueEvent(ctx context.Context, tx pgx.Tx, r *Revocation, signer *signingKey) error {
 	payload, err := json.Marshal(map[string]any{
 		"id": fmt.Sprintf("evt_compromised_%d_%s", r.ApplicationID, r.Kid), "type": CompromisedEvent,
-		"data": map[string]string{"kid": r.Kid, "successor_kid": r.SuccessorKid, "revoked_at": r.RevokedAt.UTC().Format(time.RFC3339Nano)},
+		"data": map[string]string{"kid": r.Kid, "successor_kid": r.SuccessorKid,
+			"revoked_at": r.RevokedAt.UTC().Format(time.RFC3339Nano)},
 	})
 	if err != nil {
 		return err
@@ -313,8 +323,8 @@ func record(ctx context.Context, tx pgx.Tx, op *Operation, r *Revocation, reason
 	return err
 }
 
-// reSignNow signs the application's undelivered entries anew within the revocation. Those that the dispatcher holds are waited for
-// a little, and then left.
+// reSignNow signs the application's undelivered entries anew within the revocation. Those that the dispatcher holds are
+// waited for a little, and then left.
 func reSignNow(ctx context.Context, tx pgx.Tx, r *Revocation, signer *signingKey) error {
 	for end := time.Now().Add(claimTimeout); ; {
 		r.Claimed = 0
@@ -348,18 +358,19 @@ const (
 )
 
 const (
-	// pagesAhead are read and signed while the server writes the one before them, so that a page that takes longer on either side holds up
-	// neither.
+	// pagesAhead are read and signed while the server writes the one before them, so that a page that takes longer on
+	// either side holds up neither.
 	pagesAhead = 2
-	// firstPage is how many entries are read before it is known how large they are, pageBytes what the bodies of a later page have together:
-	// memory must grow neither with the entries nor with what they hold.
+	// firstPage is how many entries are read before it is known how large they are, pageBytes what the bodies of a later
+	// page have together: memory must grow neither with the entries nor with what they hold.
 	firstPage = 128
 	pageBytes = 4 << 20
 )
 
-// reSignCursor goes through a kind of undelivered entries once. It returns how many it signed, and how many are left under another
-// kid.
-func reSignCursor(ctx context.Context, tx pgx.Tx, r *Revocation, signer *signingKey, dead string) (signed, left int64, err error) {
+// reSignCursor goes through a kind of undelivered entries once. It returns how many it signed, and how many are left
+// under another kid.
+func reSignCursor(ctx context.Context, tx pgx.Tx, r *Revocation, signer *signingKey, dead string) (signed, left int64,
+	err error) {
 	// DECLARE takes no parameters; our own kids need no more quoting than this.
 	if _, err := tx.Exec(ctx, fmt.Sprintf(declareSQL, r.ApplicationID, dead, quoteLiteral(signer.kid))); err != nil {
 		return 0, 0, err
@@ -411,9 +422,10 @@ func reSignCursor(ctx context.Context, tx pgx.Tx, r *Revocation, signer *signing
 	if _, err := tx.Exec(ctx, closeSQL); err != nil || signed == undelivered && signed > 0 {
 		return signed, 0, err
 	}
-	// Some were skipped. They may also have been delivered meanwhile, or be under this kid already: to look costs as much as to read
-	// each entry once more.
-	err = tx.QueryRow(ctx, fmt.Sprintf(`SELECT count(*) `+undeliveredSQL+` AND kid <> %[3]s`, r.ApplicationID, dead, quoteLiteral(signer.kid))).Scan(&left)
+	// Some were skipped. They may also have been delivered meanwhile, or be under this kid already: to look costs as much
+	// as to read each entry once more.
+	err = tx.QueryRow(ctx, fmt.Sprintf(`SELECT count(*) `+undeliveredSQL+` AND kid <> %[3]s`, r.ApplicationID, dead,
+		quoteLiteral(signer.kid))).Scan(&left)
 	return signed, left, err
 }
 
@@ -426,8 +438,8 @@ type unsigned struct {
 	undelivered int64
 }
 
-// pageAfter is how many entries to read after a page with such bodies: as many as have pageBytes, and no more than most. It halves most,
-// so that few statements are prepared.
+// pageAfter is how many entries to read after a page with such bodies: as many as have pageBytes, and no more than
+// most. It halves most, so that few statements are prepared.
 func pageAfter(bodies []string, most int) int {
 	bytes := 0
 	for _, body := range bodies {

@@ -83,7 +83,8 @@ func (k *keyring) kid() string {
 // open opens an operation and returns its UID.
 func (k *keyring) open(name string) platformdb.Identity {
 	k.Helper()
-	id := platformdb.Identity{UID: uuid.NewString(), Kind: "KeyCompromise", Namespace: "n", Name: name, SpecDigest: name, ApplicationID: application}
+	id := platformdb.Identity{UID: uuid.NewString(), Kind: "KeyCompromise", Namespace: "n", Name: name, SpecDigest: name,
+		ApplicationID: application}
 	if _, err := k.operator.OpenOperation(k.Context(), id); err != nil {
 		k.Fatal(err)
 	}
@@ -115,7 +116,8 @@ func (k *keyring) verify() map[string]int {
 		if err != nil {
 			return err
 		}
-		signed, err := jose.ParseDetached(signature, []byte(body), []jose.SignatureAlgorithm{jose.EdDSA, jose.ES256, jose.RS256})
+		signed, err := jose.ParseDetached(signature, []byte(body), []jose.SignatureAlgorithm{jose.EdDSA, jose.ES256,
+			jose.RS256})
 		if err != nil {
 			return err
 		}
@@ -180,10 +182,12 @@ func TestARevocationHappensOnceAndWhole(t *testing.T) {
 			t.Errorf("%+v and %+v", r, other)
 		}
 	}
-	if byKid := k.verify(); byKid[r.SuccessorKid] != 2366 || len(byKid) != 1 || r.Resigned != 2365 || r.Claimed != 0 || r.Deferred {
+	if byKid := k.verify(); byKid[r.SuccessorKid] != 2366 || len(byKid) != 1 || r.Resigned != 2365 || r.Claimed != 0 ||
+		r.Deferred {
 		t.Errorf("%v, %+v", byKid, r)
 	}
-	if text := k.text(`SELECT payload::text FROM webhook_outbox_entries WHERE id = $1`, r.EventEntryID); !strings.Contains(text, kid) || strings.Contains(text, "leaked") {
+	if text := k.text(`SELECT payload::text FROM webhook_outbox_entries WHERE id = $1`,
+		r.EventEntryID); !strings.Contains(text, kid) || strings.Contains(text, "leaked") {
 		t.Error(text)
 	}
 	progress, err := k.signing.ReSign(ctx, id.UID)
@@ -218,7 +222,8 @@ func TestAKeyIsEndedOnceWhoeverAsks(t *testing.T) {
 	}
 	for _, kid := range []string{"nobody", "%", `"`, "'; --", strings.Repeat("x", 10_000)} {
 		_, err := k.signing.Revoke(ctx, second.UID, kid, "leaked", 10)
-		if unknown := (*platformdb.UnknownKid)(nil); !errors.As(err, &unknown) || !slices.Contains(unknown.Kids, r.SuccessorKid) {
+		if unknown := (*platformdb.UnknownKid)(nil); !errors.As(err, &unknown) ||
+			!slices.Contains(unknown.Kids, r.SuccessorKid) {
 			t.Errorf("%.20q: %v", kid, err)
 		}
 	}
@@ -345,7 +350,8 @@ func TestARefusedSignatureChangesNothing(t *testing.T) {
 	k.exec(fmt.Sprintf(`CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'refused'; END $$;
 		CREATE TRIGGER refuse BEFORE UPDATE ON webhook_outbox_entries FOR EACH ROW WHEN (OLD.id = %d) EXECUTE FUNCTION refuse()`, ids[1400]))
 	id := k.open("leak")
-	if _, err := k.signing.Revoke(ctx, id.UID, kid, "leaked", 100_000); err == nil || !strings.Contains(err.Error(), "refused") {
+	if _, err := k.signing.Revoke(ctx, id.UID, kid, "leaked", 100_000); err == nil ||
+		!strings.Contains(err.Error(), "refused") {
 		t.Errorf("%v", err)
 	}
 	if byKid := k.verify(); k.kid() != kid || byKid[kid] != 1500 || len(byKid) != 1 {
@@ -380,7 +386,8 @@ func TestAnEncryptedKeyColumnIsToldFromAKey(t *testing.T) {
 	kid := k.kid()
 	k.exec(`UPDATE webhook_signing_keys SET private_key = '{"p":"c2VjcmV0","h":{"iv":"aXY=","at":"YXQ="}}'`)
 	_, err := k.signing.Revoke(t.Context(), k.open("leak").UID, kid, "leaked", 100)
-	if unsignable := (*platformdb.Unsignable)(nil); !errors.As(err, &unsignable) || strings.Contains(err.Error(), "c2VjcmV0") {
+	if unsignable := (*platformdb.Unsignable)(nil); !errors.As(err, &unsignable) ||
+		strings.Contains(err.Error(), "c2VjcmV0") {
 		t.Errorf("%v", err)
 	}
 	if k.kid() != kid {

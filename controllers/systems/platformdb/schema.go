@@ -12,9 +12,9 @@ import (
 // migrationVersion is how Rails numbers a migration of the platform: by the time, in UTC, at which it was written.
 const migrationVersion = "20060102150405"
 
-// MigrationsSince counts the platform's own migrations that have run and were written after an instant, and names the newest. Rails
-// keeps their versions in schema_migrations. Code that is older than the instant knows none of them; one that was written before it
-// and merged later is not told apart, and does not count.
+// MigrationsSince counts the platform's own migrations that have run and were written after an instant, and names the
+// newest. Rails keeps their versions in schema_migrations. Code that is older than the instant knows none of them; one
+// that was written before it and merged later is not told apart, and does not count.
 func (db *DB) MigrationsSince(ctx context.Context, since time.Time) (count int32, newest string, err error) {
 	// What is numbered in another way says no time.
 	err = db.pool.QueryRow(ctx, `SELECT count(*)::integer, coalesce(max(version COLLATE "C"), '') FROM schema_migrations

@@ -38,7 +38,8 @@ func TestMigrationsSince(t *testing.T) {
 		}
 	}
 	execute(`DROP TABLE schema_migrations`)
-	if _, _, err := monitor.MigrationsSince(ctx, time.Now()); err == nil || !strings.Contains(err.Error(), "no table schema_migrations") {
+	if _, _, err := monitor.MigrationsSince(ctx, time.Now()); err == nil || !strings.Contains(err.Error(),
+		"no table schema_migrations") {
 		t.Errorf("without the table: %v", err)
 	}
 }

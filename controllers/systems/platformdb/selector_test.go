@@ -14,14 +14,19 @@ import (
 
 // awkward values mean something to SQL, to a pattern, to a shell or to Unicode, and must mean nothing to a selector.
 var awkward = []string{
-	"user.updated", "USER.UPDATED", "user%", "user_updated", "%", "_", `\`, `'`, `''`, `"`, ";", "'; DROP TABLE webhook_outbox_entries; --", "$1", "@application", "?",
-	"{a,b}", "a,b", "{}", "NULL", "null", " ", " user.updated", "user.updated ", "user.updated\n", "user.*", "é", "e\u0301", "ß", "ss", "ﬀ", "🔑", "\u202e", "E'\\047'",
+	"user.updated", "USER.UPDATED", "user%", "user_updated", "%", "_", `\`, `'`, `''`, `"`, ";", "'; DROP TABLE " +
+		"webhook_outbox_entries; --", "$1", "@application", "?",
+	"{a,b}", "a,b", "{}", "NULL", "null", " ", " user.updated", "user.updated " +
+		"", "user.updated\n", "user.*", "é", "e\u0301", "ß", "ss", "ﬀ", "🔑", "\u202e", "E'\\047'",
 }
 
 // beginnings of last_error, right and almost right.
 var beginnings = []string{
-	"", "HTTP 503", "HTTP 500:", "HTTP 599: ", "HTTP 408", "HTTP 429: ", "HTTP 401", "HTTP 409: ", "HTTP 409", "HTTP 422:", "HTTP 4099", "HTTP 50", "HTTP 301: ", "http 503", " HTTP 503",
-	"\nHTTP 503", "HTTP 503\n", "HTTP 409 ", "Net::ReadTimeout", "Net::OpenTimeout: ", "Net::Timeout", "Errno::ETIMEDOUT: ", "Errno::ECONNREFUSED", "Errno::EPIPE: ", "SocketError: ", "Socket", "EOFError",
+	"", "HTTP 503", "HTTP 500:", "HTTP 599: ", "HTTP 408", "HTTP 429: ", "HTTP 401", "HTTP 409: ", "HTTP 409", "HTTP " +
+		"422:", "HTTP 4099", "HTTP 50", "HTTP 301: ", "http 503", " HTTP 503",
+	"\nHTTP 503", "HTTP 503\n", "HTTP 409 ", "Net::ReadTimeout", "Net::OpenTimeout: " +
+		"", "Net::Timeout", "Errno::ETIMEDOUT: ", "Errno::ECONNREFUSED", "Errno::EPIPE: ", "SocketError: " +
+		"", "Socket", "EOFError",
 	"OpenSSL::SSL::SSLError: ", "Faraday::TimeoutError", "Faraday::ConnectionFailed: ", "Timeout: HTTP 503: ",
 }
 
@@ -44,10 +49,13 @@ func (r row) cause() string {
 	word, _, _ := strings.Cut(*r.lastError, ":")
 	// The names of Ruby's exceptions have colons of their own.
 	for name, cause := range map[string]string{
-		"Net::OpenTimeout": "Timeout", "Net::ReadTimeout": "Timeout", "Net::WriteTimeout": "Timeout", "Timeout::Error": "Timeout", "Errno::ETIMEDOUT": "Timeout",
+		"Net::OpenTimeout": "Timeout", "Net::ReadTimeout": "Timeout", "Net::WriteTimeout": "Timeout",
+		"Timeout::Error": "Timeout", "Errno::ETIMEDOUT": "Timeout",
 		"Faraday::TimeoutError": "Timeout", "HTTP::TimeoutError": "Timeout",
-		"Errno::ECONNREFUSED": "ServerError", "Errno::ECONNRESET": "ServerError", "Errno::EHOSTUNREACH": "ServerError", "Errno::ENETUNREACH": "ServerError",
-		"Errno::EPIPE": "ServerError", "SocketError": "ServerError", "EOFError": "ServerError", "OpenSSL::SSL::SSLError": "ServerError",
+		"Errno::ECONNREFUSED": "ServerError", "Errno::ECONNRESET": "ServerError", "Errno::EHOSTUNREACH": "ServerError",
+		"Errno::ENETUNREACH": "ServerError",
+		"Errno::EPIPE":       "ServerError", "SocketError": "ServerError", "EOFError": "ServerError",
+		"OpenSSL::SSL::SSLError":    "ServerError",
 		"Faraday::ConnectionFailed": "ServerError", "Faraday::SSLError": "ServerError",
 	} {
 		if rest, ok := strings.CutPrefix(*r.lastError, name); ok && (rest == "" || rest[0] == ':') {
@@ -83,15 +91,19 @@ func (r row) isSelected(s platformdb.Selection, cutoff time.Time) bool {
 }
 
 var (
-	words = rapid.OneOf(rapid.SampledFrom(awkward), rapid.StringOf(rapid.Rune().Filter(func(r rune) bool { return r != 0 })))
+	words = rapid.OneOf(rapid.SampledFrom(awkward),
+		rapid.StringOf(rapid.Rune().Filter(func(r rune) bool { return r != 0 })))
 	// times are few, so that the ends of a span are hit exactly.
 	times = rapid.Custom(func(t *rapid.T) time.Time {
-		return time.Date(2026, 1, 2, 3, 4, rapid.IntRange(0, 3).Draw(t, "s"), rapid.IntRange(0, 1).Draw(t, "µs")*1000, time.UTC)
+		return time.Date(2026, 1, 2, 3, 4, rapid.IntRange(0, 3).Draw(t, "s"), rapid.IntRange(0, 1).Draw(t, "µs")*1000,
+			time.UTC)
 	})
 	rowsGenerator = rapid.SliceOfN(rapid.Custom(func(t *rapid.T) row {
 		r := row{
-			application: rapid.Int64Range(1, 2).Draw(t, "application"), eventType: words.Draw(t, "event type"), attempts: rapid.IntRange(0, 3).Draw(t, "attempts"),
-			delivered: rapid.IntRange(0, 9).Draw(t, "delivered") == 0, requeuedByReplay: rapid.Bool().Draw(t, "requeued by a replay"),
+			application: rapid.Int64Range(1, 2).Draw(t, "application"), eventType: words.Draw(t,
+				"event type"), attempts: rapid.IntRange(0, 3).Draw(t, "attempts"),
+			delivered: rapid.IntRange(0, 9).Draw(t, "delivered") == 0, requeuedByReplay: rapid.Bool().Draw(t,
+				"requeued by a replay"),
 		}
 		if rapid.IntRange(0, 9).Draw(t, "has error") > 0 {
 			text := rapid.SampledFrom(beginnings).Draw(t, "beginning") + words.Draw(t, "rest")
@@ -106,11 +118,13 @@ var (
 		}
 		return r
 	}), 0, 30)
-	allCauses = []string{"ServerError", "Timeout", "RateLimited", "SignatureRejected", "IdempotencyConflict", "ClientError", "Unknown"}
+	allCauses = []string{"ServerError", "Timeout", "RateLimited", "SignatureRejected", "IdempotencyConflict",
+		"ClientError", "Unknown"}
 )
 
 func drawSelection(t *rapid.T, rows []row) platformdb.Selection {
-	s := platformdb.Selection{ApplicationID: rapid.Int64Range(1, 2).Draw(t, "application"), Conflicts: "Settle", MaxReplays: 3}
+	s := platformdb.Selection{ApplicationID: rapid.Int64Range(1, 2).Draw(t, "application"), Conflicts: "Settle",
+		MaxReplays: 3}
 	narrows := func(by string) bool { return rapid.IntRange(0, 2).Draw(t, "narrows by "+by) == 0 }
 	if narrows("event type") {
 		candidates := words
@@ -166,7 +180,8 @@ func TestASelectorsValuesAreData(t *testing.T) {
 			}
 		}
 		n++
-		id := platformdb.Identity{UID: fmt.Sprintf("00000000-0000-0000-0000-%012d", n), Kind: "DLQReplay", Namespace: "n", Name: "r", SpecDigest: "d", ApplicationID: selection.ApplicationID}
+		id := platformdb.Identity{UID: fmt.Sprintf("00000000-0000-0000-0000-%012d", n), Kind: "DLQReplay", Namespace: "n",
+			Name: "r", SpecDigest: "d", ApplicationID: selection.ApplicationID}
 		op, err := db.OpenOperation(ctx, id)
 		if err == nil {
 			op, err = db.Plan(ctx, id.UID, selection, 1000)

@@ -24,14 +24,14 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// Unsignable says that a key of the platform can't be used or replaced by the operator: its algorithm is unknown, or its column
-// does not hold a key in the clear.
+// Unsignable says that a key of the platform can't be used or replaced by the operator: its algorithm is unknown, or
+// its column does not hold a key in the clear.
 type Unsignable struct{ Kid, Why string }
 
 func (e *Unsignable) Error() string { return fmt.Sprintf("key %q %s", e.Kid, e.Why) }
 
-// signingKey signs webhooks as the platform does. It is kept for a transaction only. wipe clears the buffers that we own; what
-// pgx, the crypto packages and the runtime copied meanwhile stays in memory until it is written over.
+// signingKey signs webhooks as the platform does. It is kept for a transaction only. wipe clears the buffers that we
+// own; what pgx, the crypto packages and the runtime copied meanwhile stays in memory until it is written over.
 type signingKey struct {
 	kid    string
 	header string // the protected header, encoded
@@ -62,7 +62,8 @@ func parseKey(kid, algorithm string, text []byte) (*signingKey, error) {
 		fits = algorithm == "RS256"
 	}
 	if !fits {
-		return nil, &Unsignable{kid, fmt.Sprintf("has the algorithm %q, and a private key that is not of it; EdDSA, ES256 and RS256 are known", algorithm)}
+		return nil, &Unsignable{kid, fmt.Sprintf("has the algorithm %q, and a private key that is not of it; EdDSA, ES256 "+
+			"and RS256 are known", algorithm)}
 	}
 	return newSigningKey(kid, algorithm, parsed.(crypto.Signer))
 }
@@ -85,8 +86,9 @@ func (k *signingKey) wipe() {
 	}
 }
 
-// page is how many webhooks at most to sign at a time within a transaction: many, so that the server seldom waits for the next, but few
-// where a signature takes milliseconds, since the server ends a session that is idle for idleInTransactionTimeout.
+// page is how many webhooks at most to sign at a time within a transaction: many, so that the server seldom waits for
+// the next, but few where a signature takes milliseconds, since the server ends a session that is idle for
+// idleInTransactionTimeout.
 func (k *signingKey) page() int {
 	if _, slow := k.key.(*rsa.PrivateKey); slow {
 		return 256
@@ -117,8 +119,8 @@ func (k *signingKey) sign(body string) (string, error) {
 	return k.header + ".." + base64.RawURLEncoding.EncodeToString(signature), nil
 }
 
-// signES256 signs as RFC 7518, 3.4 has it: both numbers, 32 bytes each. Without a source of randomness the signature is RFC 6979's, which
-// takes a fifth less time than one with it.
+// signES256 signs as RFC 7518, 3.4 has it: both numbers, 32 bytes each. Without a source of randomness the signature is
+// RFC 6979's, which takes a fifth less time than one with it.
 func signES256(key *ecdsa.PrivateKey, digest []byte) ([]byte, error) {
 	der, err := key.Sign(nil, digest, crypto.SHA256)
 	if err != nil {
@@ -145,9 +147,10 @@ type signatures struct {
 	workers sync.WaitGroup // begun with the page
 }
 
-// begin signs bodies on all cores but one, once those of an earlier page are signed that are needed sooner; nil is no page. The core
-// that is left is for who reads what the server answers meanwhile, or for the server itself, where it has no other machine. Were each
-// core taken by signing, the server would wait for its share, and the cores for the server later.
+// begin signs bodies on all cores but one, once those of an earlier page are signed that are needed sooner; nil is no
+// page. The core that is left is for who reads what the server answers meanwhile, or for the server itself, where it
+// has no other machine. Were each core taken by signing, the server would wait for its share, and the cores for the
+// server later.
 func (k *signingKey) begin(bodies []string, earlier *signatures) *signatures {
 	s := &signatures{key: k, bodies: bodies, made: make([]string, len(bodies))}
 	for range min(max(1, runtime.GOMAXPROCS(0)-1), len(bodies)) {

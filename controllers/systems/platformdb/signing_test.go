@@ -40,7 +40,8 @@ func TestASuccessorSignsAsTheLeakedKeyDid(t *testing.T) {
 				t.Fatal(err)
 			}
 			for i, signature := range signatures {
-				signed, err := jose.ParseDetached(signature, []byte(bodies[i]), []jose.SignatureAlgorithm{jose.SignatureAlgorithm(algorithm)})
+				signed, err := jose.ParseDetached(signature, []byte(bodies[i]),
+					[]jose.SignatureAlgorithm{jose.SignatureAlgorithm(algorithm)})
 				if err != nil {
 					t.Fatalf("%s: %v", algorithm, err)
 				}
@@ -88,7 +89,8 @@ func TestAnES256SignatureIsPadded(t *testing.T) {
 
 func TestAPageOfLargeBodiesHasFewOfThem(t *testing.T) {
 	t.Parallel()
-	for _, c := range []struct{ entries, each, want int }{{0, 0, 2048}, {128, 300, 2048}, {128, 2048, 2048}, {128, 2049, 1024}, {2048, 64 << 10, 64}, {1, 64 << 20, 1}} {
+	for _, c := range []struct{ entries, each, want int }{{0, 0, 2048}, {128, 300, 2048}, {128, 2048, 2048},
+		{128, 2049, 1024}, {2048, 64 << 10, 64}, {1, 64 << 20, 1}} {
 		bodies := slices.Repeat([]string{strings.Repeat("x", c.each)}, c.entries)
 		if got := pageAfter(bodies, 2048); got != c.want {
 			t.Errorf("after %d bodies of %d bytes: %d, want %d", c.entries, c.each, got, c.want)
@@ -105,7 +107,8 @@ func TestAKeyOfAnotherAlgorithmThanItsRowSaysIsRefused(t *testing.T) {
 	for _, c := range []struct {
 		algorithm string
 		text      []byte
-	}{{"EdDSA", key.private}, {"HS256", key.private}, {"ES256", []byte("no PEM")}, {"ES256", pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: []byte("no key")})}} {
+	}{{"EdDSA", key.private}, {"HS256", key.private}, {"ES256", []byte("no PEM")}, {"ES256",
+		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: []byte("no key")})}} {
 		_, err := parseKey("whk_leaked", c.algorithm, slices.Clone(c.text))
 		if unsignable := (*Unsignable)(nil); !errors.As(err, &unsignable) {
 			t.Errorf("%s: %v", c.algorithm, err)

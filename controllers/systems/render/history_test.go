@@ -40,7 +40,8 @@ func TestAHistoryIsReadOverAllItsPages(t *testing.T) {
 		if got := r.Counts().Reads["/services/"+web+"/deploys"]; got != reads {
 			t.Errorf("%d deploys took %d reads, want %d", n, got, reads)
 		}
-		choice := render.Choose(running, deploys, render.Regression{Onset: time.Now(), Window: window, EnoughFrom: time.Now()})
+		choice := render.Choose(running, deploys, render.Regression{Onset: time.Now(), Window: window,
+			EnoughFrom: time.Now()})
 		if id(choice.Suspect) != bad || id(choice.Target) != good {
 			t.Errorf("of %d: %+v", n, choice)
 		}
@@ -126,7 +127,8 @@ func FuzzAPageOfDeploys(f *testing.F) {
 			}
 		}
 		got := render.Choose(&render.Service{Suspended: suspended}, deploys, regression())
-		if (got.Target == nil) == (got.Why == "") || (got.Target != nil) != (got.Verdict == render.Pair) || suspended && got.Target != nil {
+		if (got.Target == nil) == (got.Why == "") || (got.Target != nil) != (got.Verdict == render.Pair) || suspended &&
+			got.Target != nil {
 			t.Errorf("%+v", got)
 		}
 	})

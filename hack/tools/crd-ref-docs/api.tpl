@@ -10,7 +10,9 @@ Written by `make generate` from the types in [{{ $gv.Version }}]({{ $gv.Version 
 condition or a reason is named in [conditions.go]({{ $gv.Version }}/conditions.go).
 
 Kinds:
-{{- range $i, $kind := $gv.SortedKinds }}{{ if $i }},{{ end }} {{ $gv.TypeForKind $kind | markdownRenderTypeLink }}{{ end }}
+{{- range $i, $kind := $gv.SortedKinds }}{{ if $i }},{{ end }} {{ $gv.TypeForKind $kind | markdownRenderTypeLink }}{{ end }}.
+What each does, each of its states and what to do about it:
+{{- range $i, $kind := $gv.SortedKinds }}{{ if $i }},{{ end }} [{{ lower $kind }}.md]({{ lower $kind }}.md){{ end }}.
 {{- range $gv.SortedKinds }}{{ template "type" ($gv.TypeForKind .) }}{{ end }}
 {{- range $gv.SortedTypes }}
 {{- if not .GVK }}{{ template "type" . }}{{ end }}

@@ -1,5 +1,6 @@
-// Command kubeapilint checks API types against the Kubernetes API conventions: the analyzers of kube-api-linter, without
-// golangci-lint around them, and with the few places where this API departs from a convention, each with its reason.
+// Command kubeapilint checks API types against the Kubernetes API conventions: the analyzers of kube-api-linter,
+// without golangci-lint around them, and with the few places where this API departs from a convention, each with its
+// reason.
 package main
 
 import (

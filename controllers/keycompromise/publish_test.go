@@ -1,6 +1,10 @@
 package keycompromise_test
 
 import (
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -15,7 +19,10 @@ import (
 // deliverAfterRevocation dispatches until the relying party accepted webhook_key.compromised.
 func (s *scene) deliverAfterRevocation() {
 	s.Helper()
-	stage.Eventually(s.T, "the key is revoked", func() bool { return stage.Query[int64](s.Scene, `SELECT count(*) FROM playbook.key_revocations`) == 1 })
+	stage.Eventually(s.T, "the key is revoked", func() bool {
+		return stage.Query[int64](s.Scene,
+			`SELECT count(*) FROM playbook.key_revocations`) == 1
+	})
 	s.deliver()
 }
 
@@ -76,7 +83,8 @@ func TestAReplicaThatLagsOnlyDelays(t *testing.T) {
 
 func TestJWKSThatFailsIsNamedAndMendedAndDoesNotHoldUpTheReSigning(t *testing.T) {
 	for fault, saw := range map[logi.JWKSFault]string{
-		logi.JWKSHangs: "no answer in time", logi.JWKSHangsMidBody: "broke off", logi.JWKSHuge: "longer than", logi.JWKSRedirect: "HTTP 302",
+		logi.JWKSHangs: "no answer in time", logi.JWKSHangsMidBody: "broke off", logi.JWKSHuge: "longer " +
+			"than", logi.JWKSRedirect: "HTTP 302",
 	} {
 		t.Run(string(fault), func(t *testing.T) {
 			s := newScene(t, "jwks-"+strings.ToLower(string(fault)), idle)
@@ -97,6 +105,54 @@ func TestJWKSThatFailsIsNamedAndMendedAndDoesNotHoldUpTheReSigning(t *testing.T)
 			s.request(name, "again")
 			s.deliver()
 			s.AwaitReady(name)
+		})
+	}
+}
+
+func TestJWKSThatNeverComesCleanStallsAndSaysWhatItSaw(t *testing.T) {
+	for name, c := range map[string]struct {
+		answer http.HandlerFunc
+		saw    string
+	}{
+		"old-set": {func(w http.ResponseWriter, r *http.Request) {
+			_, _ = io.WriteString(w,
+				`{"keys": [{"kid": "KID"}]}`)
+		}, "still has"},
+		"html": {func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "<html>secret-words</html>") },
+			"no JSON"},
+		"error": {func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "secret-words", http.StatusBadGateway) },
+			"HTTP 502"},
+		"no-heirs": {func(w http.ResponseWriter, _ *http.Request) {
+			_, _ = io.WriteString(w,
+				`{"keys": [{"kid": "other"}]}`)
+		}, "does not have the successor"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newScene(t, "jwks-"+name, idle)
+			kid := s.kid()
+			s.jwks(func(w http.ResponseWriter, r *http.Request) {
+				recorder := httptest.NewRecorder()
+				c.answer(recorder, r)
+				w.WriteHeader(recorder.Code)
+				_, _ = io.WriteString(w, strings.ReplaceAll(recorder.Body.String(), "KID", kid))
+			})
+			object := s.apply("key", kid, "publishTimeoutSeconds: 2")
+			k := s.AwaitStalled(object, v1alpha1.ReasonStillPublished)
+			message := stage.Condition(k, v1alpha1.StepPublished).Message
+			if !strings.Contains(message, c.saw) || strings.Contains(message, "secret-words") {
+				t.Error(message)
+			}
+			// Without a max-age an hour counts. What could not be read tells nothing.
+			if usable := strings.Contains(name, "-"); usable != (k.Status.ExposedUntil != nil) || usable &&
+				k.Status.ExposedUntil.Time.Before(k.Status.RevokedAt.Add(time.Hour)) {
+				t.Errorf("exposed until %s, revoked at %s", k.Status.ExposedUntil, k.Status.RevokedAt)
+			}
+			s.Patch(&v1alpha1.Platform{}, s.Name, fmt.Sprintf(`{"spec":{"url":%q}}`, s.URL()))
+			s.Patch(&v1alpha1.KeyCompromise{}, object, `{"spec":{"publishTimeoutSeconds":600}}`)
+			s.request(object, "again")
+			s.Await(object, "published", func(k *v1alpha1.KeyCompromise) bool {
+				return stage.Condition(k, v1alpha1.StepPublished).Status == metav1.ConditionTrue
+			})
 		})
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"slices"
 	"time"
 
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
@@ -15,7 +14,8 @@ import (
 )
 
 const (
-	// cleanAnswers in a row are enough: with a few replicas behind a balancer, one that is stale hardly hides from so many.
+	// cleanAnswers in a row are enough: with a few replicas behind a balancer, one that is stale hardly hides from so
+	// many.
 	cleanAnswers = 10
 	// jwksInterval is the time between two looks.
 	jwksInterval = 500 * time.Millisecond
@@ -26,28 +26,32 @@ func awaitPublication(ctx context.Context, s *compromise) (playbook.Outcome, err
 	saw := s.watchJWKS(ctx)
 	clean := *s.obj.Status.JWKS.Clean
 	if clean >= cleanAnswers {
-		return playbook.Done("%d answers in a row over fresh connections had %s and not %s", clean, s.successor(), s.revoked.Kid), nil
+		return playbook.Done("%d answers in a row over fresh connections had %s and not %s", clean, s.successor(),
+			s.revoked.Kid), nil
 	}
 	if s.overdue(v1alpha1.StepPublished, s.obj.Spec.PublishTimeoutSeconds) {
 		// With several replicas the last answer may be one of a replica that is well.
 		if clean > 0 {
 			saw = fmt.Sprintf("was clean in the last %d answers of %d that are needed", clean, cleanAnswers)
 			if at := s.obj.Status.JWKS.OldKidSeenAt; at != nil {
-				saw += fmt.Sprintf(", and one at %s still had %s: a replica may be stale", at.UTC().Format(time.RFC3339), s.revoked.Kid)
+				saw += fmt.Sprintf(", and one at %s still had %s: a replica may be stale", at.UTC().Format(time.RFC3339),
+					s.revoked.Kid)
 			}
 		}
 		where := " in the database"
 		if s.db == nil {
 			where = ", by the first answer without it"
 		}
-		return playbook.Stall(v1alpha1.ReasonStillPublished, "after %d s %s/.well-known/jwks.json %s. The key is revoked%s: restart or purge what serves JWKS (replicas, CDN). Then: %s",
+		return playbook.Stall(v1alpha1.ReasonStillPublished, "after %d s %s/.well-known/jwks.json %s. The key is "+
+			"revoked%s: restart or purge what serves JWKS (replicas, CDN). Then: %s",
 			s.obj.Spec.PublishTimeoutSeconds, s.platform.Spec.URL, saw, where, s.resumeCommand()), nil
 	}
-	return playbook.Wait(jwksInterval, v1alpha1.ReasonWatchingJWKS, "%d of %d answers in a row were clean; the last one %s", clean, cleanAnswers, saw), nil
+	return playbook.Wait(jwksInterval, v1alpha1.ReasonWatchingJWKS, "%d of %d answers in a row were clean; the last "+
+		"one %s", clean, cleanAnswers, saw), nil
 }
 
-// watchJWKS looks once, and returns what it saw. It begins with the revocation, whatever step is under way: the latest answer
-// with the old kid decides until when a relying party may believe it.
+// watchJWKS looks once, and returns what it saw. It begins with the revocation, whatever step is under way: the latest
+// answer with the old kid decides until when a relying party may believe it.
 func (s *compromise) watchJWKS(ctx context.Context) string {
 	status := &s.obj.Status
 	if status.JWKS == nil {
@@ -75,7 +79,8 @@ func (s *compromise) watchJWKS(ctx context.Context) string {
 	return "was clean"
 }
 
-// hasSuccessor says whether published kids have the successor's; where JWKS alone was asked and several kids were new, one of those.
+// hasSuccessor says whether published kids have the successor's; where JWKS alone was asked and several kids were new,
+// one of those.
 func (s *compromise) hasSuccessor(kids []string) bool {
 	if s.revoked.SuccessorKid == "" {
 		return len(s.notBefore(kids)) > 0
@@ -111,30 +116,4 @@ func (s *compromise) exposed(until time.Time) {
 // upToSeconds rounds up: the API keeps seconds, and no promise may end early.
 func upToSeconds(t time.Time) time.Time {
 	return t.Add(time.Second - time.Nanosecond).Truncate(time.Second)
-}
-
-// awaitCaches waits until no relying party that follows HTTP's caching rules can still believe the old key.
-func awaitCaches(ctx context.Context, s *compromise) (playbook.Outcome, error) {
-	until := s.obj.Status.ExposedUntil.Time
-	if left := time.Until(until); left > 0 {
-		return playbook.Wait(left, v1alpha1.ReasonWaitingForCaches, "caches may hold the old key until %s; everything else is done", until.UTC().Format(time.RFC3339)), nil
-	}
-	if err := s.complete(ctx); err != nil {
-		return playbook.Outcome{}, err
-	}
-	return playbook.Done("%s", s.unbelieved()), nil
-}
-
-func (s *compromise) unbelieved() string {
-	until := s.obj.Status.ExposedUntil.UTC()
-	return fmt.Sprintf("%s is dead since %s, and no cache may hold it since %s: exposed for %s after the revocation", s.revoked.Kid,
-		s.revoked.RevokedAt.Format(time.RFC3339), until.Format(time.RFC3339), until.Sub(s.revoked.RevokedAt).Round(time.Second))
-}
-
-// noteCaches settles the last step while a relying party that does not cooperate holds up the two before it, and says whether it is.
-func (s *compromise) noteCaches() bool {
-	if time.Until(s.obj.Status.ExposedUntil.Time) <= 0 {
-		playbook.Happened(s.obj, v1alpha1.StepCachesExpired, "%s", s.unbelieved())
-	}
-	return meta.IsStatusConditionTrue(s.obj.Status.Conditions, v1alpha1.StepCachesExpired)
 }

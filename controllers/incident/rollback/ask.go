@@ -1,0 +1,169 @@
+package rollback
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
+	"github.com/1pass-dev/playbook-operator/controllers/incident/journal"
+	"github.com/1pass-dev/playbook-operator/controllers/playbook"
+	"github.com/1pass-dev/playbook-operator/controllers/systems/outbound"
+	"github.com/1pass-dev/playbook-operator/controllers/systems/render"
+)
+
+// request is the one call that makes a rollback. What came of it is read from Render's deploys.
+type request struct {
+	*Rollback
+	api  *render.Client
+	plan *v1alpha1.IncidentRollback
+	saw  string // the newest deploy before the call
+	// holder is the Incident that has the service, where this one may not ask.
+	holder string
+}
+
+// ask Render once, or look for what came of an earlier call.
+func (r *Rollback) ask(ctx context.Context, api *render.Client, plan *v1alpha1.IncidentRollback,
+	saw string) (playbook.Outcome, error) {
+	q := &request{Rollback: r, api: api, plan: plan, saw: saw}
+	effect := playbook.Effect{
+		Class: playbook.AtMostOnce, Settle: journal.Settle, Now: r.Now, Intend: q.intend, Act: q.act, Look: q.look,
+		Withdraw: q.withdraw,
+	}
+	if ours := r.ours(); ours != nil && ours.State == v1alpha1.RollbackRequested {
+		effect.Intended = ours.RequestedAt.Time
+	}
+	fate, err := effect.Do(ctx)
+	refusal := (*outbound.Refused)(nil)
+	switch {
+	case fate == playbook.Made:
+		return r.follow(ctx, r.ours())
+	case fate == playbook.Lost:
+		r.Record(v1alpha1.ReasonRollingBack, "Render was asked to roll %s back to %s, and its answer was lost",
+			plan.Service, plan.To)
+		return q.awaited(), nil
+	case fate == playbook.Open:
+		return q.awaited(), nil
+	case fate == playbook.Withdrawn && errors.As(err, &refusal):
+		return r.refused(plan, refusal), nil
+	case fate == playbook.Withdrawn:
+		return journal.Patient("Render", err)
+	case fate == playbook.Untold:
+		return r.unsettled(v1alpha1.ReasonOutcomeUnknown, fmt.Sprintf(
+			"Render was asked once to roll %s back to %s (%s), and shows no such deploy. "+
+				"It is not asked again: see its dashboard, and roll back by hand if need "+
+				"be", plan.Service, plan.To, plan.ToCommit)), nil
+	case q.holder != "":
+		return busy(plan.Service, q.holder), nil
+	}
+	return playbook.Outcome{}, err
+}
+
+// awaited is the wait for a deploy that shows what came of the call.
+func (q *request) awaited() playbook.Outcome {
+	return playbook.Wait(q.Until(q.Now.Add(deployInterval)), v1alpha1.ReasonRollingBack,
+		"Render was asked to roll %s back to %s (%s), and its answer was lost; what came of it is read from its deploys",
+		q.plan.Service, q.plan.To, q.plan.ToCommit).Loud()
+}
+
+// intend writes in both places that Render is asked.
+func (q *request) intend(ctx context.Context) (may bool, err error) {
+	q.holder, err = q.take(ctx, q.plan, func(c *v1alpha1.ServiceRollback) {
+		c.State, c.SawDeploy, c.RequestedAt = v1alpha1.RollbackRequested, q.saw, journal.Seconds(q.Now)
+	})
+	if err != nil || q.holder != "" {
+		return false, err
+	}
+	if err := q.keep(ctx, q.plan); err != nil {
+		// Nothing was asked yet.
+		return false, errors.Join(err, q.amend(ctx, q.plan.Service, withdrawn(v1alpha1.RollbackPreparing)))
+	}
+	return true, nil
+}
+
+func (q *request) act(ctx context.Context) error {
+	made, err := q.api.Rollback(ctx, q.plan.ServiceID, q.plan.To)
+	if outbound.NoEffect(err) {
+		return &playbook.NoEffect{Err: err}
+	}
+	if err != nil {
+		return err
+	}
+	return q.adopt(ctx, made.ID)
+}
+
+// look for the deploy that the call made.
+func (q *request) look(ctx context.Context) (bool, error) {
+	ours := q.ours()
+	if ours.State != v1alpha1.RollbackRequested {
+		return true, nil // its answer named the deploy
+	}
+	deploys, err := q.history(ctx, q.api)
+	if err != nil {
+		return false, err
+	}
+	made := madeBy(ours, deploys)
+	if made == nil {
+		return false, nil
+	}
+	return true, q.adopt(ctx, made.ID)
+}
+
+// adopt the deploy that the call made.
+func (q *request) adopt(ctx context.Context, deployID string) error {
+	q.Record(v1alpha1.ReasonRollingBack, "%s is rolled back from %s to %s, by %s", q.plan.Service, q.plan.FromCommit,
+		q.plan.ToCommit, deployID)
+	return q.amend(ctx, q.plan.Service, func(c *v1alpha1.ServiceRollback) {
+		c.State,
+			c.DeployID = v1alpha1.RollbackDeploying, deployID
+	})
+}
+
+// withdraw what Render certainly did not do.
+func (q *request) withdraw(ctx context.Context, answer error) error {
+	to := v1alpha1.RollbackPreparing
+	if refusal := (*outbound.Refused)(nil); errors.As(answer, &refusal) {
+		to = v1alpha1.RollbackRefused
+	}
+	return q.amend(ctx, q.plan.Service, withdrawn(to))
+}
+
+func withdrawn(to v1alpha1.RollbackState) func(*v1alpha1.ServiceRollback) {
+	return func(c *v1alpha1.ServiceRollback) { c.State, c.RequestedAt = to, nil }
+}
+
+// refused is where Render certainly did nothing. Where the target's artifact is gone, the next older one is the target.
+// Where the account is refused, or nothing could be sent, no other target helps.
+func (r *Rollback) refused(plan *v1alpha1.IncidentRollback, refusal *outbound.Refused) playbook.Outcome {
+	said := playbook.Normalise(refusal.Error())
+	r.Warn(v1alpha1.ReasonRefused, "Render refused to roll %s back to %s (%s): %s", plan.Service, plan.To, plan.ToCommit,
+		said)
+	if slices.Contains([]int{0, http.StatusUnauthorized, http.StatusForbidden}, refusal.Status) {
+		return playbook.Stall(v1alpha1.ReasonRefused,
+			"Render refused to roll %s back to %s: %s. Mend spec.render of Platform %q, or roll back by hand. To try again: %s",
+			plan.Service, plan.To, said, r.Platform.Name, r.ResumeCommand())
+	}
+	plan.Refused = append(plan.Refused, plan.To)
+	return playbook.Wait(time.Millisecond, v1alpha1.ReasonRollingBack,
+		"Render refused to roll %s back to %s: %s. The next older deploy is looked for", plan.Service, plan.To, said)
+}
+
+// madeBy finds the deploy that a rollback made: one by a rollback, of its commit, newer than what was there before
+// Render was asked.
+func madeBy(ours *v1alpha1.ServiceRollback, deploys []render.Deploy) *render.Deploy {
+	i := slices.IndexFunc(deploys, func(d render.Deploy) bool { return d.ID == ours.SawDeploy })
+	if i < 0 {
+		return nil
+	}
+	saw := deploys[i].CreatedAt
+	for _, d := range deploys {
+		if d.ID != ours.SawDeploy && d.Trigger == render.TriggerRollback && d.Commit == ours.ToCommit &&
+			!d.CreatedAt.Before(saw) {
+			return &d
+		}
+	}
+	return nil
+}

@@ -1,0 +1,98 @@
+package playbook
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
+)
+
+// An Act is a change of the platform that a playbook is about to make.
+type Act struct {
+	Object client.Object
+	// Resource is the object's kind in kubectl's words.
+	Resource string
+	Platform *v1alpha1.Platform
+	// Required are the steps that wait for an approval. Without one the act needs none.
+	Required []string
+	// Approvals are those that the object's spec gives.
+	Approvals []v1alpha1.Approval
+	// Digest is of exactly what would be done, and What says the same to a person.
+	Digest, What string
+	// Again is how soon to look again while the act waits. Zero: not before the object or its Platform is changed.
+	Again time.Duration
+}
+
+// Required are the steps of a kind that wait for an approval by the Platform's rules, where the act is about so many
+// entries.
+func Required(p *v1alpha1.Platform, kind string, entries int64) []string {
+	var steps []string
+	for _, rule := range p.Spec.RequireApproval {
+		if rule.Kind == kind && (rule.AboveEntries == nil || entries > *rule.AboveEntries) {
+			steps = append(steps, rule.Step)
+		}
+	}
+	return steps
+}
+
+// MayAct returns the zero Outcome where the act may happen now, by what the object and its Platform say at this moment.
+// Otherwise it returns what the step waits for. It is asked before the first effect: what a person has not approved is
+// not tried either.
+func (a Act) MayAct() Outcome {
+	if a.Platform.Spec.Automation == v1alpha1.AutomationObserveOnly {
+		return Wait(a.Again, v1alpha1.ReasonAutomationOff, "Platform %q is ObserveOnly: nothing is changed until its "+
+			"spec.automation is Enabled",
+			a.Platform.Name)
+	}
+	missing, other := Unapproved(a.Approvals, a.Required, a.Digest)
+	if len(missing) == 0 {
+		return Outcome{}
+	}
+	note := ""
+	if len(other) > 0 {
+		note = fmt.Sprintf(" (the approval given for %s is for another digest)", strings.Join(other, ", "))
+	}
+	return Wait(a.Again, v1alpha1.ReasonWaitingForApproval, "%s waits for approval of %s, %s%s. To approve: %s",
+		strings.Join(missing, " and "), a.What, a.Digest, note,
+		ApproveCommand(a.Object, a.Resource, a.Approvals, missing, a.Digest))
+}
+
+// Unapproved lists the required steps that are not approved with the digest, and those of them that are approved with
+// another.
+func Unapproved(given []v1alpha1.Approval, required []string, digest string) (missing, other []string) {
+	for _, step := range required {
+		i := slices.IndexFunc(given, func(a v1alpha1.Approval) bool { return a.Step == step })
+		if i >= 0 && given[i].Digest == digest {
+			continue
+		}
+		missing = append(missing, step)
+		if i >= 0 {
+			other = append(other, step)
+		}
+	}
+	return missing, other
+}
+
+// ApproveCommand is what to type to approve missing steps. A merge patch replaces the list, so it repeats the approvals
+// that stay.
+func ApproveCommand(obj client.Object, resource string, given []v1alpha1.Approval, missing []string,
+	digest string) string {
+	approvals := slices.DeleteFunc(slices.Clone(given), func(a v1alpha1.Approval) bool {
+		return slices.Contains(missing,
+			a.Step)
+	})
+	for _, step := range missing {
+		approvals = append(approvals, v1alpha1.Approval{Step: step, Digest: digest, By: "YOUR-NAME"})
+	}
+	patch, err := json.Marshal(map[string]any{"spec": map[string]any{"approvals": approvals}})
+	if err != nil {
+		panic(err) // strings and slices of them always marshal
+	}
+	return fmt.Sprintf("kubectl -n %s patch %s %s --type=merge -p '%s'", obj.GetNamespace(), resource, obj.GetName(),
+		patch)
+}

@@ -1,0 +1,67 @@
+package playbook
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"k8s.io/client-go/tools/events"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+
+	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
+)
+
+// closeDeadline is how long a deleted object waits for its operation to be closed. After that the object goes, so that
+// no namespace hangs on a dead database: an effect is only begun for an object that still exists.
+const (
+	closeDeadline = time.Minute
+	closeInterval = 5 * time.Second
+	closeTimeout  = 15 * time.Second
+)
+
+// Finalize lets a deleted object go once closeOperation has closed its operation.
+func Finalize(ctx context.Context, c client.Client, recorder events.EventRecorder, obj Object,
+	closeOperation func(context.Context) error,
+) (ctrl.Result, error) {
+	if !controllerutil.ContainsFinalizer(obj, v1alpha1.Finalizer) {
+		return ctrl.Result{}, nil
+	}
+	if !Finished(obj) {
+		closing, cancel := context.WithTimeout(ctx, closeTimeout)
+		err := closeOperation(closing)
+		cancel()
+		if err != nil && time.Since(obj.GetDeletionTimestamp().Time) < closeDeadline {
+			// Not as an error, whose backoff would overshoot the deadline.
+			ctrl.LoggerFrom(ctx).Error(err, "closing the operation of a deleted object")
+			return ctrl.Result{RequeueAfter: closeInterval}, nil
+		}
+		if err != nil {
+			recorder.Eventf(obj, nil, "Warning", "OperationLeftOpen", "Delete", "%s",
+				Normalise(fmt.Sprintf("the operation could not be closed in the ledger and was left open: %v", err)))
+		}
+	}
+	return Result(ctx, 0, release(ctx, c, obj), nil)
+}
+
+// release takes the finalizer off: nothing is left to be taken back or closed.
+func release(ctx context.Context, c client.Client, obj Object) error {
+	return client.IgnoreNotFound(PatchFinalizer(ctx, c, obj, controllerutil.RemoveFinalizer))
+}
+
+// PatchFinalizer adds or removes the finalizer, by controllerutil's AddFinalizer or RemoveFinalizer, under the
+// optimistic lock.
+func PatchFinalizer(ctx context.Context, c client.Client, obj client.Object,
+	change func(client.Object, string) bool) error {
+	patched := obj.DeepCopyObject().(client.Object)
+	if !change(patched, v1alpha1.Finalizer) {
+		return nil
+	}
+	if err := c.Patch(ctx, patched, client.MergeFromWithOptions(obj, client.MergeFromWithOptimisticLock{})); err != nil {
+		return fmt.Errorf("patching the finalizer: %w", err)
+	}
+	obj.SetFinalizers(patched.GetFinalizers())
+	obj.SetResourceVersion(patched.GetResourceVersion())
+	return nil
+}

@@ -1,0 +1,100 @@
+package playbook
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/client-go/tools/events"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
+)
+
+// writeInterval is how often a status is written at most whose messages and counts alone have changed.
+const writeInterval = time.Second
+
+// A Visit is what a pass has of its object: as the pass changes it, and as the API server has it. It is the one way to
+// save a status.
+type Visit[O Object] struct {
+	Obj O
+
+	written  O
+	client   client.Client
+	recorder events.EventRecorder
+	memory   *Memory
+	action   string
+}
+
+// Save writes a changed status under the optimistic lock, and then tells about it. What is decided after it was decided
+// by this process alone, so it comes before an effect.
+func (v *Visit[O]) Save(ctx context.Context) error {
+	base := v.asWritten()
+	if equality.Semantic.DeepEqual(base, v.Obj) {
+		return nil
+	}
+	if err := PatchStatus(ctx, v.client, base, v.Obj); err != nil {
+		return err
+	}
+	v.memory.wrote(client.ObjectKeyFromObject(v.Obj))
+	Tell(v.recorder, v.written, v.Obj, v.action)
+	v.written = v.Obj.DeepCopyObject().(O)
+	return nil
+}
+
+// asWritten is the object with the status that the API server has.
+func (v *Visit[O]) asWritten() O {
+	base := v.Obj.DeepCopyObject().(O)
+	base.SetStatusOf(v.written)
+	return base
+}
+
+// SaveInTime is Save at the end of a pass. What is late may wait until a second after the last write: the messages of
+// conditions, and what dropLate drops from an object. It then returns how soon to come back for it.
+func (v *Visit[O]) SaveInTime(ctx context.Context, dropLate func(O)) (again time.Duration, err error) {
+	if wait := v.memory.sinceWrite(client.ObjectKeyFromObject(v.Obj)); wait < writeInterval {
+		is, was := v.Obj.DeepCopyObject().(O), v.asWritten()
+		if equality.Semantic.DeepEqual(is, was) {
+			return 0, nil
+		}
+		for _, obj := range []O{is, was} {
+			if dropLate != nil {
+				dropLate(obj)
+			}
+			for i := range *obj.GetConditions() {
+				(*obj.GetConditions())[i].Message = ""
+			}
+		}
+		if equality.Semantic.DeepEqual(is, was) {
+			return writeInterval - wait, nil
+		}
+	}
+	return 0, v.Save(ctx)
+}
+
+// PatchStatus writes obj's status under the optimistic lock. base is obj with the status that the API server has.
+func PatchStatus(ctx context.Context, c client.Client, base, obj client.Object) error {
+	// The patch replaces what it is given by what the server answered.
+	answered := obj.DeepCopyObject().(client.Object)
+	if err := c.Status().Patch(ctx, answered, client.MergeFromWithOptions(base,
+		client.MergeFromWithOptimisticLock{})); err != nil {
+		return err
+	}
+	obj.SetResourceVersion(answered.GetResourceVersion())
+	return nil
+}
+
+// Tell emits an event when the root condition's reason changed.
+func Tell(recorder events.EventRecorder, before, obj Object, action string) {
+	was, is := condition(before, v1alpha1.ConditionReady), condition(obj, v1alpha1.ConditionReady)
+	if is == nil || was != nil && was.Reason == is.Reason {
+		return
+	}
+	kind := "Normal"
+	if Stalled(obj) || slices.Contains(troubles, is.Reason) {
+		kind = "Warning"
+	}
+	// The API takes notes of up to 1024 bytes.
+	recorder.Eventf(obj, nil, kind, is.Reason, action, "%.1000s", is.Message)
+}

@@ -1,0 +1,231 @@
+package evidencematrix
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
+)
+
+const (
+	otherOpen      = "another category is open"
+	sameOpen       = "the same category is open"
+	acknowledged   = "acknowledged"
+	observeOnly    = "ObserveOnly"
+	restarted      = "manager restarted"
+	reapplied      = "Platform applied again"
+	approved       = "approved"
+	approvedOther  = "another pair approved"
+	resolvedByHand = "resolved by hand"
+	// workers keep the API server busy while the far sides are waited for.
+	workers = 6
+)
+
+// A cell is one Incident, what the signals say of it, and what else is so.
+type cell struct {
+	category v1alpha1.IncidentCategory
+	pattern  string
+	opener   string
+	severity v1alpha1.Severity
+	twist    string
+}
+
+func (c cell) String() string {
+	return fmt.Sprintf("%s, signals %s, opened by %s, severity %q, %s", c.category, c.pattern, c.opener, c.severity,
+		c.twist)
+}
+
+// cells are the product, and each pair of category and signals with each twist, without a severity.
+func cells() (all []cell) {
+	categories := append(of(v1alpha1.CategoryUnclassified, outage, webhook, keyExposed), reported...)
+	for _, category := range categories {
+		for _, pattern := range patterns {
+			for _, opener := range of(person, bySignals) {
+				for _, severity := range of(notGiven, sev1, sev3) {
+					if category != keyExposed || severity != sev3 {
+						all = append(all, cell{category, pattern, opener, severity, ""})
+					}
+				}
+				for _, t := range twists {
+					// The signals open none where the same category is open: controllers/claims holds that.
+					if t.name != sameOpen || opener == person {
+						all = append(all, cell{category, pattern, opener, notGiven, t.name})
+					}
+				}
+			}
+		}
+	}
+	return all
+}
+
+func TestEvidenceMatrix(t *testing.T) {
+	began, all := time.Now(), cells()
+	var beyond atomic.Int64
+	var group sync.WaitGroup
+	queue := make(chan int)
+	for range workers {
+		group.Go(func() {
+			for i := range queue {
+				want, rows := all[i].want()
+				got, err := all[i].play(t.Context(), fmt.Sprintf("cell-%d", i), faults{})
+				if err != nil || rows != 1 || got != want {
+					beyond.Add(1)
+					t.Errorf("%s:\n got %q,\nwant %q by %d rows: %v", all[i], got, want, rows, err)
+				}
+			}
+		})
+	}
+	for i := range all {
+		queue <- i
+	}
+	close(queue)
+	group.Wait()
+	caught := catch(t)
+	fmt.Printf("evidence matrix Incident: %d cells, %d beyond the table; %d/%d variants caught; %s\n",
+		len(all), beyond.Load(), caught, len(variants), time.Since(began).Round(time.Second))
+}
+
+// play runs a cell: the Incident is opened, the manager looks; two minutes later, after the turn, comes the twist; the
+// manager looks after eight minutes, and after 31.
+func (c cell) play(ctx context.Context, name string, faulty faults) (string, error) {
+	automation := v1alpha1.AutomationEnabled
+	if c.twist == observeOnly {
+		automation = v1alpha1.AutomationObserveOnly
+	}
+	s, err := newScene(ctx, name, automation, faulty)
+	if err != nil {
+		return "", err
+	}
+	defer farSides.Delete(name)
+	var first string
+	if first, err = c.openFirst(s); err != nil {
+		return "", err
+	}
+	obj, err := c.open(s)
+	if err != nil {
+		return "", err
+	}
+	if err := c.passes(s, obj, first); err != nil {
+		return "", err
+	}
+	return s.outcome(obj)
+}
+
+func (c cell) passes(s *scene, obj, first string) error {
+	at := func(d time.Duration) error {
+		s.now = s.opened.Add(d)
+		s.signals = look(c.pattern, c.opener == bySignals, s.opened, s.now)
+		return s.pass(obj)
+	}
+	if err := at(0); err != nil {
+		return err
+	}
+	s.now = s.opened.Add(2 * time.Minute)
+	if err := c.turns(s, obj); err != nil {
+		return err
+	}
+	for _, d := range []time.Duration{8 * time.Minute, 31 * time.Minute} {
+		if err := at(d); err != nil {
+			return err
+		}
+		if first != "" && c.twist == otherOpen {
+			if err := s.pass(first); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// openFirst opens the Incident that is open beside the cell's: a person's sev3, while all is good.
+func (c cell) openFirst(s *scene) (string, error) {
+	category := c.category
+	switch {
+	case c.twist == otherOpen && c.category == v1alpha1.CategoryMergeInconsistency:
+		category = v1alpha1.CategoryKeyMismatch
+	case c.twist == otherOpen:
+		category = v1alpha1.CategoryMergeInconsistency
+	case c.twist != sameOpen:
+		return "", nil
+	}
+	spec := v1alpha1.IncidentSpec{Category: category, Severity: sev3, Affected: affected(category)}
+	if category == keyExposed {
+		spec.Severity = v1alpha1.Sev2
+	}
+	first, err := s.open(&v1alpha1.Incident{ObjectMeta: metav1.ObjectMeta{Name: "first"}, Spec: spec})
+	if err != nil {
+		return "", err
+	}
+	s.signals = good(s.now.Add(-10*time.Hour), up, webhooks)
+	return first, s.pass(first)
+}
+
+func affected(category v1alpha1.IncidentCategory) *v1alpha1.IncidentAffected {
+	if category == keyExposed {
+		return &v1alpha1.IncidentAffected{ApplicationIDs: []string{"42"}, Kid: "whk_1"}
+	}
+	return nil
+}
+
+// open the cell's Incident. A severity of one that opened by itself is patched in before the first pass.
+func (c cell) open(s *scene) (string, error) {
+	i := &v1alpha1.Incident{ObjectMeta: metav1.ObjectMeta{Name: "cell"}}
+	i.Spec.Category, i.Spec.Affected = c.category, affected(c.category)
+	if c.opener == person {
+		i.Spec.Severity = c.severity
+		return s.open(i)
+	}
+	if slices.Contains(reported, c.category) || c.category == keyExposed {
+		i.Annotations = map[string]string{v1alpha1.AnnotationSeenSeverity: "sev2", v1alpha1.AnnotationSeenBy: "AlertFires"}
+		i.Spec.Onset, i.Spec.Severity = new(metav1.NewTime(s.now.Add(-30*time.Second))), c.severity
+		return s.open(i)
+	}
+	name, err := s.openBySignals(c.category, seen(c.category, c.pattern, s.now))
+	if err == nil && c.severity != notGiven {
+		err = s.patch(i, name, fmt.Sprintf(`{"spec":{"severity":%q}}`, c.severity))
+	}
+	return name, err
+}
+
+// turns does what the twist is.
+func (c cell) turns(s *scene, name string) error {
+	switch c.twist {
+	case acknowledged:
+		return s.patch(&v1alpha1.Incident{}, name, `{"spec":{"acknowledgement":{"by":"kim"}}}`)
+	case resolvedByHand:
+		return s.patch(&v1alpha1.Incident{}, name, `{"spec":{"resolution":{"by":"dana"}}}`)
+	case restarted:
+		s.manager, s.signals = s.newManager(), nil
+		return s.pass(name)
+	case reapplied:
+		p := &v1alpha1.Platform{ObjectMeta: metav1.ObjectMeta{Namespace: s.name, Name: "p"}}
+		if err := kube.Delete(s.ctx, p); err != nil {
+			return err
+		}
+		return s.applyPlatform()
+	case approved, approvedOther:
+		return s.approve(name, c.twist == approvedOther)
+	}
+	return nil
+}
+
+// approve the pair that an Incident asks for, or where it asks for none or for another, one that is not live.
+func (s *scene) approve(name string, other bool) error {
+	obj, err := s.get(name)
+	if err != nil {
+		return err
+	}
+	digest := "sha256:1111111111111111111111111111111111111111111111111111111111111111"
+	if obj.Status.Rollback != nil && !other {
+		digest = obj.Status.Rollback.Digest
+	}
+	return s.patch(obj, name, fmt.Sprintf(`{"spec":{"approvals":[{"step":"RolledBack","digest":%q,"by":"dana"}]}}`,
+		digest))
+}

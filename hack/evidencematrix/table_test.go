@@ -1,0 +1,185 @@
+package evidencematrix
+
+import (
+	"slices"
+
+	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
+)
+
+const (
+	person     = "a person"
+	bySignals  = "the signals"
+	notGiven   = v1alpha1.Severity("")
+	keyExposed = v1alpha1.CategoryKeyExposure
+	webhook    = v1alpha1.CategoryWebhookDelivery
+	outage     = v1alpha1.CategoryOutage
+	all        = "" // of what a row does not select by
+)
+
+// A row says what becomes of the cells that it selects: "pages; rollback; state; public", as scene.outcome writes it,
+// 31 minutes after the Incident was opened. Nobody acknowledges, and the signals stay as they are after the turn.
+type row struct {
+	categories []v1alpha1.IncidentCategory
+	opener     string
+	severity   []v1alpha1.Severity
+	patterns   []string
+	want       string
+}
+
+func of[T any](v ...T) []T { return v }
+
+var (
+	sev1, sev3 = v1alpha1.Sev1, v1alpha1.Sev3
+	reported   = of(v1alpha1.CategoryMergeInconsistency, v1alpha1.CategoryKeyMismatch)
+	// quiet are the patterns in which no signal is bad from the moment on at which the Incident is there.
+	quiet = of(Good, BadBefore, Unknown, NeverGood, GoodThenUnknown)
+)
+
+// table is written by hand from the evidence table of the Incident. Each cell has exactly one row.
+var table = []row{
+	// An Outage that a person reports. Its floor is sev2. What no signal confirms is never closed by signals, and never
+	// rolled back without an approval.
+	{of(outage), person, of(notGiven), quiet, "E2; asks; unconfirmed; -"},
+	{of(outage), person, of(notGiven), of(Bad), "E1 O1; back; bad; public"},
+	{of(outage), person, of(notGiven), of(BadBy4xx), "E1 O1; asks; bad; public"},
+	{of(outage), person, of(notGiven), of(Flaky), "E2; asks; bad; -"},
+	{of(outage), person, of(notGiven), of(BadThenGood), "E1r; back; closed; -"},
+	{of(outage), person, of(notGiven), of(BadThenUnknown), "E1 O1; back; lost; -"},
+	{of(outage), person, of(notGiven), of(Rises), "E2 E1 O1; back; bad; public"},
+	// With sev1, a sev2 signal does not confirm it.
+	{of(outage), person, of(sev1), quiet, "E1 O1; asks; unconfirmed; -"},
+	{of(outage), person, of(sev1), of(Bad), "E1 O1; back; bad; public"},
+	{of(outage), person, of(sev1), of(BadBy4xx), "E1 O1; asks; bad; public"},
+	{of(outage), person, of(sev1), of(Flaky), "E1 O1; asks; bad; -"},
+	{of(outage), person, of(sev1), of(BadThenGood), "E1r; back; closed; -"},
+	{of(outage), person, of(sev1), of(BadThenUnknown), "E1 O1; back; lost; -"},
+	{of(outage), person, of(sev1), of(Rises), "E1 O1; back; bad; public"},
+	// With sev3, nobody is paged and the public is not told. The evidence for a rollback is the same.
+	{of(outage), person, of(sev3), quiet, "-; asks; unconfirmed; -"},
+	{of(outage), person, of(sev3), of(Bad, Rises), "-; back; bad; -"},
+	{of(outage), person, of(sev3), of(BadBy4xx, Flaky), "-; asks; bad; -"},
+	{of(outage), person, of(sev3), of(BadThenGood), "-; back; closed; -"},
+	{of(outage), person, of(sev3), of(BadThenUnknown), "-; back; lost; -"},
+
+	// An Outage that the signals opened: what they saw confirms it, also where it is good or unknown a moment later.
+	{of(outage), bySignals, of(notGiven, sev1), of(Good, BadBefore), "E1r; -; closed; -"},
+	{of(outage), bySignals, of(notGiven, sev1), of(Unknown, NeverGood, GoodThenUnknown), "E1 O1; asks; lost; -"},
+	{of(outage), bySignals, of(notGiven, sev1), of(Bad), "E1 O1; back; bad; public"},
+	{of(outage), bySignals, of(notGiven, sev1), of(BadBy4xx), "E1 O1; asks; bad; public"},
+	{of(outage), bySignals, of(notGiven), of(Flaky), "E2; asks; bad; -"},
+	{of(outage), bySignals, of(sev1), of(Flaky), "E1 O1; asks; bad; -"},
+	{of(outage), bySignals, of(notGiven, sev1), of(BadThenGood), "E1r; back; closed; -"},
+	{of(outage), bySignals, of(notGiven, sev1), of(BadThenUnknown), "E1 O1; back; lost; -"},
+	{of(outage), bySignals, of(notGiven), of(Rises), "E2 E1 O1; back; bad; public"},
+	{of(outage), bySignals, of(sev1), of(Rises), "E1 O1; back; bad; public"},
+	{of(outage), bySignals, of(sev3), of(Good, BadBefore), "-; -; closed; -"},
+	{of(outage), bySignals, of(sev3), of(Unknown, NeverGood, GoodThenUnknown), "-; asks; lost; -"},
+	{of(outage), bySignals, of(sev3), of(Bad, Rises), "-; back; bad; -"},
+	{of(outage), bySignals, of(sev3), of(BadBy4xx, Flaky), "-; asks; bad; -"},
+	{of(outage), bySignals, of(sev3), of(BadThenGood), "-; back; closed; -"},
+	{of(outage), bySignals, of(sev3), of(BadThenUnknown), "-; back; lost; -"},
+
+	// WebhookDelivery: the signal of the webhooks is sev2. No signal rolls anything back, or closes it.
+	{of(webhook), person, of(notGiven), quiet, "-; -; person; -"},
+	{of(webhook), person, of(notGiven), of(Bad, BadBy4xx, Flaky, BadThenGood, BadThenUnknown, Rises), "E2; -; person; -"},
+	{of(webhook), bySignals, of(notGiven), patterns, "E2; -; person; -"},
+
+	// Unclassified: all signals raise it.
+	{of(v1alpha1.CategoryUnclassified), person, of(notGiven), quiet, "-; -; person; -"},
+	{of(v1alpha1.CategoryUnclassified), bySignals, of(notGiven), quiet, "E2; -; person; -"},
+	{of(v1alpha1.CategoryUnclassified), all, of(notGiven), of(Flaky), "E2; -; person; -"},
+	{of(v1alpha1.CategoryUnclassified), all, of(notGiven), of(Bad, BadBy4xx, BadThenGood, BadThenUnknown),
+		"E1 O1; -; person; -"},
+	{of(v1alpha1.CategoryUnclassified), all, of(notGiven), of(Rises), "E2 E1 O1; -; person; -"},
+
+	// No signal is about these. An alert that opens one passes sev2.
+	{reported, person, of(notGiven), patterns, "-; -; person; -"},
+	{reported, bySignals, of(notGiven), patterns, "E2; -; person; -"},
+	// Its floor is sev2, and a sev3 is refused.
+	{of(keyExposed), all, of(notGiven), patterns, "E2; -; person; -"},
+
+	// A person's severity is final.
+	{append(of(webhook, v1alpha1.CategoryUnclassified, keyExposed), reported...), all, of(sev1), patterns,
+		"E1 O1; -; person; -"},
+	{append(of(webhook, v1alpha1.CategoryUnclassified), reported...), all, of(sev3), patterns, "-; -; person; -"},
+}
+
+// twists are what else is so, each with what it changes of an outcome. An outcome that a twist does not name stays as
+// it is.
+var twists = []struct {
+	name    string
+	changes map[string]string
+}{
+	{otherOpen, nil},
+	{restarted, nil},
+	{reapplied, nil},
+	{observeOnly, map[string]string{
+		"E1 O1; back; bad; public":    "E1 O1; AutomationOff; bad; -",
+		"E1 O1; asks; bad; public":    "E1 O1; asks; bad; -",
+		"E1r; back; closed; -":        "E1r; -; closed; -",
+		"E1 O1; back; lost; -":        "E1 O1; asks; lost; -",
+		"E2 E1 O1; back; bad; public": "E2 E1 O1; AutomationOff; bad; -",
+	}},
+	{acknowledged, map[string]string{
+		"E2; asks; unconfirmed; -":    "E2a; asks; unconfirmed; -",
+		"E2; asks; bad; -":            "E2a; asks; bad; -",
+		"E2; -; person; -":            "E2a; -; person; -",
+		"E1 O1; back; bad; public":    "E1a; back; bad; public",
+		"E1 O1; asks; bad; public":    "E1a; asks; bad; public",
+		"E1 O1; back; lost; -":        "E1a; back; lost; -",
+		"E1 O1; asks; lost; -":        "E1a; asks; lost; -",
+		"E1 O1; -; person; -":         "E1a; -; person; -",
+		"E2 E1 O1; back; bad; public": "E2a E1 O1; back; bad; public",
+		"E2 E1 O1; -; person; -":      "E2a E1 O1; -; person; -",
+	}},
+	{approved, map[string]string{
+		"E2; asks; unconfirmed; -": "E2; back; unconfirmed; -",
+		"E2; asks; bad; -":         "E2; back; bad; -",
+		"E1 O1; asks; bad; public": "E1 O1; back; bad; public",
+		"E1 O1; asks; lost; -":     "E1 O1; back; lost; -",
+		"E1r; -; closed; -":        "E1r; back; closed; -",
+	}},
+	// A pair that is not live any more. The new one is live since after the turn, and no signal is bad by a ground since.
+	{approvedOther, nil},
+	{resolvedByHand, map[string]string{
+		"E2; asks; unconfirmed; -":    "E2r; -; closed; -",
+		"E2; asks; bad; -":            "E2r; -; closed; -",
+		"E2; -; person; -":            "E2r; -; closed; -",
+		"-; -; person; -":             "-; -; closed; -",
+		"E1 O1; -; person; -":         "E1r; -; closed; -",
+		"E1 O1; asks; bad; public":    "E1r; -; closed; -",
+		"E1 O1; asks; lost; -":        "E1r; -; closed; -",
+		"E1 O1; back; bad; public":    "E1r; back and auto-deploy on; closed; -",
+		"E1 O1; back; lost; -":        "E1r; back and auto-deploy on; closed; -",
+		"E1r; back; closed; -":        "E1r; back and auto-deploy on; closed; -",
+		"E2 E1 O1; back; bad; public": "E2r; -; closed; -",
+		"E2 E1 O1; -; person; -":      "E2r; -; closed; -",
+	}},
+	// The first keeps the place, and is a person's sev3 about nothing. This one pages only. It does not close what it
+	// cannot see the end of.
+	{sameOpen, map[string]string{
+		"E2; asks; unconfirmed; -":    "E2; WaitingForOther; unconfirmed; -",
+		"E2; asks; bad; -":            "E2; WaitingForOther; bad; -",
+		"E1 O1; back; bad; public":    "E1 O1; WaitingForOther; bad; -",
+		"E1 O1; asks; bad; public":    "E1 O1; WaitingForOther; bad; -",
+		"E1r; back; closed; -":        "E1r; -; closed; -",
+		"E1 O1; back; lost; -":        "E1 O1; WaitingForOther; lost; -",
+		"E2 E1 O1; back; bad; public": "E2 E1 O1; WaitingForOther; bad; -",
+	}},
+}
+
+// want is the outcome of a cell by the table, and how many rows select it.
+func (c cell) want() (want string, rows int) {
+	for _, r := range table {
+		if slices.Contains(r.categories, c.category) && (r.opener == all || r.opener == c.opener) &&
+			slices.Contains(r.severity, c.severity) && slices.Contains(r.patterns, c.pattern) {
+			want, rows = r.want, rows+1
+		}
+	}
+	for _, t := range twists {
+		if changed, ok := t.changes[want]; ok && t.name == c.twist {
+			return changed, rows
+		}
+	}
+	return want, rows
+}
