@@ -40,7 +40,12 @@ const turn = time.Minute
 
 // say makes a signal that is in a state since an instant.
 func say(condition string, state metav1.ConditionStatus, since time.Time) signals.Signal {
-	return signals.Signal{Condition: condition, State: state, Since: since, Message: condition + " is " + string(state)}
+	severity := v1alpha1.Sev1
+	if condition == endpoints || condition == webhooks {
+		severity = v1alpha1.Sev2
+	}
+	return signals.Signal{Condition: condition, State: state, Severity: severity, Since: since, Message: condition +
+		" is " + string(state)}
 }
 
 func good(since time.Time, conditions ...string) (s []signals.Signal) {

@@ -109,18 +109,20 @@ var table = []row{
 var twists = []struct {
 	name    string
 	changes map[string]string
+	// rising are the changes of what only rises after the twist, where they are others.
+	rising map[string]string
 }{
-	{otherOpen, nil},
-	{restarted, nil},
-	{reapplied, nil},
-	{observeOnly, map[string]string{
+	{name: otherOpen},
+	{name: restarted},
+	{name: reapplied},
+	{name: observeOnly, changes: map[string]string{
 		"E1 O1; back; bad; public":    "E1 O1; AutomationOff; bad; -",
 		"E1 O1; asks; bad; public":    "E1 O1; asks; bad; -",
 		"E1r; back; closed; -":        "E1r; -; closed; -",
 		"E1 O1; back; lost; -":        "E1 O1; asks; lost; -",
 		"E2 E1 O1; back; bad; public": "E2 E1 O1; AutomationOff; bad; -",
 	}},
-	{acknowledged, map[string]string{
+	{name: acknowledged, changes: map[string]string{
 		"E2; asks; unconfirmed; -":    "E2a; asks; unconfirmed; -",
 		"E2; asks; bad; -":            "E2a; asks; bad; -",
 		"E2; -; person; -":            "E2a; -; person; -",
@@ -131,17 +133,25 @@ var twists = []struct {
 		"E1 O1; -; person; -":         "E1a; -; person; -",
 		"E2 E1 O1; back; bad; public": "E2a E1 O1; back; bad; public",
 		"E2 E1 O1; -; person; -":      "E2a E1 O1; -; person; -",
+	}, rising: map[string]string{
+		// It was acknowledged as sev3, before anybody was paged.
+		"E2; -; person; -": "E2; -; person; -",
 	}},
-	{approved, map[string]string{
+	// The page of the lower severity is not acknowledged any more: the higher one rings.
+	{name: ackedUnseen, changes: map[string]string{
+		"E2; -; person; -": "E2a; -; person; -",
+	}, rising: map[string]string{
+		"E2; -; person; -": "E2; -; person; -",
+	}},
+	{name: approved, changes: map[string]string{
 		"E2; asks; unconfirmed; -": "E2; back; unconfirmed; -",
 		"E2; asks; bad; -":         "E2; back; bad; -",
 		"E1 O1; asks; bad; public": "E1 O1; back; bad; public",
 		"E1 O1; asks; lost; -":     "E1 O1; back; lost; -",
-		"E1r; -; closed; -":        "E1r; back; closed; -",
 	}},
 	// A pair that is not live any more. The new one is live since after the turn, and no signal is bad by a ground since.
-	{approvedOther, nil},
-	{resolvedByHand, map[string]string{
+	{name: approvedOther},
+	{name: resolvedByHand, changes: map[string]string{
 		"E2; asks; unconfirmed; -":    "E2r; -; closed; -",
 		"E2; asks; bad; -":            "E2r; -; closed; -",
 		"E2; -; person; -":            "E2r; -; closed; -",
@@ -154,10 +164,12 @@ var twists = []struct {
 		"E1r; back; closed; -":        "E1r; back and auto-deploy on; closed; -",
 		"E2 E1 O1; back; bad; public": "E2r; -; closed; -",
 		"E2 E1 O1; -; person; -":      "E2r; -; closed; -",
+	}, rising: map[string]string{
+		"E2; -; person; -": "-; -; closed; -",
 	}},
 	// The first keeps the place, and is a person's sev3 about nothing. This one pages only. It does not close what it
 	// cannot see the end of.
-	{sameOpen, map[string]string{
+	{name: sameOpen, changes: map[string]string{
 		"E2; asks; unconfirmed; -":    "E2; WaitingForOther; unconfirmed; -",
 		"E2; asks; bad; -":            "E2; WaitingForOther; bad; -",
 		"E1 O1; back; bad; public":    "E1 O1; WaitingForOther; bad; -",
@@ -168,6 +180,9 @@ var twists = []struct {
 	}},
 }
 
+// rises says that nothing that is about the cell was bad, or had been seen bad, when the twist came.
+func (c cell) rises() bool { return c.pattern == Rises && c.category == webhook && c.opener == person }
+
 // want is the outcome of a cell by the table, and how many rows select it.
 func (c cell) want() (want string, rows int) {
 	for _, r := range table {
@@ -176,8 +191,17 @@ func (c cell) want() (want string, rows int) {
 			want, rows = r.want, rows+1
 		}
 	}
+	if c.twist == sameOpen && c.category == keyExposed {
+		return "E2 E2; -; person; -", rows // the first is sev2 at least, and pages too
+	}
 	for _, t := range twists {
-		if changed, ok := t.changes[want]; ok && t.name == c.twist {
+		if t.name != c.twist {
+			continue
+		}
+		if changed, ok := t.rising[want]; ok && c.rises() {
+			return changed, rows
+		}
+		if changed, ok := t.changes[want]; ok {
 			return changed, rows
 		}
 	}
