@@ -19,7 +19,7 @@ import (
 	"github.com/1pass-dev/playbook-operator/hack/world"
 )
 
-// What was seen when people tried it, each by its number. Those that need a manager with probes are in hack/world too.
+// What was seen when people tried it, each by its number.
 
 // sees sets the signals.
 func (s *scene) sees(each ...signals.Signal) { s.signals = signals.Signals{Each: each} }
