@@ -4,11 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -379,21 +384,43 @@ func (s *trial) remove(ctx context.Context) error {
 	})
 }
 
-// fall moves the Platform to where nothing listens. An Incident opens, is responded to, and is deleted.
+// fall lets the platform fail, once its probes have seen it well. An Incident opens, is responded to, and is deleted.
+// The trials share a site, so the failure is a proxy's before it.
 func (s *trial) fall(ctx context.Context) error {
+	behind, err := url.Parse(s.site.URL())
+	if err != nil {
+		return err
+	}
+	var down atomic.Bool
+	proxy := httputil.NewSingleHostReverseProxy(behind)
+	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if down.Load() {
+			w.WriteHeader(http.StatusBadGateway)
+			return
+		}
+		proxy.ServeHTTP(w, r)
+	}))
+	defer front.Close()
 	platform := &v1alpha1.Platform{ObjectMeta: metav1.ObjectMeta{Namespace: s.namespace, Name: s.site.Name}}
-	patch := client.RawPatch("application/merge-patch+json",
-		[]byte(`{"spec": {"url": "http://127.0.0.1:1", "autoOpen": ["Outage"], "probes": {"intervalSeconds": 1, "failures": 1}}}`))
+	patch := client.RawPatch("application/merge-patch+json", fmt.Appendf(nil,
+		`{"spec": {"url": %q, "autoOpen": ["Outage"], "probes": {"intervalSeconds": 1, "failures": 1}}}`, front.URL))
 	if err := kube.Patch(ctx, platform, patch); err != nil {
 		return err
 	}
+	if err := s.await(ctx, "the platform to be seen well", func() bool {
+		err := kube.Get(ctx, client.ObjectKeyFromObject(platform), platform)
+		return err == nil && meta.IsStatusConditionTrue(platform.Status.Conditions, v1alpha1.ConditionUpAnswers)
+	}); err != nil {
+		return err
+	}
+	down.Store(true)
 	var list v1alpha1.IncidentList
 	if err := s.await(ctx, "an Incident that is responded to", func() bool {
 		if kube.List(ctx, &list, client.InNamespace(s.namespace)) != nil || len(list.Items) != 1 {
 			return false
 		}
 		c := meta.FindStatusCondition(list.Items[0].Status.Conditions, v1alpha1.StepRolledBack)
-		return c != nil && c.Reason == v1alpha1.ReasonNotNeeded
+		return c != nil && slices.Contains([]string{v1alpha1.ReasonNoSuspect, v1alpha1.ReasonRollbackWithheld}, c.Reason)
 	}); err != nil {
 		return err
 	}
