@@ -158,6 +158,8 @@ func TestAnApprovalOfAnotherPairIsNotUsed(t *testing.T) {
 	s.expect(name, "RolledBack Unknown WaitingForApproval")
 	digest := s.get(name).Status.Rollback.Digest
 	r.BreakCommit("bad-too", logi.Breakage{})
+	// The commit is older than the onset: one that was made after it may be the fix.
+	r.AddDeploy(logi.WebService, "bad-too", "build_failed", "new_commit", time.Now().Add(-time.Hour))
 	r.Push(logi.WebService, "bad-too")
 	s.offset += 10 * time.Second
 	s.signals.Each[0].EnoughFrom = s.clock()
