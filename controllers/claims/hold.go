@@ -23,8 +23,8 @@ const quietFor = 30 * time.Minute
 
 // Want is an Incident that signals ask for.
 type Want struct {
-	// Platform that has the place.
-	Platform client.ObjectKey
+	// Platform that has the place, as the cache has it or as it was just written.
+	Platform *v1alpha1.Platform
 	Place    Place
 	// Name that the Incident gets, where no other has it.
 	Name    string
@@ -59,20 +59,30 @@ func (c Claims) Kept(ctx context.Context, p *v1alpha1.Platform, place Place, s s
 
 // Take settles who has a place while signals ask for an Incident there. It returns the name of the Incident that the
 // caller is to create now, or none. Name and place are written by then, and whoever finds them without a UID creates
-// the same name: that is one object, however many do so. After the Create the caller calls Fill. A conflict means that
-// somebody else settles it.
+// the same name: that is one object, however many do so. The Incident's first pass writes its UID, or Tidy does. A
+// conflict means that somebody else settles it.
 func (c Claims) Take(ctx context.Context, want Want) (create string, err error) {
-	before, err := c.Read(ctx, want.Platform)
-	if err != nil {
+	// A place that nobody has is written, which fails where the Platform is older than that. What is said of one that
+	// somebody has may be old, and is read again.
+	if Slot(&want.Platform.Status, want.Place) == nil {
+		if create, err = c.take(ctx, want); !apierrors.IsConflict(err) {
+			return create, err
+		}
+	}
+	if want.Platform, err = c.Read(ctx, client.ObjectKeyFromObject(want.Platform)); err != nil {
 		return "", err
 	}
+	return c.take(ctx, want)
+}
+
+func (c Claims) take(ctx context.Context, want Want) (create string, err error) {
 	// After the slots: whoever takes one and creates its Incident after this was read changes the slot.
 	var all v1alpha1.IncidentList
 	if err := c.APIReader.List(ctx, &all, client.InNamespace(want.Platform.Namespace)); err != nil {
 		return "", fmt.Errorf("looking for open Incidents: %w", err)
 	}
-	_, err = c.DecideOn(ctx, before, func(status *v1alpha1.PlatformStatus) bool {
-		create = choose(status, want, all.Items, c.Now(), repeat(before))
+	_, err = c.DecideOn(ctx, want.Platform, func(status *v1alpha1.PlatformStatus) bool {
+		create = choose(status, want, all.Items, c.Now(), repeat(want.Platform))
 		return true
 	})
 	if err != nil {

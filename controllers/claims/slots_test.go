@@ -9,7 +9,6 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
 	"github.com/1pass-dev/playbook-operator/controllers/signals"
@@ -180,7 +179,7 @@ func TestWhoHasThePlaceWhileSignalsAskForOne(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			status := &v1alpha1.PlatformStatus{Incidents: c.slots}
-			want := Want{Platform: client.ObjectKey{Name: "p"}, Place: outage, Name: "n", Signals: c.signals}
+			want := Want{Platform: &v1alpha1.Platform{ObjectMeta: metav1.ObjectMeta{Name: "p"}}, Place: outage, Name: "n", Signals: c.signals}
 			create := choose(status, want, c.all, start.Add(c.at), pause)
 			if create != c.create || text(status) != c.then {
 				t.Errorf("it creates %q, and the slots are %q; want %q and %q", create, text(status), c.create, c.then)

@@ -84,8 +84,8 @@ func (o *Opener) open(ctx context.Context, p *v1alpha1.Platform, place claims.Pl
 		return err
 	}
 	incident := incidentFor(p, place.Category, s)
-	name, err := o.Claims.Take(ctx, claims.Want{Platform: client.ObjectKeyFromObject(p), Place: place,
-		Name: incident.Name, Signals: s})
+	name, err := o.Claims.Take(ctx, claims.Want{Platform: p, Place: place, Name: incident.Name,
+		Signals: s})
 	if err != nil || name == "" {
 		return err
 	}
@@ -99,7 +99,7 @@ func (o *Opener) open(ctx context.Context, p *v1alpha1.Platform, place claims.Pl
 	}
 	o.Recorder.Eventf(p, incident, "Warning", "IncidentOpened", "Open", "%s: %s: opened Incident %s",
 		incident.Annotations[v1alpha1.AnnotationSeenSeverity], incident.Spec.Summary, name)
-	return o.Claims.Fill(ctx, incident)
+	return nil
 }
 
 // adopt fills the slot where the name exists: another manager created it, or this one did and did not hear of it.
@@ -136,6 +136,8 @@ func incidentFor(p *v1alpha1.Platform, category v1alpha1.IncidentCategory, s sig
 			Annotations: map[string]string{
 				v1alpha1.AnnotationSeenSeverity: string(alarms[0].Severity), v1alpha1.AnnotationSeenBy: alarms[0].Condition,
 			},
+			// It pages in its first pass. The finalizer that this needs costs no write of its own so.
+			Finalizers: []string{v1alpha1.Finalizer},
 		},
 		Spec: v1alpha1.IncidentSpec{
 			PlatformRef: v1alpha1.PlatformReference{Name: p.Name}, Category: category, Onset: &began,

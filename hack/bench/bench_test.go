@@ -15,8 +15,10 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/go-logr/logr"
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/1pass-dev/playbook-operator/controllers/systems/platformdb"
 	"github.com/1pass-dev/playbook-operator/hack/logi"
@@ -45,6 +47,7 @@ func run(m *testing.M) int {
 	if uid := os.Getenv(revokeEnv); uid != "" {
 		return revokeAlone(uid)
 	}
+	ctrllog.SetLogger(logr.Discard())
 	var err error
 	if dir, err = os.MkdirTemp("", "playbook-bench-"); err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
@@ -9,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -33,7 +35,10 @@ import (
 )
 
 const (
-	incidents = 200
+	incidents = 100
+	// base is the commit whose manager ours is compared with, unless BASE names another one: the release whose stored
+	// objects hack/upgrade keeps.
+	base = "d571d10"
 	// openIncidents on one Platform.
 	openIncidents = 100
 	// quiet is for how long nothing was written where nothing changes, and atRest how long that is then watched.
@@ -52,10 +57,10 @@ type response struct {
 	manager *servers.Process
 }
 
-func newResponse(b *testing.B, name string) *response {
+func newResponse(b *testing.B, name, tree string) *response {
 	b.Helper()
 	ctx := b.Context()
-	w, err := world.Start(ctx, filepath.Join(dir, name), servers.PostgresOptions{Fast: true})
+	w, err := world.StartFrom(ctx, tree, filepath.Join(dir, name), servers.PostgresOptions{Fast: true})
 	check(b, err)
 	b.Cleanup(func() { check(b, w.Stop(context.Background())) })
 	scheme := runtime.NewScheme()
@@ -185,53 +190,82 @@ func (f *farSide) signalsUp(b *testing.B, r *response) bool {
 	return meta.IsStatusConditionTrue(p.Status.Conditions, v1alpha1.ConditionUpAnswers)
 }
 
-// BenchmarkIncident lets platforms go down one after the other, and measures how long it takes from the look that finds
-// that out to the page, and to the request for a rollback.
-func BenchmarkIncident(b *testing.B) {
-	ctx := b.Context()
-	r := newResponse(b, "incident")
-	var toPage, toRollback []float64
-	for i := range incidents {
-		// One bad look is a verdict here: how many it takes is the Platform's decision, and no work of the manager.
-		f := newFarSide(b, r, fmt.Sprintf("site-%d", i),
-			"  probes: {intervalSeconds: 1, failures: 1}\n  autoOpen: [Outage]\n")
-		until(b, f.name+" is up", func() bool { return f.signalsUp(b, r) })
-		f.down.Store(true)
-		until(b, f.name+" is rolled back", func() bool {
-			f.mu.Lock()
-			defer f.mu.Unlock()
-			return !f.rollback.IsZero() && !f.paged.IsZero()
-		})
-		toPage = append(toPage, milliseconds(f.paged.Sub(f.sawDown)))
-		toRollback = append(toRollback, milliseconds(f.rollback.Sub(f.sawDown)))
-		// Nothing of it disturbs the next one.
-		in := client.InNamespace(world.Namespace)
-		platform := &v1alpha1.Platform{ObjectMeta: metav1.ObjectMeta{Namespace: world.Namespace, Name: f.name}}
-		check(b,
-			r.Patch(ctx, platform,
-				client.RawPatch(types.MergePatchType, []byte(`{"spec": {"probes": null, "autoOpen": null}}`))))
-		check(b, r.DeleteAllOf(ctx, &v1alpha1.Incident{}, in))
-		until(b, f.name+" is cleaned up", func() bool {
-			var left v1alpha1.IncidentList
-			check(b, r.List(ctx, &left, in))
-			return len(left.Items) == 0
-		})
-		check(b, r.Delete(ctx, platform))
-		check(b, r.DeleteAllOf(ctx, &corev1.Secret{}, in, client.MatchingLabels{"playbook.1pass.dev/platform": f.name}))
-		f.CloseClientConnections()
+// checkout puts the tree of a commit into a folder of its own.
+func checkout(b *testing.B, commit string) (tree string) {
+	b.Helper()
+	tree = b.TempDir()
+	archive := exec.CommandContext(b.Context(), "git", "-C", world.Root(), "archive", "--output="+tree+".tar", commit)
+	out, err := archive.CombinedOutput()
+	if err != nil {
+		b.Fatalf("reading commit %s, which needs the project's history: %v\n%s", commit, err, out)
 	}
-	b.ReportMetric(median(toPage), "detect-to-page-ms")
-	b.ReportMetric(quantile(toPage, 0.99), "detect-to-page-p99-ms")
-	b.ReportMetric(median(toRollback), "detect-to-rollback-ms")
-	b.ReportMetric(quantile(toRollback, 0.99), "detect-to-rollback-p99-ms")
+	check(b, exec.CommandContext(b.Context(), "tar", "-xf", tree+".tar", "-C", tree).Run())
+	return tree
+}
+
+// BenchmarkIncident lets platforms go down one after the other, and measures how long it takes from the look that finds
+// that out to the page, and to the request for a rollback. The manager of an earlier commit has the same done to it in
+// turns.
+func BenchmarkIncident(b *testing.B) {
+	ours := newResponse(b, "incident", world.Root())
+	theirs := newResponse(b, "base", checkout(b, cmp.Or(os.Getenv("BASE"), base)))
+	var took, baseTook spans
+	for i := range incidents {
+		took.add(ours.goesDown(b, fmt.Sprintf("site-%d", i)))
+		baseTook.add(theirs.goesDown(b, fmt.Sprintf("site-%d", i)))
+	}
+	b.ReportMetric(median(took.toPage), "detect-to-page-ms")
+	b.ReportMetric(quantile(took.toPage, 0.99), "detect-to-page-p99-ms")
+	b.ReportMetric(median(took.toPage)/median(baseTook.toPage), "page-x-base")
+	b.ReportMetric(median(took.toRollback), "detect-to-rollback-ms")
+	b.ReportMetric(quantile(took.toRollback, 0.99), "detect-to-rollback-p99-ms")
+	b.ReportMetric(median(took.toRollback)/median(baseTook.toRollback), "rollback-x-base")
 	b.ReportMetric(0, "ns/op")
+}
+
+// spans are in milliseconds, from the look that finds a platform down.
+type spans struct{ toPage, toRollback []float64 }
+
+func (s *spans) add(f *farSide) {
+	s.toPage = append(s.toPage, milliseconds(f.paged.Sub(f.sawDown)))
+	s.toRollback = append(s.toRollback, milliseconds(f.rollback.Sub(f.sawDown)))
+}
+
+// goesDown lets a platform go down, waits until its Incident has paged and asked for the rollback, and cleans up.
+func (r *response) goesDown(b *testing.B, name string) *farSide {
+	b.Helper()
+	ctx := b.Context()
+	// One bad look is a verdict here: how many it takes is the Platform's decision, and no work of the manager.
+	f := newFarSide(b, r, name, "  probes: {intervalSeconds: 1, failures: 1}\n  autoOpen: [Outage]\n")
+	until(b, f.name+" is up", func() bool { return f.signalsUp(b, r) })
+	f.down.Store(true)
+	until(b, f.name+" is rolled back", func() bool {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		return !f.rollback.IsZero() && !f.paged.IsZero()
+	})
+	// Nothing of it disturbs the next one.
+	in := client.InNamespace(world.Namespace)
+	platform := &v1alpha1.Platform{ObjectMeta: metav1.ObjectMeta{Namespace: world.Namespace, Name: f.name}}
+	check(b, r.Patch(ctx, platform,
+		client.RawPatch(types.MergePatchType, []byte(`{"spec": {"probes": null, "autoOpen": null}}`))))
+	check(b, r.DeleteAllOf(ctx, &v1alpha1.Incident{}, in))
+	until(b, f.name+" is cleaned up", func() bool {
+		var left v1alpha1.IncidentList
+		check(b, r.List(ctx, &left, in))
+		return len(left.Items) == 0
+	})
+	check(b, r.Delete(ctx, platform))
+	check(b, r.DeleteAllOf(ctx, &corev1.Secret{}, in, client.MatchingLabels{"playbook.1pass.dev/platform": f.name}))
+	f.CloseClientConnections()
+	return f
 }
 
 // BenchmarkOpenIncidents opens a hundred Incidents at once on one Platform that stays down, and measures what they ask
 // of Render at its own limits, and then what they cost while nothing changes.
 func BenchmarkOpenIncidents(b *testing.B) {
 	ctx := b.Context()
-	r := newResponse(b, "open")
+	r := newResponse(b, "open", world.Root())
 	f := newFarSide(b, r, "site", "  probes: {intervalSeconds: 10}\n")
 	f.render.LimitRates(400, 30)
 	until(b, "the platform is up", func() bool { return f.signalsUp(b, r) })

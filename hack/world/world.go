@@ -34,7 +34,9 @@ const (
 
 // World is a control plane and a Postgres. NewSite adds platforms to it, and StartManager the manager.
 type World struct {
-	Dir          string
+	Dir string
+	// tree is the checkout whose config/default and manager the World runs.
+	tree         string
 	ControlPlane *controlplane.ControlPlane
 	Postgres     *servers.Postgres
 	// Passwords of the database roles playbook_operator, playbook_monitor and playbook_signer.
@@ -47,7 +49,12 @@ type World struct {
 
 // Start brings a World up in dir. After an error nothing of it is left running.
 func Start(ctx context.Context, dir string, options servers.PostgresOptions) (w *World, err error) {
-	w = &World{Dir: dir, OperatorPassword: rand.Text(), MonitorPassword: rand.Text(), SignerPassword: rand.Text()}
+	return StartFrom(ctx, Root(), dir, options)
+}
+
+// StartFrom is Start for another checkout of the project, as of an earlier release.
+func StartFrom(ctx context.Context, tree, dir string, options servers.PostgresOptions) (w *World, err error) {
+	w = &World{tree: tree, Dir: dir, OperatorPassword: rand.Text(), MonitorPassword: rand.Text(), SignerPassword: rand.Text()}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, w.Stop(context.WithoutCancel(ctx)))
@@ -59,7 +66,7 @@ func Start(ctx context.Context, dir string, options servers.PostgresOptions) (w 
 		if w.ControlPlane, err = controlplane.Start(ctx, filepath.Join(dir, "controlplane")); err != nil {
 			return err
 		}
-		if _, err := w.Kubectl(ctx, "apply", "-k", filepath.Join(Root(), "config/default")); err != nil {
+		if _, err := w.Kubectl(ctx, "apply", "-k", filepath.Join(w.tree, "config/default")); err != nil {
 			return err
 		}
 		_, err = w.Kubectl(ctx, "wait", "crd", "--all", "--for=condition=Established", "--timeout=60s")
@@ -83,7 +90,7 @@ func (w *World) WithPostgres(ctx context.Context, name string, options servers.P
 		return nil, err
 	}
 	other := &World{
-		Dir: w.Dir, ControlPlane: w.ControlPlane, manager: manager,
+		tree: w.tree, Dir: w.Dir, ControlPlane: w.ControlPlane, manager: manager,
 		OperatorPassword: w.OperatorPassword, MonitorPassword: w.MonitorPassword, SignerPassword: w.SignerPassword,
 	}
 	other.build.Do(func() {}) // it is built
@@ -196,7 +203,7 @@ func (w *World) Manager(ctx context.Context) (string, error) {
 	w.build.Do(func() {
 		w.manager = filepath.Join(w.Dir, "manager")
 		cmd := exec.CommandContext(ctx, "go", "build", "-o", w.manager, "./cmd/manager")
-		cmd.Dir = Root()
+		cmd.Dir = w.tree
 		if out, err := cmd.CombinedOutput(); err != nil {
 			w.buildErr = fmt.Errorf("building the manager: %w\n%s", err, out)
 		}
