@@ -1,8 +1,8 @@
 package logi
 
 import (
+	"cmp"
 	"context"
-	"crypto/rand"
 	"crypto/subtle"
 	"io"
 	"net/http"
@@ -79,7 +79,10 @@ func (s *Server) serveToken(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Cache-Control", "no-store")
 		respond(w, status, map[string]string{"error": code, "error_description": description})
 	}
+	fault := s.tokenFault()
 	switch {
+	case fault.Status != 0:
+		refuse(fault.Status, fault.Error, "The request is refused.")
 	case !known || subtle.ConstantTimeCompare([]byte(secret), []byte(registered)) != 1:
 		w.Header().Set("WWW-Authenticate",
 			`Bearer realm="Doorkeeper", error="invalid_client", error_description="Client authentication failed."`)
@@ -89,9 +92,14 @@ func (s *Server) serveToken(w http.ResponseWriter, r *http.Request) {
 	case r.PostFormValue("grant_type") != "client_credentials":
 		refuse(http.StatusBadRequest, "unsupported_grant_type", "The authorization grant type is not supported.")
 	default:
+		token, err := s.token(id)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
 		w.Header().Set("Cache-Control", "no-store")
 		respond(w, http.StatusOK, map[string]any{
-			"access_token": rand.Text(), "token_type": "Bearer", "expires_in": 7200, "scope": "public",
+			"access_token": token, "token_type": "Bearer", "expires_in": 7200, "scope": "public",
 			"created_at": time.Now().Unix(),
 		})
 	}
@@ -107,9 +115,11 @@ func (s *Server) renderControls(mux *http.ServeMux) {
 		s.RegisterClient(in.ID, in.Secret)
 		return done{}, nil
 	}))
+	mux.HandleFunc("POST /_control/tokens", control(s.controlTokens))
 	mux.HandleFunc("GET /_control/render", func(w http.ResponseWriter, _ *http.Request) {
 		respond(w, http.StatusOK,
-			map[string]any{"url": s.url + RenderPath, "apiKey": s.render.Key(), "counts": s.render.Counts()})
+			map[string]any{"url": s.url + RenderPath, "apiKey": s.render.Key(), "counts": s.render.Counts(),
+				"service": WebService, "autoDeploy": s.render.AutoDeploy(WebService), "deploys": s.render.history(WebService)})
 	})
 	deploys := func(do func(service, commit string) string) http.HandlerFunc {
 		return control(func(_ context.Context, in struct {
@@ -120,6 +130,16 @@ func (s *Server) renderControls(mux *http.ServeMux) {
 	}
 	mux.HandleFunc("POST /_control/render/push", deploys(s.render.Push))
 	mux.HandleFunc("POST /_control/render/deploy", deploys(s.render.DeployCommit))
+	mux.HandleFunc("POST /_control/render/history", control(func(_ context.Context, in struct {
+		Commit     string `json:"commit"`
+		Status     string `json:"status"`
+		Trigger    string `json:"trigger"`
+		SecondsAgo int    `json:"secondsAgo"`
+	}) (any, error) {
+		id := s.render.AddDeploy(WebService, in.Commit, cmp.Or(in.Status, "live"), cmp.Or(in.Trigger, "new_commit"),
+			now().Add(-time.Duration(in.SecondsAgo)*time.Second))
+		return map[string]string{"deployID": id}, nil
+	}))
 	mux.HandleFunc("POST /_control/render/break", control(func(_ context.Context, in struct {
 		Commit string `json:"commit"`
 		Breakage

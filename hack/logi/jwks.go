@@ -32,9 +32,12 @@ const (
 	JWKSError JWKSFault = "Error"
 	// JWKSRedirect answers 302, and the right keys at the place that it names.
 	JWKSRedirect JWKSFault = "Redirect"
+	// JWKSLacksActive answers without any key that is active.
+	JWKSLacksActive JWKSFault = "LacksActive"
 )
 
-var jwksFaults = []JWKSFault{"", JWKSHangs, JWKSHangsMidBody, JWKSHTML, JWKSHuge, JWKSError, JWKSRedirect}
+var jwksFaults = []JWKSFault{"", JWKSHangs, JWKSHangsMidBody, JWKSHTML, JWKSHuge, JWKSError, JWKSRedirect,
+	JWKSLacksActive}
 
 // SetJWKSFault changes how JWKS answers.
 func (s *Server) SetJWKSFault(fault JWKSFault) {
@@ -145,6 +148,11 @@ func (s *Server) serveJWKS(w http.ResponseWriter, r *http.Request) {
 		s.keep(n, kept)
 	} else {
 		w.Header().Set("Age", strconv.Itoa(int(time.Since(kept.read).Seconds())))
+	}
+	var err error
+	if kept.set, err = s.shown(r.Context(), kept.set, fault); err != nil {
+		http.Error(w, "database", http.StatusInternalServerError)
+		return
 	}
 	w.Header().Set("Cache-Control", "public, max-age="+strconv.Itoa(int(s.config.JWKSMaxAge.Seconds())))
 	switch fault {

@@ -5,6 +5,7 @@ package logi
 
 import (
 	"context"
+	"crypto/ed25519"
 	"crypto/rand"
 	_ "embed"
 	"errors"
@@ -72,7 +73,9 @@ type Server struct {
 	seen     map[int64]map[string]int // deliveries accepted, by idempotency key
 	jwks     map[int64]cachedKeys
 	nonces   map[string]nonce
-	clients  map[string]string         // secrets of OAuth clients, by id
+	clients  map[string]string // secrets of OAuth clients, by id
+	tokens   TokenFault
+	tokenKey ed25519.PrivateKey
 	leaked   map[int64]map[string]bool // kids that an application was told are compromised
 	jwksTTL  map[int64]time.Duration   // of applications that keep JWKS for a time of their own
 	jwksTurn int                       // replica that serves JWKS next
@@ -149,6 +152,10 @@ func Start(ctx context.Context, config Config) (*Server, error) {
 		pool.Close()
 		return nil, fmt.Errorf("listening: %w", err)
 	}
+	_, tokenKey, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("making the key of tokens: %w", err), listener.Close())
+	}
 	transport := &http.Transport{MaxIdleConnsPerHost: config.Workers}
 	s := &Server{
 		Services: NewServices(),
@@ -156,7 +163,7 @@ func Start(ctx context.Context, config Config) (*Server, error) {
 		client: &http.Client{Timeout: config.DeliveryTimeout, Transport: transport},
 		faults: map[int64]Fault{}, arrivals: map[int64]int{}, counts: map[int64]*ApplicationCounts{},
 		seen: map[int64]map[string]int{},
-		jwks: map[int64]cachedKeys{}, nonces: map[string]nonce{}, clients: map[string]string{},
+		jwks: map[int64]cachedKeys{}, nonces: map[string]nonce{}, clients: map[string]string{}, tokenKey: tokenKey,
 		leaked:  map[int64]map[string]bool{},
 		jwksTTL: map[int64]time.Duration{}, replicas: make([]replica, len(config.JWKSReplicas)),
 	}

@@ -128,7 +128,8 @@ func NewServices() *Services {
 	}))
 	s.mux.HandleFunc("GET /_control/services", func(w http.ResponseWriter, _ *http.Request) {
 		respond(w, http.StatusOK,
-			map[string]any{"pages": s.Pages(), "chats": s.Chats(), "webhooks": s.Webhooks(), "notices": s.Notices()})
+			map[string]any{"pages": s.Pages(), "chats": s.Chats(), "webhooks": s.Webhooks(), "notices": s.Notices(),
+				"statuspageKey": s.StatuspageKey()})
 	})
 	return s
 }

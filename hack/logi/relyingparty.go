@@ -56,6 +56,7 @@ func (s *Server) Forget() {
 	clear(s.seen)
 	clear(s.nonces)
 	clear(s.clients)
+	s.tokens = TokenFault{}
 	clear(s.jwks)
 	clear(s.leaked)
 	clear(s.jwksTTL)

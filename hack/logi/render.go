@@ -311,6 +311,17 @@ func (s *renderService) add(commit, trigger string, at time.Time) *renderDeploy 
 	return d
 }
 
+// history is a service's deploys, the oldest first.
+func (r *Render) history(service string) []renderDeploy {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	deploys := []renderDeploy{}
+	for _, d := range r.services[service].deploys {
+		deploys = append(deploys, *d)
+	}
+	return deploys
+}
+
 // turn a deploy to a status. Only one is live.
 func (s *renderService) turn(d *renderDeploy, status string, at time.Time) {
 	if status == "live" {

@@ -346,13 +346,24 @@ func TestRenderIsControlledFromATerminalToo(t *testing.T) {
 		t.Errorf("%q %q", good, bad)
 	}
 	control("render/rollback", `{"delayMilliseconds":0}`, nil)
+	control("render/history", `{"commit":"old","status":"build_failed","secondsAgo":3600}`, nil)
 	var where struct {
-		URL, APIKey string
-		Counts      logi.RenderCounts
+		URL, APIKey, Service string
+		AutoDeploy           bool
+		Counts               logi.RenderCounts
+		Deploys              []struct {
+			ID, Status string
+			CreatedAt  time.Time
+			Commit     struct{ ID string }
+		}
 	}
 	if status := p.get("/_control/render", &where); status != 200 || where.URL != p.URL()+logi.RenderPath ||
-		where.APIKey != p.Render().Key() {
+		where.APIKey != p.Render().Key() || where.Service != logi.WebService || !where.AutoDeploy {
 		t.Errorf("%d %+v", status, where)
+	}
+	if last := where.Deploys[len(where.Deploys)-1]; last.Commit.ID != "old" || last.Status != "build_failed" ||
+		time.Since(last.CreatedAt) < time.Hour {
+		t.Errorf("%+v", last)
 	}
 	control("render/faults", `{"faults":[{"path":"/rollback","status":503,"times":1}]}`, nil)
 	for _, want := range []int{503, 201} {
