@@ -127,6 +127,9 @@ func TestWhatIsBadIsSaidAndMended(t *testing.T) {
 	push := func(commit string) func(*testing.T, *world.Site) {
 		return func(_ *testing.T, site *world.Site) { site.Render().Push(logi.WebService, commit) }
 	}
+	tokens := func(f logi.TokenFault) func(*testing.T, *world.Site) {
+		return func(_ *testing.T, site *world.Site) { site.SetTokenFault(f) }
+	}
 	fault := func(f logi.ServiceFault) func(*testing.T, *world.Site) {
 		return func(_ *testing.T, site *world.Site) { site.Services.SetFault(logi.Statuspage, f) }
 	}
@@ -140,6 +143,11 @@ func TestWhatIsBadIsSaidAndMended(t *testing.T) {
 			[]string{v1alpha1.ConditionUpAnswers, v1alpha1.ConditionTokensIssued}},
 		"jwks": {push("bad-jwks"), push("good"), "sev1: /up answers HTTP 502; /.well-known/jwks.json answers HTTP 502",
 			[]string{v1alpha1.ConditionUpAnswers, v1alpha1.ConditionJWKSServed}},
+		"refused": {tokens(logi.TokenFault{Status: 403, Error: "access_denied"}), tokens(logi.TokenFault{}),
+			"sev1: /oauth/token answers HTTP 403 to a client that it knows and to one that it doesn't",
+			[]string{v1alpha1.ConditionTokensIssued}},
+		"token-key": {tokens(logi.TokenFault{JWT: true, Unpublished: true}), tokens(logi.TokenFault{JWT: true}),
+			`sev1: JWKS lacks the key "tok_1", by which a token was just signed`, []string{v1alpha1.ConditionJWKSServed}},
 		"endpoints": {fault(logi.ServiceFault{Status: 503}), fault(logi.ServiceFault{}), "sev2: " + unresolved +
 			" answers HTTP 503", []string{v1alpha1.ConditionEndpointsAnswer}},
 		"latency": {fault(logi.ServiceFault{DelayMilliseconds: 800}), fault(logi.ServiceFault{}),
