@@ -57,6 +57,9 @@ const slowestRetry = 10 * time.Second
 // SetupWithManager registers the controller.
 func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 	r.memory.SlowestRetry = slowestRetry
+	if err := mgr.Add(&r.aside); err != nil {
+		return fmt.Errorf("adding what runs beside the passes: %w", err)
+	}
 	list := &v1alpha1.IncidentList{}
 	building := playbook.Controller(mgr, &v1alpha1.Incident{}, list, concurrency, slowestRetry)
 	if r.Changes != nil {

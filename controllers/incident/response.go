@@ -106,7 +106,7 @@ func (s *response) escalation() *escalation.Escalation {
 
 func (s *response) notice() *notice.Notice {
 	return &notice.Notice{
-		Journal: s.Journal, Claims: s.claims(), Access: s.r.Connections,
+		Journal: s.Journal, Claims: s.claims(), Access: s.r.Connections, Aside: &s.r.aside,
 		KeptOut: s.own.Down(), RollingBack: s.rollback().Asked(), First: s.first,
 	}
 }

@@ -63,6 +63,9 @@ func (r *Rollback) Run(ctx context.Context) (playbook.Outcome, error) {
 	if err := r.read(ctx); err != nil {
 		return playbook.Outcome{}, err
 	}
+	if err := r.switched(ctx); err != nil {
+		return journal.Patient("Render", err)
+	}
 	if ours := r.ours(); ours != nil && asked(ours) {
 		if err := r.remind(ctx, ours); err != nil {
 			return playbook.Outcome{}, err
