@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"path/filepath"
 	"reflect"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -177,10 +176,8 @@ func (s *scene) isOver(was *v1alpha1.Incident) {
 	if !s.Render().AutoDeploy(logi.WebService) {
 		s.Error("auto-deploy is off")
 	}
-	// The previous release took no page back that it called failed, since it had waited for its answer for a minute.
-	finished := isTrue(was.Status.Conditions, v1alpha1.ConditionReady)
 	for _, p := range s.Services.Pages() {
-		if p.State != "resolved" && !(finished && failed(was, p)) {
+		if p.State != "resolved" {
 			s.Errorf("the alert %s is %s", p.DedupKey, p.State)
 		}
 	}
@@ -211,14 +208,6 @@ func (s *scene) isOver(was *v1alpha1.Incident) {
 			s.Errorf("the Platform says %v", r)
 		}
 	}
-}
-
-// failed says whether the previous release had given up the page of an alert.
-func failed(was *v1alpha1.Incident, alert logi.Page) bool {
-	return was.Status.Escalation != nil && slices.ContainsFunc(was.Status.Escalation.Pages,
-		func(p v1alpha1.PageStatus) bool {
-			return p.State == v1alpha1.PageFailed && strings.HasSuffix(alert.DedupKey, "/"+p.Tier)
-		})
 }
 
 func isTrue(conditions []metav1.Condition, name string) bool {
