@@ -134,8 +134,8 @@ func (q *request) look(ctx context.Context) (bool, error) {
 
 // adopt the deploy that the call made.
 func (q *request) adopt(ctx context.Context, deployID string) error {
-	q.Record(v1alpha1.ReasonRollingBack, "%s is rolled back from %s to %s, by %s", q.plan.Service, q.plan.FromCommit,
-		q.plan.ToCommit, deployID)
+	q.Record(v1alpha1.ReasonRollingBack, "%s is rolled back from %s to %s, by %s%s", q.plan.Service, q.plan.FromCommit,
+		q.plan.ToCommit, deployID, skippedText(q.plan))
 	return q.amend(ctx, q.plan.Service, func(c *v1alpha1.ServiceRollback) {
 		c.State,
 			c.DeployID = v1alpha1.RollbackDeploying, deployID

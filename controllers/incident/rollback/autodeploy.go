@@ -53,8 +53,8 @@ func (r *Rollback) wasSwitched(ctx context.Context, to autoDeploy, err error) er
 	return nil
 }
 
-// RestoreAutoDeploy switches auto-deploy on again where the Incident switched it off. The bad commit is still at the
-// branch's head. So it takes a person's word, or a new commit that is live, with which the signals stayed good.
+// RestoreAutoDeploy switches auto-deploy on again where the Incident switched it off. The next push may still bring the
+// bad commit back. So it takes a person's word, or a new commit that is live, with which the signals stayed good.
 func (r *Rollback) RestoreAutoDeploy(ctx context.Context) (playbook.Outcome, error) {
 	if err := r.read(ctx); err != nil {
 		return playbook.Outcome{}, err
@@ -157,8 +157,8 @@ func (r *Rollback) restorable(ours *v1alpha1.ServiceRollback, fix *render.Deploy
 	}
 	switch {
 	case fix == nil:
-		return wait(fixInterval, "auto-deploy of %s stays off: %s is at the branch's head. Deploy its fix by hand. "+
-			"When it is live and the signals stay good, auto-deploy is switched on again", ours.Service, ours.FromCommit)
+		return wait(fixInterval, "auto-deploy of %s stays off: the next push may bring %s back. Deploy its fix by "+
+			"hand. When it is live and the signals stay good, auto-deploy is switched on again", ours.Service, ours.FromCommit)
 	case r.Evidence.ClearSince.IsZero():
 		return wait(fixInterval, "%s is live with %s; auto-deploy of %s stays off until the signals are good", fix.ID,
 			fix.Commit, ours.Service)
@@ -182,8 +182,8 @@ func (r *Rollback) clearFor() time.Duration {
 	return time.Duration(r.Platform.Spec.Probes.ClearSeconds) * time.Second
 }
 
-// fix finds a live deploy of a commit that was not live before the rollback: an older one that somebody deployed leaves
-// the bad one at the branch's head.
+// fix finds a live deploy of a commit that was not live before the rollback: after an older one that somebody deployed,
+// the next push may bring the bad one back.
 func (r *Rollback) fix(ctx context.Context, api *render.Client, ours *v1alpha1.ServiceRollback) (*render.Deploy,
 	error) {
 	deploys, err := r.history(ctx, api)
