@@ -29,9 +29,9 @@ type Effect struct {
 	// Intend reports whether this pass may act. Where it reports false, or an error, nothing is done: it has written
 	// nothing, or it has taken back what it wrote, or the write's answer was lost and the next passes look.
 	Intend func(context.Context) (bool, error)
-	// Act returns a NoEffect where certainly nothing was done, and *UnderWay where it goes on beside the passes, by Change.
-	// Any other error is an answer that was lost. A manager that is being stopped waits for it, so it has a deadline of
-	// its own.
+	// Act returns a NoEffect where certainly nothing was done, and *UnderWay where it goes on beside the passes, by
+	// Change. Any other error is an answer that was lost. A manager that is being stopped waits for it, so it has a
+	// deadline of its own.
 	Act func(context.Context) error
 	// Look reports whether the effect happened, and returns a NoEffect where it certainly did not and will not, or
 	// *UnderWay where an Act goes on: it takes that one's Answer first.

@@ -107,7 +107,10 @@ func (k Kind[O, S]) pass(ctx context.Context, v *Visit[O]) (time.Duration, error
 		}
 	}
 	if Asked(obj) || Stalled(obj) && k.Urged != nil && k.Urged(s) {
-		if err := k.resume(ctx, s); err != nil {
+		if k.Resume != nil {
+			err = k.Resume(ctx, s)
+		}
+		if err != nil {
 			Fail(obj, err)
 			return 0, err
 		}
@@ -119,13 +122,6 @@ func (k Kind[O, S]) pass(ctx context.Context, v *Visit[O]) (time.Duration, error
 		after = k.Measure(ctx, s, after)
 	}
 	return after, nil
-}
-
-func (k Kind[O, S]) resume(ctx context.Context, s S) error {
-	if k.Resume == nil {
-		return nil
-	}
-	return k.Resume(ctx, s)
 }
 
 // conclude reports an outcome of the whole, which no step came to.
