@@ -1,14 +1,19 @@
 package incident_test
 
 import (
+	"context"
 	"net/http"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
 	"github.com/1pass-dev/playbook-operator/controllers/incident"
@@ -187,4 +192,46 @@ func (s *scene) gone(name string) bool {
 		}
 	}
 	return true
+}
+
+// A manager that is being stopped waits for the one call that must not be made twice.
+func TestAManagerThatIsBeingStoppedWaitsForItsRollback(t *testing.T) {
+	s := newScene(t, "slow-stop")
+	h := hold("POST /rollback")
+	s.transport = h
+	name := s.regression("inc", "{category: Outage}")
+	only := cache.ByObject{Field: fields.OneTermEqualSelector("metadata.name", name)}
+	mgr, err := ctrl.NewManager(w.ControlPlane.Config(), ctrl.Options{
+		Scheme: kube.Scheme(), Metrics: metricsserver.Options{BindAddress: "0"},
+		// The Incidents of other tests are not this manager's.
+		Cache: cache.Options{ByObject: map[client.Object]cache.ByObject{&v1alpha1.Incident{}: only},
+			DefaultNamespaces: map[string]cache.Config{world.Namespace: {}}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	reconciler := s.manager()
+	reconciler.Client, reconciler.APIReader = mgr.GetClient(), mgr.GetAPIReader()
+	if err := reconciler.SetupWithManager(mgr); err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	ended := make(chan error, 1)
+	go func() { ended <- mgr.Start(ctx) }()
+	select {
+	case <-h.arrived:
+	case <-time.After(time.Minute):
+		t.Fatal("Render was not asked")
+	}
+	// Longer than a pass waits, so that the pass that asked is over.
+	time.AfterFunc(time.Second, stop)
+	time.AfterFunc(2*time.Second, func() { close(h.letGo) })
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	s.rollbacks(1)
+	s.transport = nil
+	s.until(name, "RolledBack True Succeeded")
+	s.rollbacks(1)
 }

@@ -77,6 +77,30 @@ func TestAChangeIsMadeOnceAndALaterPassTakesItsAnswer(t *testing.T) {
 	})
 }
 
+func TestAnAnswerThatNobodyTookIsNotThatOfTheNextChange(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var a Aside
+		change := func(says string, took time.Duration) (string, error) {
+			return Change(t.Context(), &a, "rollback", "rolling back", time.Minute, func(context.Context) (string, error) {
+				time.Sleep(took)
+				return says, nil
+			})
+		}
+		under := (*UnderWay)(nil)
+		if _, err := change("first", time.Second); !errors.As(err, &under) {
+			t.Fatal(err)
+		}
+		// While it is under way there is no other.
+		if got, err := change("second", 0); !errors.As(err, &under) {
+			t.Fatalf("%q, %v", got, err)
+		}
+		time.Sleep(time.Second)
+		if got, err := change("third", 0); got != "third" || err != nil {
+			t.Errorf("%q, %v", got, err)
+		}
+	})
+}
+
 // A manager that ends cuts off its calls, and nobody knows then what came of them.
 func TestAManagerThatIsBeingStoppedWaitsForItsChanges(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
