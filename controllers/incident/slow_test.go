@@ -29,6 +29,8 @@ type holding struct {
 	arrived chan struct{}
 	letGo   chan struct{}
 	once    sync.Once
+	// answered says that the far side has answered by then.
+	answered bool
 }
 
 func hold(call string) *holding {
@@ -37,15 +39,27 @@ func hold(call string) *holding {
 
 func (h *holding) RoundTrip(request *http.Request) (*http.Response, error) {
 	method, path, _ := strings.Cut(h.call, " ")
-	if request.Method == method && strings.HasSuffix(request.URL.Path, path) {
-		h.once.Do(func() { close(h.arrived) })
-		select {
-		case <-h.letGo:
-		case <-request.Context().Done():
-			return nil, request.Context().Err()
+	held := request.Method == method && strings.HasSuffix(request.URL.Path, path)
+	if held && !h.answered {
+		if err := h.wait(request); err != nil {
+			return nil, err
 		}
 	}
-	return h.next.RoundTrip(request)
+	response, err := h.next.RoundTrip(request)
+	if err == nil && held && h.answered {
+		err = h.wait(request)
+	}
+	return response, err
+}
+
+func (h *holding) wait(request *http.Request) error {
+	h.once.Do(func() { close(h.arrived) })
+	select {
+	case <-h.letGo:
+		return nil
+	case <-request.Context().Done():
+		return request.Context().Err()
+	}
 }
 
 // hangs says whether the call is being held.
@@ -177,6 +191,33 @@ func TestANoticeThatIsBeingPublishedIsResolvedWhereTheIncidentIsDeleted(t *testi
 		if time.Now().After(end) {
 			t.Fatalf("the status page has %+v, and the Platform %+v", got, s.platform().Status.Notice)
 		}
+	}
+}
+
+// A look at the status page may be older than what another manager published since.
+func TestAnOldLookAtTheStatusPagePublishesNoSecondNotice(t *testing.T) {
+	s := newScene(t, "slow-old")
+	h := hold("GET /incidents/unresolved")
+	h.answered = true
+	s.transport = h
+	slow := s.manager()
+	s.bad(v1alpha1.Sev1, "/up answers HTTP 502")
+	name := s.open("inc", "{category: Outage, notice: Publish, outage: {rollback: Never}}")
+	s.look(slow, name, "the answer is held", h.hangs)
+	// The other one has published, and does not know it yet.
+	published := hold("POST /incidents")
+	published.answered = true
+	s.transport = published
+	s.offset += 31 * time.Second
+	s.look(s.manager(), name, "the other manager publishes", published.hangs)
+	close(h.letGo)
+	for range 5 {
+		time.Sleep(min(s.lookOnce(slow, name), 100*time.Millisecond))
+	}
+	close(published.letGo)
+	s.expect(name, "Announced Unknown Published")
+	if got := s.Services.Notices(); len(got) != 1 {
+		t.Errorf("the status page has %+v", got)
 	}
 }
 
