@@ -107,7 +107,7 @@ func await[T any](ctx context.Context, a *Aside, key string, c *call) (T, error)
 	return value, c.err
 }
 
-// begin starts a call, unless it is under way. A change whose answer no pass took is over, and is no answer to this one.
+// begin starts a call, unless it is under way. A change whose answer no pass took is over, and does not answer this.
 func (a *Aside) begin(ctx context.Context, key string, c call, timeout time.Duration,
 	do func(context.Context) (any, error)) *call {
 	a.mu.Lock()
