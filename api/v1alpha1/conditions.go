@@ -75,7 +75,7 @@ const (
 const (
 	// ReasonRetrying says that the last try failed and the next one follows; the message has the error.
 	ReasonRetrying = "Retrying"
-	// ReasonLooking says that a far side is read which takes its time. Nothing else waits for it.
+	// ReasonLooking says that a far side is asked which takes its time. Nothing else waits for it.
 	ReasonLooking = "Looking"
 	// ReasonPlatformNotFound says that no Platform of that name exists in the namespace.
 	ReasonPlatformNotFound = "PlatformNotFound"

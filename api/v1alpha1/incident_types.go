@@ -568,6 +568,14 @@ type IncidentRollback struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=14
 	NewestMigration string `json:"newestMigration,omitempty"`
+	// skipped says of commits that are newer than toCommit why none of them is gone back to, the newest first.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=8
+	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:MaxLength=256
+	Skipped []string `json:"skipped,omitempty"`
 	// digest of the pair, for an approval.
 	// +required
 	// +kubebuilder:validation:MinLength=1

@@ -573,6 +573,11 @@ func (in *IncidentRollback) DeepCopyInto(out *IncidentRollback) {
 		*out = new(int32)
 		**out = **in
 	}
+	if in.Skipped != nil {
+		in, out := &in.Skipped, &out.Skipped
+		*out = make([]string, len(*in))
+		copy(*out, *in)
+	}
 	if in.Claim != nil {
 		in, out := &in.Claim, &out.Claim
 		*out = new(ServiceRollback)

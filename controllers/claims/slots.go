@@ -157,7 +157,9 @@ func notGood(i *v1alpha1.Incident, s signals.Signals) []signals.Signal {
 func known(bad []signals.Signal) []v1alpha1.KnownSignal {
 	var all []v1alpha1.KnownSignal
 	for _, signal := range bad {
-		all = append(all, v1alpha1.KnownSignal{Condition: signal.Condition, Severity: signal.Severity})
+		// The API refuses an empty severity. What is worse than the least is not known then.
+		all = append(all, v1alpha1.KnownSignal{Condition: signal.Condition,
+			Severity: cmp.Or(signal.Severity, v1alpha1.Sev3)})
 	}
 	return all
 }

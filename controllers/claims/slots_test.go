@@ -214,6 +214,9 @@ func TestAnIncidentHoldsItsPlace(t *testing.T) {
 		"lowered after a restart": {[]v1alpha1.IncidentSlot{slot("a", "uid-a")},
 			incidentOf("a", decided("sev3"), sawUp), see(state("UpAnswers", metav1.ConditionUnknown)), "a/uid-a sev3 " +
 				"UpAnswers=sev1"},
+		"lowered after a restart, before anything is known": {[]v1alpha1.IncidentSlot{slot("a", "uid-a")},
+			incidentOf("a", decided("sev3"), sawUp), see(signals.Signal{Condition: v1alpha1.ConditionUpAnswers,
+				State: metav1.ConditionUnknown}), "a/uid-a sev3 UpAnswers=sev3"},
 		"raised": {[]v1alpha1.IncidentSlot{slot("a", "uid-a", at("sev3"))},
 			incidentOf("a", decided("sev2")), see(up), "a/uid-a sev2"},
 		"the severity follows the signals": {[]v1alpha1.IncidentSlot{slot("a", "uid-a", at("sev3"))}, incidentOf("a"),

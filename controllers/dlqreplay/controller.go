@@ -70,7 +70,8 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 }
 
 // closeDeleted closes the operation of a deleted object; that waits for the batch under way and stops the next.
-func (r *Reconciler) closeDeleted(ctx context.Context, obj *v1alpha1.DLQReplay) error {
+func (r *Reconciler) closeDeleted(ctx context.Context, v *playbook.Visit[*v1alpha1.DLQReplay]) error {
+	obj := v.Obj
 	id, err := identity(obj)
 	if err != nil {
 		return err

@@ -78,7 +78,7 @@ func TestOnlyAClearAfterTheFixBringsAutoDeployBack(t *testing.T) {
 	}
 	s.after(24*time.Hour, name)
 	off("without a fix")
-	// An older commit by hand is no fix: the bad one is still at the branch's head.
+	// An older commit by hand is no fix: the next push may bring the bad one back.
 	r.AddDeploy(logi.WebService, "good", "live", "manual", s.clock())
 	s.after(301*time.Second, name)
 	off("with an older commit")

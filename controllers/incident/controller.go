@@ -11,7 +11,6 @@ import (
 	"k8s.io/client-go/tools/events"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
@@ -58,6 +57,9 @@ const slowestRetry = 10 * time.Second
 // SetupWithManager registers the controller.
 func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 	r.memory.SlowestRetry = slowestRetry
+	if err := mgr.Add(&r.aside); err != nil {
+		return fmt.Errorf("adding what runs beside the passes: %w", err)
+	}
 	list := &v1alpha1.IncidentList{}
 	building := playbook.Controller(mgr, &v1alpha1.Incident{}, list, concurrency, slowestRetry)
 	if r.Changes != nil {
@@ -68,71 +70,24 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 
 // Reconcile is one pass over one object, then one status write.
 func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
-	obj := &v1alpha1.Incident{}
-	if err := r.APIReader.Get(ctx, req.NamespacedName, obj); err != nil {
-		return ctrl.Result{}, client.IgnoreNotFound(err)
-	}
-	s := &response{r: r, Journal: journal.Open(journal.Journal{
-		Client: r.Client, APIReader: r.APIReader, Recorder: r.Recorder, Clock: r.Now, Incident: obj,
-	})}
-	if !obj.DeletionTimestamp.IsZero() {
-		return playbook.Finalize(ctx, r.Client, r.Recorder, obj, s.close)
-	}
-	after, err := s.pass(ctx)
-	return playbook.Result(ctx, after, err, s.Save(ctx))
+	return playbook.Kind[*v1alpha1.Incident, *response]{
+		Client: r.Client, APIReader: r.APIReader, Recorder: r.Recorder, Memory: &r.memory, Now: r.Now,
+		New:     func() *v1alpha1.Incident { return &v1alpha1.Incident{} },
+		Action:  journal.Action,
+		Lanes:   lanesOf,
+		Connect: r.connect,
+		Assess:  func(_ context.Context, s *response) playbook.Outcome { s.assess(); return playbook.Outcome{} },
+		Urged:   func(s *response) bool { return s.ByHand() || s.over() != "" },
+		Resume:  resume,
+		Measure: measure,
+		Close:   r.closeDeleted,
+	}.Reconcile(ctx, req)
 }
 
-// pass brings the object's playbook as far as it goes now.
-func (s *response) pass(ctx context.Context) (time.Duration, error) {
-	obj := s.Incident
-	obj.Status.ObservedGeneration = obj.Generation
-	if playbook.Finished(obj) {
-		return 0, nil
-	}
-	lanes := lanesOf(obj)
-	playbook.Begin(obj, lanes)
-	// Before the first page: what people were told must be taken back when the object goes.
-	if err := playbook.PatchFinalizer(ctx, s.Client, obj, controllerutil.AddFinalizer); err != nil {
-		return 0, err
-	}
-	p, err := access.Find(ctx, s.Client, obj.Namespace, obj.Spec.PlatformRef.Name)
-	if err != nil {
-		playbook.Fail(obj, err)
-		return 0, err
-	}
-	s.Platform = p
-	s.signals = s.r.Signals(client.ObjectKeyFromObject(p))
-	resolved := obj.Status.ResolvedAt != nil
-	s.assess()
-	asked := playbook.Asked(obj)
-	if playbook.Stalled(obj) && (asked || s.ByHand() || s.over() != "") {
-		s.resume(asked)
-	}
-	obj.Status.LastHandledRequestedAt = playbook.Request(obj)
-	after := playbook.Run(ctx, obj, lanes, s, &s.r.memory)
-	if err := s.place(ctx); err != nil {
-		ctrl.LoggerFrom(ctx).Error(err, "looking for who acts")
-		after = playbook.Soonest(after, slowestRetry)
-	}
-	if !resolved && obj.Status.ResolvedAt != nil {
-		after = time.Millisecond // the people's lanes have run, and end now
-	}
-	after = playbook.Soonest(after, s.overdue())
-	s.measure()
-	return after, nil
-}
-
-// resume lets a stalled incident go on. Where a person asked for it, what Render refused is tried again.
-func (s *response) resume(asked bool) {
-	if known := s.Incident.Status.Rollback; known != nil && asked {
-		known.Refused = nil
-	}
-	playbook.Resume(s.Incident)
-}
-
-// close takes back what people and the public were told, where the object is deleted before it was resolved.
+// closeDeleted takes back what people and the public were told, where the object is deleted before it was resolved.
 // Auto-deploy stays as it is, and the Platform says so.
-func (s *response) close(ctx context.Context) error {
+func (r *Reconciler) closeDeleted(ctx context.Context, v *playbook.Visit[*v1alpha1.Incident]) error {
+	s := r.response(v)
 	status := &s.Incident.Status
 	if status.ResolvedAt != nil && (status.Notice == nil || status.Notice.Published == v1alpha1.NoticeResolved) ||
 		meta.FindStatusCondition(status.Conditions, v1alpha1.ConditionReady) == nil {

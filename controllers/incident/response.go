@@ -4,8 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
+
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
+	"github.com/1pass-dev/playbook-operator/controllers/access"
 	"github.com/1pass-dev/playbook-operator/controllers/claims"
 	"github.com/1pass-dev/playbook-operator/controllers/incident/escalation"
 	"github.com/1pass-dev/playbook-operator/controllers/incident/journal"
@@ -27,6 +33,50 @@ type response struct {
 	placed bool
 	// unplaced is why it is not known who has the slot. Until then this Incident only pages.
 	unplaced error
+	// open says that the Incident was not resolved when the pass began.
+	open bool
+}
+
+func (r *Reconciler) response(v *playbook.Visit[*v1alpha1.Incident]) *response {
+	return &response{r: r, open: v.Obj.Status.ResolvedAt == nil, Journal: journal.Open(journal.Journal{
+		Visit: v, Client: r.Client, APIReader: r.APIReader, Recorder: r.Recorder, Clock: r.Now,
+	})}
+}
+
+func (r *Reconciler) connect(ctx context.Context, v *playbook.Visit[*v1alpha1.Incident]) (*response, error) {
+	// Before the first page: what people were told must be taken back when the object goes.
+	if err := playbook.PatchFinalizer(ctx, r.Client, v.Obj, controllerutil.AddFinalizer); err != nil {
+		return nil, err
+	}
+	s := r.response(v)
+	var err error
+	if s.Platform, err = access.Find(ctx, r.Client, v.Obj.Namespace, v.Obj.Spec.PlatformRef.Name); err != nil {
+		return nil, err
+	}
+	s.signals = r.Signals(client.ObjectKeyFromObject(s.Platform))
+	return s, nil
+}
+
+// resume lets a stalled incident go on. Where a person asked for it, what Render refused is tried again.
+func resume(_ context.Context, s *response) error {
+	if known := s.Incident.Status.Rollback; known != nil && playbook.Asked(s.Incident) {
+		known.Refused = nil
+	}
+	return nil
+}
+
+// measure says after the steps who acts, who is overdue and how long it took.
+func measure(ctx context.Context, s *response, after time.Duration) time.Duration {
+	if err := s.place(ctx); err != nil {
+		ctrl.LoggerFrom(ctx).Error(err, "looking for who acts")
+		after = playbook.Soonest(after, slowestRetry)
+	}
+	if s.open && s.Incident.Status.ResolvedAt != nil {
+		after = time.Millisecond // the people's lanes have run, and end now
+	}
+	after = playbook.Soonest(after, s.overdue())
+	s.measure()
+	return after
 }
 
 func (s *response) claims() claims.Claims {
@@ -56,7 +106,7 @@ func (s *response) escalation() *escalation.Escalation {
 
 func (s *response) notice() *notice.Notice {
 	return &notice.Notice{
-		Journal: s.Journal, Claims: s.claims(), Access: s.r.Connections,
+		Journal: s.Journal, Claims: s.claims(), Access: s.r.Connections, Aside: &s.r.aside,
 		KeptOut: s.own.Down(), RollingBack: s.rollback().Asked(), First: s.first,
 	}
 }

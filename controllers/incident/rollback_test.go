@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
 	"github.com/1pass-dev/playbook-operator/hack/logi"
 )
@@ -178,5 +180,24 @@ func TestAnApprovalOfAnotherPairIsNotUsed(t *testing.T) {
 	s.rollbacks(1)
 	if got := s.live(); got != "good" {
 		t.Errorf("%s is live", got)
+	}
+}
+
+// A newer commit that is not gone back to is named, with the reason, also where nobody has to approve the rollback.
+func TestARollbackNamesTheCommitsThatItSkipped(t *testing.T) {
+	s := newScene(t, "rollback-skipped")
+	s.Server.Render().AddDeploy(logi.WebService, "worse", "live", "new_commit", time.Now().Add(-5*time.Hour))
+	p := s.platform()
+	p.Status.Suspects = []v1alpha1.SuspectCommit{{Service: "web", Commit: "worse", Incident: "earlier",
+		At: new(metav1.NewTime(time.Now().Truncate(time.Second)))}}
+	if err := admin.Status().Update(s.ctx, p); err != nil {
+		t.Fatal(err)
+	}
+	name := s.regression("inc", "{category: Outage}")
+	s.until(name, "RolledBack True Succeeded")
+	s.rollbacks(1)
+	const why = "skipped worse: suspected by Incident earlier"
+	if got := s.message(name, "RolledBack"); !strings.Contains(got, why) || !s.told(name, why) || s.live() != "good" {
+		t.Errorf("%s is live, RolledBack says %q, and the timeline is %+v", s.live(), got, s.get(name).Status.Timeline)
 	}
 }

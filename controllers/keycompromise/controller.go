@@ -84,7 +84,8 @@ func assess(_ context.Context, s *compromise) playbook.Outcome {
 
 // closeDeleted closes the operation of a deleted object. What was revoked stays so; another object of that kid takes
 // over.
-func (r *Reconciler) closeDeleted(ctx context.Context, obj *v1alpha1.KeyCompromise) error {
+func (r *Reconciler) closeDeleted(ctx context.Context, v *playbook.Visit[*v1alpha1.KeyCompromise]) error {
+	obj := v.Obj
 	id, err := identity(obj)
 	if err != nil {
 		return err

@@ -45,6 +45,106 @@ func TestWhatIsSlowRunsBesideThePassesAndIsAskedOnce(t *testing.T) {
 	})
 }
 
+func TestAChangeIsMadeOnceAndALaterPassTakesItsAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var a Aside
+		refused := errors.New("refused")
+		for name, want := range map[string]error{"done": nil, "refused": refused} {
+			if _, asked, err := Answer[string](t.Context(), &a, name); asked || err != nil {
+				t.Fatalf("before anything was asked there is an answer, %v", err)
+			}
+			made := 0
+			under := (*UnderWay)(nil)
+			if _, err := Change(t.Context(), &a, name, "rolling back", time.Minute,
+				func(context.Context) (string, error) {
+					made++
+					time.Sleep(5 * time.Second)
+					return "dep-1", want
+				}); !errors.As(err, &under) || err.Error() != "rolling back takes its time" {
+				t.Fatalf("it came to %v", err)
+			}
+			if _, asked, err := Answer[string](t.Context(), &a, name); !asked || !errors.As(err, &under) {
+				t.Fatalf("a pass in between is told %t, %v", asked, err)
+			}
+			time.Sleep(5 * time.Second)
+			if got, asked, err := Answer[string](t.Context(), &a, name); got != "dep-1" || !asked || !errors.Is(err, want) {
+				t.Errorf("the answer is %q, %t, %v", got, asked, err)
+			}
+			if _, asked, _ := Answer[string](t.Context(), &a, name); asked || made != 1 {
+				t.Errorf("it was made %d times, and is answered twice: %t", made, asked)
+			}
+		}
+	})
+}
+
+func TestAnAnswerThatNobodyTookIsNotThatOfTheNextChange(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var a Aside
+		change := func(says string, took time.Duration) (string, error) {
+			return Change(t.Context(), &a, "rollback", "rolling back", time.Minute, func(context.Context) (string, error) {
+				time.Sleep(took)
+				return says, nil
+			})
+		}
+		under := (*UnderWay)(nil)
+		if _, err := change("first", time.Second); !errors.As(err, &under) {
+			t.Fatal(err)
+		}
+		// While it is under way there is no other.
+		if got, err := change("second", 0); !errors.As(err, &under) {
+			t.Fatalf("%q, %v", got, err)
+		}
+		time.Sleep(time.Second)
+		if got, err := change("third", 0); got != "third" || err != nil {
+			t.Errorf("%q, %v", got, err)
+		}
+	})
+}
+
+// A manager that ends cuts off its calls, and nobody knows then what came of them.
+func TestAManagerThatIsBeingStoppedWaitsForItsChanges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var a Aside
+		manager, stop := context.WithCancel(t.Context())
+		began := time.Now()
+		stopped := make(chan time.Duration, 1)
+		go func() {
+			if err := a.Start(manager); err != nil {
+				t.Error(err)
+			}
+			stopped <- time.Since(began)
+		}()
+		slow := func(took time.Duration) func(context.Context) (time.Duration, error) {
+			return func(ctx context.Context) (time.Duration, error) {
+				time.Sleep(took)
+				return took, ctx.Err()
+			}
+		}
+		under := (*UnderWay)(nil)
+		if _, err := Ask(manager, &a, "read", "deploys", time.Minute, slow(time.Minute)); !errors.As(err, &under) {
+			t.Fatal(err)
+		}
+		if _, err := Change(manager, &a, "rollback", "rolling back", time.Minute, slow(8*time.Second)); !errors.As(err,
+			&under) {
+			t.Fatal(err)
+		}
+		stop()
+		synctest.Wait()
+		// The pass that is going on makes another one, and is the last that can take its answer.
+		if got, err := Change(manager, &a, "auto-deploy", "switching", time.Minute, slow(3*time.Second)); err != nil ||
+			got != 3*time.Second {
+			t.Errorf("a change of the last pass came to %v, %v", got, err)
+		}
+		if _, err := Ask(manager, &a, "read", "deploys", time.Minute, slow(time.Minute)); !errors.Is(err, context.Canceled) {
+			t.Errorf("a read came to %v", err)
+		}
+		if got := <-stopped; got < 8*time.Second || got > 9*time.Second {
+			t.Errorf("it stopped after %s", got)
+		}
+		time.Sleep(time.Minute)
+	})
+}
+
 func TestWhatHangsEndsWithItsTimeoutAndIsForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var a Aside

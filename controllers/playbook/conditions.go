@@ -65,15 +65,17 @@ func Happened(obj Object, step, format string, args ...any) {
 	setStep(obj, step, metav1.ConditionTrue, v1alpha1.ReasonSucceeded, fmt.Sprintf(format, args...))
 }
 
-// Fail reports an error that is retried, where no step had begun.
+// Fail reports an error that is retried, before any step ran. A stalled object stays so until it goes on, or the next
+// pass would not know that it was asked to.
 func Fail(obj Object, err error) {
-	proceed(obj, reasonOf(err), Normalise(err.Error()))
-}
-
-// FailToResume reports an error that is retried, where a stalled object was asked to go on. It stays stalled until it
-// does, or the next pass would not know that it was asked.
-func FailToResume(obj Object, err error) {
-	Stop(obj, reasonOf(err), "asked to go on, which can't be done yet: "+Normalise(err.Error()))
+	switch reason, message := reasonOf(err), Normalise(err.Error()); {
+	case Asked(obj):
+		Stop(obj, reason, "asked to go on, which can't be done yet: "+message)
+	case Stalled(obj):
+		Stop(obj, reason, message)
+	default:
+		proceed(obj, reason, message)
+	}
 }
 
 func settled(c *metav1.Condition) bool {

@@ -29,10 +29,12 @@ type Effect struct {
 	// Intend reports whether this pass may act. Where it reports false, or an error, nothing is done: it has written
 	// nothing, or it has taken back what it wrote, or the write's answer was lost and the next passes look.
 	Intend func(context.Context) (bool, error)
-	// Act returns a NoEffect where certainly nothing was done. Any other error is an answer that was lost. A manager that
-	// is being stopped waits for it, so it has a deadline of its own.
+	// Act returns a NoEffect where certainly nothing was done, and *UnderWay where it goes on beside the passes, by
+	// Change. Any other error is an answer that was lost. A manager that is being stopped waits for it, so it has a
+	// deadline of its own.
 	Act func(context.Context) error
-	// Look reports whether the effect happened, and returns a NoEffect where it certainly did not and will not.
+	// Look reports whether the effect happened, and returns a NoEffect where it certainly did not and will not, or
+	// *UnderWay where an Act goes on: it takes that one's Answer first.
 	Look func(context.Context) (bool, error)
 	// Withdraw takes the intent back. It is given what a NoEffect wraps.
 	Withdraw func(context.Context, error) error
@@ -65,7 +67,8 @@ const (
 	NotBegun Fate = iota
 	// Made is for good.
 	Made
-	// Open says that the far side was asked, and that the effect does not show yet.
+	// Open says that the far side was asked, and that the effect does not show yet. The error is *UnderWay where the call
+	// goes on.
 	Open
 	// Lost says that the far side was asked in this pass, and that its answer was lost. The error says how.
 	Lost
@@ -82,7 +85,7 @@ func (e Effect) Do(ctx context.Context) (Fate, error) {
 	}
 	fate, err := e.look(ctx)
 	switch {
-	case fate != Open || e.Now.Sub(e.Intended) < e.Settle:
+	case fate != Open || err != nil || e.Now.Sub(e.Intended) < e.Settle:
 		return fate, err
 	case e.Class == AtMostOnce:
 		return Untold, nil
@@ -98,7 +101,10 @@ func (e Effect) attempt(ctx context.Context) (Fate, error) {
 	if nothing := (*NoEffect)(nil); errors.As(err, &nothing) {
 		return e.withdraw(ctx, nothing.Err)
 	}
-	if err != nil {
+	switch {
+	case isUnderWay(err):
+		return Open, err
+	case err != nil:
 		return Lost, err
 	}
 	return e.look(ctx)
@@ -110,12 +116,19 @@ func (e Effect) look(ctx context.Context) (Fate, error) {
 		return e.withdraw(ctx, nothing.Err)
 	}
 	switch {
+	case isUnderWay(err):
+		return Open, err
 	case err != nil:
 		return NotBegun, err
 	case happened:
 		return Made, nil
 	}
 	return Open, nil
+}
+
+func isUnderWay(err error) bool {
+	under := (*UnderWay)(nil)
+	return errors.As(err, &under)
 }
 
 func (e Effect) withdraw(ctx context.Context, answer error) (Fate, error) {

@@ -3,6 +3,7 @@ package playbook_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -38,6 +39,7 @@ func (f *farSide) effect(class playbook.Class, age time.Duration) playbook.Effec
 func TestAnEffectKeepsItsClass(t *testing.T) {
 	broken := errors.New("broken")
 	nothing := &playbook.NoEffect{Err: errors.New("refused")}
+	under := fmt.Errorf("asking: %w", &playbook.UnderWay{What: "rolling back"})
 	for _, test := range []struct {
 		name  string
 		class playbook.Class
@@ -62,6 +64,12 @@ func TestAnEffectKeepsItsClass(t *testing.T) {
 			[]string{"intend", "act", "withdraw"}, playbook.NotBegun, true},
 		{"what came of it can't be read", playbook.AtMostOnce, 0, farSide{may: true, lookErr: broken},
 			[]string{"intend", "act", "look"}, playbook.NotBegun, true},
+		{"the call goes on beside the passes", playbook.AtMostOnce, 0, farSide{may: true, actErr: under},
+			[]string{"intend", "act"}, playbook.Open, true},
+		{"a call goes on for longer than an effect may take", playbook.AtMostOnce, time.Hour,
+			farSide{may: true, lookErr: under}, []string{"look"}, playbook.Open, true},
+		{"a call goes on, and may be repeated", playbook.AtLeastOnce, time.Hour, farSide{may: true, lookErr: under},
+			[]string{"look"}, playbook.Open, true},
 		{"an intent is found whose effect shows", playbook.AtMostOnce, time.Hour, farSide{may: true, happened: true},
 			[]string{"look"}, playbook.Made, false},
 		{"an intent is found, and the far side can't be read", playbook.AtLeastOnce, time.Hour,

@@ -23,6 +23,7 @@ type Memory struct {
 	SlowestRetry time.Duration
 
 	mu      sync.Mutex
+	clock   func() time.Time // nil is time.Now
 	objects map[client.ObjectKey]*remembered
 }
 
@@ -37,6 +38,21 @@ type remembered struct {
 type failures struct {
 	count   int
 	retryAt time.Time
+}
+
+// use a kind's clock.
+func (m *Memory) use(clock func() time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.clock = clock
+}
+
+// now is the time. The caller holds the lock.
+func (m *Memory) now() time.Time {
+	if m.clock == nil {
+		return time.Now()
+	}
+	return m.clock()
 }
 
 // of returns what is remembered of an object. The caller holds the lock.
@@ -63,7 +79,7 @@ func (m *Memory) woken(key client.ObjectKey) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	at := m.of(key).comesBack
-	return at.IsZero() || time.Now().Before(at)
+	return at.IsZero() || m.now().Before(at)
 }
 
 func (m *Memory) comesBack(key client.ObjectKey, after time.Duration) {
@@ -72,21 +88,25 @@ func (m *Memory) comesBack(key client.ObjectKey, after time.Duration) {
 	known := m.of(key)
 	known.comesBack = time.Time{}
 	if after > 0 {
-		known.comesBack = time.Now().Add(after)
+		known.comesBack = m.now().Add(after)
 	}
 }
 
 func (m *Memory) wrote(key client.ObjectKey) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.of(key).writtenAt = time.Now()
+	m.of(key).writtenAt = m.now()
 }
 
-// sinceWrite is how long ago the object's status was written by this manager.
-func (m *Memory) sinceWrite(key client.ObjectKey) time.Duration {
+// mayWriteIn is how soon the object's status may be written again where that may be late; zero is now. After a clock
+// that went back it is now.
+func (m *Memory) mayWriteIn(key client.ObjectKey) time.Duration {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return time.Since(m.of(key).writtenAt)
+	if since := m.now().Sub(m.of(key).writtenAt); since >= 0 && since < writeInterval {
+		return writeInterval - since
+	}
+	return 0
 }
 
 // attempts are those of a lane of an object.
@@ -104,7 +124,7 @@ func (a attempts) rest() time.Duration {
 	if a.woken {
 		return 0
 	}
-	return max(0, time.Until(a.memory.of(a.key).lanes[a.lane].retryAt))
+	return max(0, a.memory.of(a.key).lanes[a.lane].retryAt.Sub(a.memory.now()))
 }
 
 // failed remembers a failure, and returns when to retry.
@@ -117,7 +137,7 @@ func (a attempts) failed() time.Duration {
 	}
 	lanes := a.memory.of(a.key).lanes
 	after := min(fastestRetry<<min(lanes[a.lane].count, 16), slowest)
-	lanes[a.lane] = failures{lanes[a.lane].count + 1, time.Now().Add(after)}
+	lanes[a.lane] = failures{lanes[a.lane].count + 1, a.memory.now().Add(after)}
 	return after
 }
 

@@ -136,9 +136,9 @@ func runStep[S any](ctx context.Context, obj Object, step Step[S], s S, tries at
 	if under := (*UnderWay)(nil); errors.As(err, &under) {
 		if c := condition(obj, step.Condition); c.Reason != v1alpha1.ReasonPending {
 			// A far side that is slow each time does not make the row go back and forth.
-			return Wait(asideInterval, c.Reason, "%s", c.Message)
+			return under.Wait(c.Reason, "%s", c.Message)
 		}
-		return Wait(asideInterval, v1alpha1.ReasonLooking, "reading %s", under.What)
+		return under.Wait(v1alpha1.ReasonLooking, "%s", under.What)
 	}
 	ctrl.LoggerFrom(ctx).Error(err, "running a step", "step", step.Condition)
 	return Wait(tries.failed(), reasonOf(err), "%s", Normalise(err.Error()))

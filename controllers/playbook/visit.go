@@ -39,9 +39,12 @@ func (v *Visit[O]) Save(ctx context.Context) error {
 	}
 	v.memory.wrote(client.ObjectKeyFromObject(v.Obj))
 	Tell(v.recorder, v.written, v.Obj, v.action)
-	v.written = v.Obj.DeepCopyObject().(O)
+	v.Reread()
 	return nil
 }
+
+// Reread takes Obj for what the API server has: it was just read again.
+func (v *Visit[O]) Reread() { v.written = v.Obj.DeepCopyObject().(O) }
 
 // asWritten is the object with the status that the API server has.
 func (v *Visit[O]) asWritten() O {
@@ -53,7 +56,7 @@ func (v *Visit[O]) asWritten() O {
 // SaveInTime is Save at the end of a pass. What is late may wait until a second after the last write: the messages of
 // conditions, and what dropLate drops from an object. It then returns how soon to come back for it.
 func (v *Visit[O]) SaveInTime(ctx context.Context, dropLate func(O)) (again time.Duration, err error) {
-	if wait := v.memory.sinceWrite(client.ObjectKeyFromObject(v.Obj)); wait < writeInterval {
+	if wait := v.memory.mayWriteIn(client.ObjectKeyFromObject(v.Obj)); wait > 0 {
 		is, was := v.Obj.DeepCopyObject().(O), v.asWritten()
 		if equality.Semantic.DeepEqual(is, was) {
 			return 0, nil
@@ -67,7 +70,7 @@ func (v *Visit[O]) SaveInTime(ctx context.Context, dropLate func(O)) (again time
 			}
 		}
 		if equality.Semantic.DeepEqual(is, was) {
-			return writeInterval - wait, nil
+			return wait, nil
 		}
 	}
 	return 0, v.Save(ctx)

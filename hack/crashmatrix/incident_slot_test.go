@@ -91,14 +91,15 @@ func (e *emergency) begin(ctx context.Context) error {
 	if err := e.admin.Create(ctx, obj); err != nil {
 		return fmt.Errorf("opening the incident: %w", err)
 	}
-	e.now = obj.CreationTimestamp.Time
-	r.AddDeploy(logi.WebService, "good", "live", "new_commit", e.now.Add(-10*time.Hour))
-	r.AddDeploy(logi.WebService, "bad", "live", "new_commit", e.now.Add(-time.Minute))
-	e.signals = signals.Signals{Each: []signals.Signal{{
+	now := obj.CreationTimestamp.Time
+	e.wait(now)
+	r.AddDeploy(logi.WebService, "good", "live", "new_commit", now.Add(-10*time.Hour))
+	r.AddDeploy(logi.WebService, "bad", "live", "new_commit", now.Add(-time.Minute))
+	e.see(signals.Signals{Each: []signals.Signal{{
 		Condition: v1alpha1.ConditionUpAnswers, State: metav1.ConditionFalse, Severity: v1alpha1.Sev1, Message: "/up " +
 			"answers HTTP 502",
-		Ground: true, Since: e.now, BadFrom: e.now, EnoughFrom: e.now,
-	}}}
+		Ground: true, Since: now, BadFrom: now, EnoughFrom: now,
+	}}})
 	return nil
 }
 
@@ -109,6 +110,8 @@ func good(since time.Time) signals.Signals {
 
 // forget removes the incident, and what the Platform remembers of it.
 func (e *emergency) forget(ctx context.Context) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
 	for _, connections := range e.connections {
 		connections.Close()
 	}
@@ -143,12 +146,14 @@ func (e *emergency) newManager(wire *crashmatrix.Wire, v variant, stale bool) (*
 		transport = v.http(transport)
 	}
 	connections := &access.Connections{Secrets: c, Transport: transport, Dial: wire.Dial}
+	e.mu.Lock()
 	e.connections = append(e.connections, connections)
+	e.mu.Unlock()
 	return &incident.Reconciler{
 		Client: e.cached(c, stale), APIReader: c, Recorder: &events.FakeRecorder{},
 		Connections: connections,
-		Signals:     func(client.ObjectKey) signals.Signals { return e.signals },
-		Now:         func() time.Time { return e.now },
+		Signals:     e.signals,
+		Now:         e.now,
 	}, nil
 }
 

@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -73,11 +74,38 @@ type outage struct {
 // emergency is one run of an outage: a bad deploy, until its fix is live.
 type emergency struct {
 	*slot
-	object  client.ObjectKey
-	now     time.Time
-	signals signals.Signals
+	object client.ObjectKey
+
+	// mu guards what managers read: what one asks beside its passes may let another go first.
+	mu   sync.Mutex
+	time time.Time
+	seen signals.Signals
 	// connections of its managers.
 	connections []*access.Connections
+}
+
+func (e *emergency) now() time.Time {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.time
+}
+
+func (e *emergency) wait(until time.Time) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.time = until
+}
+
+func (e *emergency) signals(client.ObjectKey) signals.Signals {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.seen
+}
+
+func (e *emergency) see(s signals.Signals) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.seen = s
 }
 
 // respond plays an outage once, under a plan or none. Where deleted is set, a person deletes the object when a manager
@@ -109,7 +137,7 @@ func (s *slot) respond(ctx context.Context, plan *crashmatrix.Plan, v variant, s
 	if err != nil {
 		return nil, nil, false, err
 	}
-	began, unknown, unasked, current := e.now, false, false, wire
+	began, unknown, unasked, current := e.now(), false, false, wire
 	next := 0
 	happens := []struct {
 		after time.Duration
@@ -125,7 +153,7 @@ func (s *slot) respond(ctx context.Context, plan *crashmatrix.Plan, v variant, s
 				fmt.Appendf(nil, `{"spec":{"approvals":[{"step":"RolledBack","digest":%q,"by":"dana"}]}}`,
 					obj.Status.Rollback.Digest))))
 		}},
-		{goodAfter, func() error { e.signals = good(e.now); return nil }},
+		{goodAfter, func() error { e.see(good(e.now())); return nil }},
 		{personAfter, func() error {
 			if !unknown {
 				return nil
@@ -135,7 +163,7 @@ func (s *slot) respond(ctx context.Context, plan *crashmatrix.Plan, v variant, s
 				[]byte(`{"spec":{"resolution":{"by":"dana"}}}`)))
 		}},
 		{fixAfter, func() error {
-			e.site.Render().AddDeploy(logi.WebService, "fix", "live", "manual", e.now)
+			e.site.Render().AddDeploy(logi.WebService, "fix", "live", "manual", e.now())
 			return nil
 		}},
 	}
@@ -174,8 +202,8 @@ func (s *slot) respond(ctx context.Context, plan *crashmatrix.Plan, v variant, s
 		if c := meta.FindStatusCondition(obj.Status.Conditions, v1alpha1.ConditionStalled); c != nil {
 			unknown = unknown || c.Reason == v1alpha1.ReasonOutcomeUnknown
 		}
-		if next < len(happens) && (after == 0 || !e.now.Add(after).Before(began.Add(happens[next].after))) {
-			e.now = began.Add(happens[next].after)
+		if next < len(happens) && (after == 0 || !e.now().Add(after).Before(began.Add(happens[next].after))) {
+			e.wait(began.Add(happens[next].after))
 			if err := happens[next].do(); err != nil {
 				return nil, nil, false, err
 			}
@@ -185,7 +213,7 @@ func (s *slot) respond(ctx context.Context, plan *crashmatrix.Plan, v variant, s
 		if after == 0 && obj.DeletionTimestamp.IsZero() {
 			break // nothing will ever wake it
 		}
-		e.now = e.now.Add(after)
+		e.wait(e.now().Add(after))
 	}
 	return nil, nil, wire.Fired(), errNotEnded
 }

@@ -3,7 +3,7 @@ package upgrade_test
 import (
 	"cmp"
 	"path/filepath"
-	"slices"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -34,11 +34,40 @@ func each(t *testing.T, kind string, finish func(*scene, *state)) {
 			t.Run(nth, func(t *testing.T) {
 				t.Parallel()
 				s, stored := load(t, "upgraded-"+nth, plain)
+				s.letsGoOfWhatIsFinished()
 				finish(s, stored)
 			})
 		}
 	}
 	t.Logf("%d states of %s", n, kind)
+}
+
+// letsGoOfWhatIsFinished checks that an object that was finished loses its finalizer, and nothing else.
+func (s *scene) letsGoOfWhatIsFinished() {
+	s.Helper()
+	if !strings.HasPrefix(s.condition(v1alpha1.ConditionReady), "True ") {
+		return
+	}
+	before, after := s.empty(), s.empty()
+	if err := s.get(s.ctx, before); err != nil {
+		s.Fatal(err)
+	}
+	s.rest()
+	if err := s.get(s.ctx, after); err != nil {
+		s.Fatal(err)
+	}
+	if got := after.GetFinalizers(); len(got) > 0 {
+		s.Errorf("it was finished, and has the finalizers %v", got)
+	}
+	for _, obj := range []*unstructured.Unstructured{before, after} {
+		for _, field := range [][]string{{"metadata", "finalizers"}, {"metadata", "resourceVersion"},
+			{"metadata", "managedFields"}, {"status", "observedGeneration"}} {
+			unstructured.RemoveNestedField(obj.Object, field...)
+		}
+	}
+	if !reflect.DeepEqual(before.Object, after.Object) {
+		s.Errorf("it was finished, and was changed from %v to %v", before.Object, after.Object)
+	}
 }
 
 const resolution = `{"spec":{"resolution":{"by":"dana","summary":"rolled back by hand"}}}`
@@ -148,9 +177,7 @@ func (s *scene) isOver(was *v1alpha1.Incident) {
 		s.Error("auto-deploy is off")
 	}
 	for _, p := range s.Services.Pages() {
-		// The previous release called a page failed for whose answers it had waited for a minute, and took none back that
-		// PagerDuty had.
-		if p.State != "resolved" && !failed(was, p) {
+		if p.State != "resolved" {
 			s.Errorf("the alert %s is %s", p.DedupKey, p.State)
 		}
 	}
@@ -163,6 +190,9 @@ func (s *scene) isOver(was *v1alpha1.Incident) {
 		s.Errorf("the public was told of it by %d notices", n)
 	}
 	s.settled(was.Status.Conditions)
+	if obj := s.empty(); s.get(s.ctx, obj) != nil || len(obj.GetFinalizers()) > 0 {
+		s.Errorf("it is over, and has the finalizers %v", obj.GetFinalizers())
+	}
 	p := &unstructured.Unstructured{}
 	p.SetAPIVersion(v1alpha1.GroupVersion.String())
 	p.SetKind("Platform")
@@ -178,14 +208,6 @@ func (s *scene) isOver(was *v1alpha1.Incident) {
 			s.Errorf("the Platform says %v", r)
 		}
 	}
-}
-
-// failed says whether the previous release had given up the page of an alert.
-func failed(was *v1alpha1.Incident, alert logi.Page) bool {
-	return was.Status.Escalation != nil && slices.ContainsFunc(was.Status.Escalation.Pages,
-		func(p v1alpha1.PageStatus) bool {
-			return p.State == v1alpha1.PageFailed && strings.HasSuffix(alert.DedupKey, "/"+p.Tier)
-		})
 }
 
 func isTrue(conditions []metav1.Condition, name string) bool {

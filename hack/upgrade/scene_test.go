@@ -327,6 +327,10 @@ func load(t *testing.T, name string, plain map[string]any) (*scene, *state) {
 		s.status(p, stored.Platform)
 	}
 	s.status(obj, stored.Object["status"])
+	if strings.HasPrefix(s.condition(v1alpha1.ConditionReady), "True ") {
+		// The previous release left it on.
+		s.patch(`{"metadata":{"finalizers":["` + v1alpha1.Finalizer + `"]}}`)
+	}
 	return s, stored
 }
 

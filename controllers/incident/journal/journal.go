@@ -11,7 +11,6 @@ import (
 	"strings"
 	"time"
 
-	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/events"
@@ -30,12 +29,14 @@ const (
 	// Settle is how long a call may still take effect after its answer was lost. It is longer than the timeouts of Render,
 	// of the channels and of the status page.
 	Settle = 30 * time.Second
-	// action is what an Incident's events say that the controller did.
-	action = "Respond"
+	// Action is what an Incident's events say that the controller did.
+	Action = "Respond"
 )
 
 // Journal is the record of one Incident in one pass.
 type Journal struct {
+	// Visit saves the status.
+	*playbook.Visit[*v1alpha1.Incident]
 	Client client.Client
 	// APIReader reads past the cache.
 	APIReader client.Reader
@@ -49,14 +50,11 @@ type Journal struct {
 	Platform *v1alpha1.Platform
 	// Now is the instant that this pass decides at. A step that took long brings it up to date.
 	Now time.Time
-
-	written *v1alpha1.Incident // as the API server has it
 }
 
-// Open begins the record of a pass over an Incident that was just read.
+// Open begins the record of a pass over the Incident of a visit.
 func Open(j Journal) *Journal {
-	j.written = j.Incident.DeepCopy()
-	j.Now = j.Clock()
+	j.Incident, j.Now = j.Obj, j.Clock()
 	return &j
 }
 
@@ -89,22 +87,7 @@ func (j *Journal) record(kind, reason, format string, args ...any) {
 		timeline = slices.Delete(timeline, 1, 1+len(timeline)-maxTimeline)
 	}
 	j.Incident.Status.Timeline = timeline
-	j.Recorder.Eventf(j.Incident, nil, kind, reason, action, "%s", text)
-}
-
-// Save writes a changed status under the optimistic lock. What is decided after it was decided by this process alone.
-func (j *Journal) Save(ctx context.Context) error {
-	if equality.Semantic.DeepEqual(j.written.Status, j.Incident.Status) {
-		return nil
-	}
-	base := j.Incident.DeepCopy()
-	base.Status = j.written.Status
-	if err := playbook.PatchStatus(ctx, j.Client, base, j.Incident); err != nil {
-		return err
-	}
-	playbook.Tell(j.Recorder, j.written, j.Incident, action)
-	j.Incident.DeepCopyInto(j.written)
-	return nil
+	j.Recorder.Eventf(j.Incident, nil, kind, reason, Action, "%s", text)
 }
 
 // SaveOutcome writes what an effect came to. Where somebody changed the object meanwhile, it is read again and change
@@ -126,7 +109,7 @@ func (j *Journal) SaveOutcome(ctx context.Context, change func(*v1alpha1.Inciden
 			return err
 		}
 		fresh.DeepCopyInto(j.Incident)
-		fresh.DeepCopyInto(j.written)
+		j.Reread()
 	}
 }
 

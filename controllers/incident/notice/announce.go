@@ -9,6 +9,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
@@ -37,6 +38,7 @@ type Notice struct {
 	*journal.Journal
 	Claims claims.Claims
 	Access *access.Connections
+	Aside  *playbook.Aside
 	// KeptOut says that relying parties' users are kept out now.
 	KeptOut bool
 	// RollingBack says that a rollback of this Incident was asked for.
@@ -47,6 +49,9 @@ type Notice struct {
 
 // Run brings the notice to what is known. It settles once the public was told that it is over.
 func (n *Notice) Run(ctx context.Context) (playbook.Outcome, error) {
+	if err := n.heard(ctx); err != nil {
+		return patient(err)
+	}
 	status := &n.Incident.Status
 	var known v1alpha1.NoticeState // by whoever was here before
 	if status.Notice != nil {
@@ -72,13 +77,9 @@ func (n *Notice) Run(ctx context.Context) (playbook.Outcome, error) {
 		return outcome, nil
 	}
 	again, err := n.publish(ctx, known != status.Notice.State)
-	limited := (*outbound.Limited)(nil)
 	switch {
-	case errors.As(err, &limited):
-		after := min(max(limited.After, noticeInterval), longestNoticeWait)
-		return playbook.Wait(after, v1alpha1.ReasonRetrying, "the status page wants fewer requests"), nil
 	case err != nil:
-		return playbook.Outcome{}, err
+		return patient(err)
 	case again > 0:
 		// What it says is why the call has to be looked for.
 		c := meta.FindStatusCondition(status.Conditions, v1alpha1.StepAnnounced)
@@ -93,6 +94,16 @@ func (n *Notice) Run(ctx context.Context) (playbook.Outcome, error) {
 	return playbook.Done("the public was told, and that it is over"), nil
 }
 
+// patient waits where the status page wants to be left alone, and leaves any other error to be one.
+func patient(err error) (playbook.Outcome, error) {
+	limited := (*outbound.Limited)(nil)
+	if !errors.As(err, &limited) {
+		return playbook.Outcome{}, err
+	}
+	after := min(max(limited.After, noticeInterval), longestNoticeWait)
+	return playbook.Wait(after, v1alpha1.ReasonRetrying, "the status page wants fewer requests"), nil
+}
+
 func orZero(outcome *playbook.Outcome) playbook.Outcome {
 	if outcome == nil {
 		return playbook.Outcome{}
@@ -104,29 +115,49 @@ func orZero(outcome *playbook.Outcome) playbook.Outcome {
 func (n *Notice) Close(ctx context.Context) (told bool, err error) {
 	status := &n.Incident.Status
 	if status.Notice != nil {
-		ours := status.Notice.State != v1alpha1.NoticeResolved
-		n.add(v1alpha1.NoticeResolved)
-		status.Notice.ResolvedAt = status.ResolvedAt
-		again, err := n.publish(ctx, ours)
-		if err != nil || again > 0 {
+		if again, err := n.resolve(ctx); err != nil || again > 0 {
 			return false, err
 		}
 	}
 	return true, n.release(ctx)
 }
 
+// resolve publishes that it is over. No page waits behind that, so it waits for a slow status page itself.
+func (n *Notice) resolve(ctx context.Context) (again time.Duration, err error) {
+	ours := n.Incident.Status.Notice.State != v1alpha1.NoticeResolved
+	err = ctx.Err()
+	for under := (*playbook.UnderWay)(nil); ctx.Err() == nil; {
+		if err = n.heard(ctx); err == nil {
+			n.add(v1alpha1.NoticeResolved)
+			n.Incident.Status.Notice.ResolvedAt = n.Incident.Status.ResolvedAt
+			again, err = n.publish(ctx, ours)
+		}
+		if !errors.As(err, &under) {
+			break
+		}
+	}
+	return again, err
+}
+
 // release lets another Incident of the Platform tell the public.
 func (n *Notice) release(ctx context.Context) error {
-	p, err := n.Claims.Insist(ctx, n.PlatformKey(), func(p *v1alpha1.PlatformStatus) {
-		if p.Notice != nil && p.Notice.IncidentUID == string(n.Incident.UID) {
+	p, err := free(ctx, n.Claims, n.PlatformKey(), n.Incident.UID)
+	if err == nil {
+		n.Platform = p
+	}
+	return err
+}
+
+func free(ctx context.Context, c claims.Claims, platform client.ObjectKey, uid types.UID) (*v1alpha1.Platform, error) {
+	p, err := c.Insist(ctx, platform, func(p *v1alpha1.PlatformStatus) {
+		if p.Notice != nil && p.Notice.IncidentUID == string(uid) {
 			p.Notice = nil
 		}
 	})
 	if err != nil {
-		return fmt.Errorf("releasing the Platform's notice: %w", err)
+		return nil, fmt.Errorf("releasing the Platform's notice: %w", err)
 	}
-	n.Platform = p
-	return nil
+	return p, nil
 }
 
 // due returns why the public is not told now. Where it is to be told, it takes the Platform's one notice for this

@@ -63,8 +63,8 @@ func (r *Rollback) approved(plan *v1alpha1.IncidentRollback, choice render.Choic
 		func(e v1alpha1.TimelineEntry) bool { return strings.HasPrefix(e.Text, pair) }) {
 		r.Warn(v1alpha1.ReasonWaitingForApproval, "%s", text)
 	}
-	wait := playbook.Wait(fixInterval, v1alpha1.ReasonWaitingForApproval, "%s%s.%s To approve %s: %s", text,
-		schemaText(plan), note, plan.Digest,
+	wait := playbook.Wait(fixInterval, v1alpha1.ReasonWaitingForApproval, "%s%s%s.%s To approve %s: %s", text,
+		schemaText(plan), skippedText(plan), note, plan.Digest,
 		playbook.ApproveCommand(r.Incident, "incident", r.Incident.Spec.Approvals, missing, plan.Digest)).Loud()
 	return &wait
 }

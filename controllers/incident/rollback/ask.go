@@ -15,7 +15,11 @@ import (
 	"github.com/1pass-dev/playbook-operator/controllers/systems/render"
 )
 
-// request is the one call that makes a rollback. What came of it is read from Render's deploys.
+// askTimeout bounds the call. It is shorter than journal.Settle.
+const askTimeout = 15 * time.Second
+
+// request is the one call that makes a rollback. It goes on beside the passes where Render takes its time. What came of
+// it is read from Render's deploys, unless it answers.
 type request struct {
 	*Rollback
 	api  *render.Client
@@ -37,15 +41,14 @@ func (r *Rollback) ask(ctx context.Context, api *render.Client, plan *v1alpha1.I
 		effect.Intended = ours.RequestedAt.Time
 	}
 	fate, err := effect.Do(ctx)
-	refusal := (*outbound.Refused)(nil)
+	refusal, under := (*outbound.Refused)(nil), (*playbook.UnderWay)(nil)
 	switch {
 	case fate == playbook.Made:
 		return r.follow(ctx, r.ours())
-	case fate == playbook.Lost:
-		r.Record(v1alpha1.ReasonRollingBack, "Render was asked to roll %s back to %s, and its answer was lost",
-			plan.Service, plan.To)
-		return q.awaited(), nil
-	case fate == playbook.Open:
+	case fate == playbook.Open && errors.As(err, &under):
+		return under.Wait(v1alpha1.ReasonRollingBack, "Render was asked to roll %s back to %s (%s), and takes its time",
+			plan.Service, plan.To, plan.ToCommit).Loud(), nil
+	case fate == playbook.Lost, fate == playbook.Open:
 		return q.awaited(), nil
 	case fate == playbook.Withdrawn && errors.As(err, &refusal):
 		return r.refused(plan, refusal), nil
@@ -85,14 +88,25 @@ func (q *request) intend(ctx context.Context) (may bool, err error) {
 }
 
 func (q *request) act(ctx context.Context) error {
-	made, err := q.api.Rollback(ctx, q.plan.ServiceID, q.plan.To)
-	if outbound.NoEffect(err) {
+	api, service, to := q.api, q.plan.ServiceID, q.plan.To
+	made, err := playbook.Change(ctx, q.Aside, q.key("ask"), "asking Render to roll back", askTimeout,
+		func(ctx context.Context) (*render.Deploy, error) { return api.Rollback(ctx, service, to) })
+	return q.heard(ctx, made, err)
+}
+
+// heard takes over what Render answered.
+func (q *request) heard(ctx context.Context, made *render.Deploy, err error) error {
+	under := (*playbook.UnderWay)(nil)
+	switch {
+	case err == nil:
+		return q.adopt(ctx, made.ID)
+	case outbound.NoEffect(err):
 		return &playbook.NoEffect{Err: err}
+	case !errors.As(err, &under):
+		q.Record(v1alpha1.ReasonRollingBack, "Render was asked to roll %s back to %s, and its answer was lost",
+			q.plan.Service, q.plan.To)
 	}
-	if err != nil {
-		return err
-	}
-	return q.adopt(ctx, made.ID)
+	return err
 }
 
 // look for the deploy that the call made.
@@ -100,6 +114,12 @@ func (q *request) look(ctx context.Context) (bool, error) {
 	ours := q.ours()
 	if ours.State != v1alpha1.RollbackRequested {
 		return true, nil // its answer named the deploy
+	}
+	nothing, under := (*playbook.NoEffect)(nil), (*playbook.UnderWay)(nil)
+	if answer, asked, err := playbook.Answer[*render.Deploy](ctx, q.Aside, q.key("ask")); asked {
+		if err = q.heard(ctx, answer, err); err == nil || errors.As(err, &nothing) || errors.As(err, &under) {
+			return err == nil, err
+		}
 	}
 	deploys, err := q.history(ctx, q.api)
 	if err != nil {
@@ -114,8 +134,8 @@ func (q *request) look(ctx context.Context) (bool, error) {
 
 // adopt the deploy that the call made.
 func (q *request) adopt(ctx context.Context, deployID string) error {
-	q.Record(v1alpha1.ReasonRollingBack, "%s is rolled back from %s to %s, by %s", q.plan.Service, q.plan.FromCommit,
-		q.plan.ToCommit, deployID)
+	q.Record(v1alpha1.ReasonRollingBack, "%s is rolled back from %s to %s, by %s%s", q.plan.Service, q.plan.FromCommit,
+		q.plan.ToCommit, deployID, skippedText(q.plan))
 	return q.amend(ctx, q.plan.Service, func(c *v1alpha1.ServiceRollback) {
 		c.State,
 			c.DeployID = v1alpha1.RollbackDeploying, deployID

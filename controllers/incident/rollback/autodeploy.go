@@ -12,16 +12,55 @@ import (
 	"github.com/1pass-dev/playbook-operator/controllers/systems/render"
 )
 
-// restoreTimeout bounds what is read and written of Render in a pass.
-const restoreTimeout = 20 * time.Second
+// autoDeploy is one call that switches auto-deploy on or off.
+type autoDeploy struct {
+	service, id string
+	on          bool
+	why         string
+}
 
-// RestoreAutoDeploy switches auto-deploy on again where the Incident switched it off. The bad commit is still at the
-// branch's head. So it takes a person's word, or a new commit that is live, with which the signals stayed good.
+// setAutoDeploy makes the call. It is idempotent, and goes on beside the passes where Render takes its time.
+func (r *Rollback) setAutoDeploy(ctx context.Context, api *render.Client, to autoDeploy) error {
+	_, err := playbook.Change(context.WithoutCancel(ctx), r.Aside, r.key("auto-deploy"), "switching auto-deploy",
+		askTimeout, func(ctx context.Context) (autoDeploy, error) { return to, api.SetAutoDeploy(ctx, to.id, to.on) })
+	return r.wasSwitched(ctx, to, err)
+}
+
+// switched takes over the answer of a call that an earlier pass began. Until it is there nothing else is decided: two
+// calls at once might arrive in any order.
+func (r *Rollback) switched(ctx context.Context) error {
+	to, asked, err := playbook.Answer[autoDeploy](ctx, r.Aside, r.key("auto-deploy"))
+	if !asked {
+		return nil
+	}
+	return r.wasSwitched(ctx, to, err)
+}
+
+// wasSwitched writes down what Render answered.
+func (r *Rollback) wasSwitched(ctx context.Context, to autoDeploy, err error) error {
+	switch {
+	case err != nil:
+		return fmt.Errorf("switching auto-deploy of %s: %w", to.service, err)
+	case !to.on:
+		r.Record(v1alpha1.ReasonSwitchedOff, "auto-deploy of %s was switched off, %s", to.service, to.why)
+		return nil
+	}
+	if err := r.amend(ctx, to.service,
+		func(c *v1alpha1.ServiceRollback) { c.AutoDeploy = v1alpha1.AutoDeployRestored }); err != nil {
+		return err
+	}
+	r.Record(v1alpha1.StepAutoDeployRestored, "auto-deploy of %s is on again: %s", to.service, to.why)
+	return nil
+}
+
+// RestoreAutoDeploy switches auto-deploy on again where the Incident switched it off. The next push may still bring the
+// bad commit back. So it takes a person's word, or a new commit that is live, with which the signals stayed good.
 func (r *Rollback) RestoreAutoDeploy(ctx context.Context) (playbook.Outcome, error) {
-	ctx, cancel := context.WithTimeout(ctx, restoreTimeout)
-	defer cancel()
 	if err := r.read(ctx); err != nil {
 		return playbook.Outcome{}, err
+	}
+	if err := r.switched(ctx); err != nil {
+		return journal.Patient("Render", err)
 	}
 	ours := r.ours()
 	switch {
@@ -52,14 +91,10 @@ func (r *Rollback) RestoreAutoDeploy(ctx context.Context) (playbook.Outcome, err
 	if outcome, ok := r.MayAct(); !ok {
 		return outcome, nil
 	}
-	if err := api.SetAutoDeploy(ctx, r.Incident.Status.Rollback.ServiceID, true); err != nil {
-		return journal.Patient("Render", fmt.Errorf("switching auto-deploy of %s on: %w", ours.Service, err))
+	if err := r.setAutoDeploy(ctx, api, autoDeploy{service: ours.Service, id: r.Incident.Status.Rollback.ServiceID,
+		on: true, why: why}); err != nil {
+		return journal.Patient("Render", err)
 	}
-	if err := r.amend(ctx, ours.Service,
-		func(c *v1alpha1.ServiceRollback) { c.AutoDeploy = v1alpha1.AutoDeployRestored }); err != nil {
-		return playbook.Outcome{}, err
-	}
-	r.Record(v1alpha1.StepAutoDeployRestored, "auto-deploy of %s is on again: %s", ours.Service, why)
 	return playbook.Done("auto-deploy of %s is on again: %s", ours.Service, why), nil
 }
 
@@ -122,8 +157,8 @@ func (r *Rollback) restorable(ours *v1alpha1.ServiceRollback, fix *render.Deploy
 	}
 	switch {
 	case fix == nil:
-		return wait(fixInterval, "auto-deploy of %s stays off: %s is at the branch's head. Deploy its fix by hand. "+
-			"When it is live and the signals stay good, auto-deploy is switched on again", ours.Service, ours.FromCommit)
+		return wait(fixInterval, "auto-deploy of %s stays off: the next push may bring %s back. Deploy its fix by "+
+			"hand. When it is live and the signals stay good, auto-deploy is switched on again", ours.Service, ours.FromCommit)
 	case r.Evidence.ClearSince.IsZero():
 		return wait(fixInterval, "%s is live with %s; auto-deploy of %s stays off until the signals are good", fix.ID,
 			fix.Commit, ours.Service)
@@ -147,8 +182,8 @@ func (r *Rollback) clearFor() time.Duration {
 	return time.Duration(r.Platform.Spec.Probes.ClearSeconds) * time.Second
 }
 
-// fix finds a live deploy of a commit that was not live before the rollback: an older one that somebody deployed leaves
-// the bad one at the branch's head.
+// fix finds a live deploy of a commit that was not live before the rollback: after an older one that somebody deployed,
+// the next push may bring the bad one back.
 func (r *Rollback) fix(ctx context.Context, api *render.Client, ours *v1alpha1.ServiceRollback) (*render.Deploy,
 	error) {
 	deploys, err := r.history(ctx, api)

@@ -145,11 +145,10 @@ func (r *Rollback) begin(ctx context.Context, v *view, plan *v1alpha1.IncidentRo
 		if err := r.keep(ctx, plan); err != nil {
 			return playbook.Outcome{}, err
 		}
-		if err := v.api.SetAutoDeploy(ctx, v.service.ID, false); err != nil {
-			return journal.Patient("Render", fmt.Errorf("switching auto-deploy of %s off: %w", plan.Service, err))
+		if err := r.setAutoDeploy(ctx, v.api, autoDeploy{service: plan.Service, id: v.service.ID,
+			why: fmt.Sprintf("so that the next push does not bring %s back", plan.FromCommit)}); err != nil {
+			return journal.Patient("Render", err)
 		}
-		r.Record(v1alpha1.ReasonSwitchedOff, "auto-deploy of %s was switched off, so that the next push does not bring %s "+
-			"back", plan.Service, plan.FromCommit)
 	}
 	return r.ask(ctx, v.api, plan, slices.MaxFunc(v.deploys, func(a,
 		b render.Deploy) int {

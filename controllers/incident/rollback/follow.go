@@ -42,9 +42,10 @@ func (r *Rollback) follow(ctx context.Context, ours *v1alpha1.ServiceRollback) (
 		secondsToRollBack.Observe(r.Now.Sub(r.Incident.CreationTimestamp.Time).Seconds())
 		r.Record(v1alpha1.StepRolledBack, "%s is live with %s again, by %s", ours.Service, ours.ToCommit, ours.DeployID)
 	}
-	return playbook.Done("%s is live with %s again, by %s%s. Suspected: commit %s; to investigate: git log %s..%s",
-		ours.Service, ours.ToCommit, ours.DeployID, schemaText(r.Incident.Status.Rollback),
-		ours.FromCommit, ours.ToCommit, ours.FromCommit), nil
+	plan := r.Incident.Status.Rollback
+	return playbook.Done("%s is live with %s again, by %s%s%s. Suspected: commit %s; to investigate: git log %s..%s",
+		ours.Service, ours.ToCommit, ours.DeployID, schemaText(plan), skippedText(plan), ours.FromCommit,
+		ours.ToCommit, ours.FromCommit), nil
 }
 
 // show writes what is rolled back into the Incident's status. The claim may be of a pair that is not the one planned

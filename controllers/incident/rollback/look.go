@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
@@ -158,6 +159,14 @@ func migrationsSince(ctx context.Context, connections *access.Connections, p *v1
 	}
 	seen.count, seen.newest, seen.err = db.MigrationsSince(ctx, target.CommittedAt)
 	return seen
+}
+
+// skippedText says which commits are not gone back to, and why, as the end of a sentence.
+func skippedText(plan *v1alpha1.IncidentRollback) string {
+	if len(plan.Skipped) == 0 {
+		return ""
+	}
+	return "; " + strings.Join(plan.Skipped, "; ")
 }
 
 // schemaText says what is known of the schema, as the end of a sentence.

@@ -26,6 +26,8 @@ const (
 	looksInterval = time.Second
 	// fixInterval is how often it is looked whether something was deployed since.
 	fixInterval = 10 * time.Second
+	// maxSkipped is v1alpha1's.
+	maxSkipped = 8
 )
 
 // Evidence is what the signals say of an outage, as far as a rollback depends on it.
@@ -62,6 +64,9 @@ func (r *Rollback) Run(ctx context.Context) (playbook.Outcome, error) {
 	// Past the cache: another Incident may have begun meanwhile.
 	if err := r.read(ctx); err != nil {
 		return playbook.Outcome{}, err
+	}
+	if err := r.switched(ctx); err != nil {
+		return journal.Patient("Render", err)
 	}
 	if ours := r.ours(); ours != nil && asked(ours) {
 		if err := r.remind(ctx, ours); err != nil {
@@ -183,6 +188,9 @@ func (r *Rollback) plan(view *view, choice render.Choice) (*v1alpha1.IncidentRol
 	plan := &v1alpha1.IncidentRollback{
 		Service: r.Platform.Spec.Rollback.Service, From: choice.Suspect.ID, FromCommit: choice.Suspect.Commit,
 		To: choice.Target.ID, ToCommit: choice.Target.Commit, Digest: digest,
+	}
+	for _, text := range choice.Skipped[:min(len(choice.Skipped), maxSkipped)] {
+		plan.Skipped = append(plan.Skipped, fmt.Sprintf("%.250s", text))
 	}
 	if known := r.Incident.Status.Rollback; known != nil {
 		plan.Claim, plan.ServiceID, plan.Refused = known.Claim, known.ServiceID, known.Refused
