@@ -75,7 +75,7 @@ func TestVolumeAboveTheLimitFollowsAfterTheRevocation(t *testing.T) {
 		return stage.Condition(k, v1alpha1.StepReSigned).Status == metav1.ConditionTrue
 	})
 	if *k.Status.ResignedEntries != 3000 || !strings.Contains(stage.Condition(k, v1alpha1.StepRevoked).Message,
-		"they follow") {
+		"the next step signs them") {
 		t.Errorf("%s", stage.JSON(k.Status))
 	}
 	if n := stage.Query[int64](s.Scene, `SELECT count(*) FROM webhook_outbox_entries WHERE kid <> $1`,
