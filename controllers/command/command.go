@@ -25,7 +25,7 @@ const (
 	// two managers' clocks.
 	settleTime = 30 * time.Second
 	// observeInterval is how often a pass looks at a command that was sent.
-	observeInterval = 500 * time.Millisecond
+	observeInterval = time.Second
 	// recordTimeout bounds entering an end into the ledger. It also holds while the manager stops.
 	recordTimeout = 10 * time.Second
 	// defaultTimeout is v1alpha1's default of commands.timeoutSeconds.
@@ -64,7 +64,7 @@ type Command struct {
 
 	// Harm says why a second run is worse than none: "it might end the successor".
 	Harm string
-	// Work is what a person would do by hand instead: "ended the key".
+	// Work is what a person may do by hand instead: "the key is ended".
 	Work string
 }
 

@@ -64,7 +64,7 @@ func (a *attempt) failed() playbook.Outcome {
 // unknown stops at an effect that must not be repeated, and that may or may not have happened.
 func (a *attempt) unknown(what string) playbook.Outcome {
 	return playbook.Stall(v1alpha1.ReasonOutcomeUnknown, "%s. It is not run again, since %s. %s. "+
-		"Once it, or you by hand, %s: %s. If you are sure that nothing runs and nothing was done, delete this object and "+
+		"Once %s, by it or by you: %s. If you are sure that nothing runs and nothing was done, delete this object and "+
 		"apply one with a new name", what, a.Harm, a.evidence(), a.Work, a.resumeCommand())
 }
 

@@ -334,7 +334,7 @@ func (m *manager) command(obj *v1alpha1.KeyCompromise) *command.Command {
 		Look: func(context.Context) (command.Finding, error) {
 			return command.Finding{Done: h.isDone(), Untouched: !h.isDone(), Saw: "nothing is done"}, nil
 		},
-		Harm: "it might do it twice", Work: "did it",
+		Harm: "it might do it twice", Work: "it is done",
 	}
 }
 

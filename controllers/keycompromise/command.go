@@ -47,7 +47,7 @@ func (s *compromise) rake() *command.Command {
 		Text: func(rails ssh.Rails) (string, error) { return rails.Compromise(s.id.ApplicationID, s.obj.Spec.Kid) },
 		Run:  &s.obj.Status.Command, Save: func(ctx context.Context) error { return s.visit.Save(ctx) }, May: s.mayActNow,
 		Ledger: ledger{s, s.db, s.id.UID, s.obj.Spec.Kid}, Look: s.lookAtKey,
-		Harm: "it might end the successor", Work: "ended the key",
+		Harm: "it might end the successor", Work: "the key is ended",
 	}
 	if s.db == nil {
 		c.Ledger, c.Look = noLedger{s}, s.lookAtJWKS
