@@ -1,8 +1,8 @@
 // Package command runs a command on the platform at most once, and outside the pass: over SSH, or as a job at Render.
 //
-// A command may take an hour, so no pass waits for its end, and it may have an effect that must not come twice, so no
-// pass repeats it. It knows how a command is sent and what is known of its end. A step says what the command is for,
-// where its runs are kept, and how one sees that it did its work.
+// A command may take an hour, so no pass waits for its end. Its effect may be one that must not come twice, so no pass
+// repeats it. This package knows how a command is sent, and what is known of its end. A step says what the command is
+// for, where its runs are kept, and how one sees that its work is done.
 package command
 
 import (
