@@ -126,6 +126,11 @@ func newHost(t *testing.T, name string) *host {
 	if err := kube.Create(t.Context(), secret); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		if err := kube.Delete(context.Background(), secret); err != nil {
+			t.Error(err)
+		}
+	})
 	h.platform = &v1alpha1.Platform{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}}
 	h.platform.Spec.Commands = &v1alpha1.PlatformCommands{Type: v1alpha1.CommandTypeSSH, TimeoutSeconds: 600,
 		SSH: &v1alpha1.PlatformSSH{Host: h.Host(), Port: int32(h.Port()), User: h.User(),
@@ -138,7 +143,7 @@ func (h *host) path(name string) string { return filepath.Join(h.dir, name) }
 // text is the command. It ends as the test says by end: with an exit status, after it did its work where that is 0; or
 // by "drop", which kills the connection before the work is done.
 func (h *host) text() string {
-	return fmt.Sprintf(`cd %s; echo run >> begun; echo begun; while ! [ -e end ]; do sleep 0.02; done; how=$(cat end)
+	return fmt.Sprintf(`cd %s; echo begun; echo run >> begun; while ! [ -e end ]; do sleep 0.02; done; how=$(cat end)
 		if [ "$how" = drop ]; then kill -9 $PPID; exit 1; fi
 		if [ "$how" = 0 ]; then touch done; fi
 		echo "ended with $how"; exit "$how"`, h.dir)
@@ -412,6 +417,11 @@ func message(obj *v1alpha1.KeyCompromise) string {
 
 func says(text string) func(*v1alpha1.KeyCompromise) bool {
 	return func(obj *v1alpha1.KeyCompromise) bool { return strings.Contains(message(obj), text) }
+}
+
+// underWay says that the command has begun, and that the object says so. The object may say it first.
+func (h *host) underWay(obj *v1alpha1.KeyCompromise) bool {
+	return h.begun() > 0 && says("the rake is under way on ssh ")(obj)
 }
 
 func finished(obj *v1alpha1.KeyCompromise) bool { return playbook.Finished(obj) }

@@ -64,13 +64,15 @@ func byRake(t *testing.T, site *world.Site) {
 func TestTheNextManagerDoesNotRunTheRakeAgain(t *testing.T) {
 	for name, test := range map[string]struct {
 		signal syscall.Signal
+		// hang is how long the rake takes: less than a manager that stops waits, or more than one takes to start.
+		hang time.Duration
 		// ledger is what it says once the first manager is gone.
 		ledger string
 		// observed is what the next one says.
 		observed string
 	}{
-		"rake-stop": {syscall.SIGTERM, "succeeded", ""},
-		"rake-kill": {syscall.SIGKILL, "open", "the platform's rake was begun on ssh "},
+		"rake-stop": {syscall.SIGTERM, 5 * time.Second, "succeeded", ""},
+		"rake-kill": {syscall.SIGKILL, 20 * time.Second, "open", "the platform's rake was begun on ssh "},
 	} {
 		t.Run(name, func(t *testing.T) {
 			site := newSite(t, name, logi.Config{JWKSMaxAge: time.Second})
@@ -83,8 +85,7 @@ func TestTheNextManagerDoesNotRunTheRakeAgain(t *testing.T) {
 				}
 				return value
 			}
-			// Longer than the next manager takes to start, and shorter than one that stops waits.
-			site.SetRakeFault(logi.RakeFault{Hang: 8 * time.Second})
+			site.SetRakeFault(logi.RakeFault{Hang: test.hang})
 			manager := startManager(t, name+"-0")
 			compromise := &v1alpha1.KeyCompromise{
 				ObjectMeta: metav1.ObjectMeta{Namespace: world.Namespace, Name: name},
