@@ -31,7 +31,7 @@ var rooms = [][]string{
 	{"controllers/signals"},
 	{"controllers/claims"},
 	{"controllers/opening"},
-	{"controllers/platform", "controllers/incident/journal"},
+	{"controllers/platform", "controllers/incident/journal", "controllers/command"},
 	{"controllers/incident/escalation", "controllers/incident/notice", "controllers/incident/rollback"},
 	{"controllers/incident", "controllers/dlqreplay", "controllers/keycompromise"},
 	{"cmd/manager"},

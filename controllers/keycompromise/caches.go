@@ -15,7 +15,7 @@ import (
 func awaitCaches(ctx context.Context, s *compromise) (playbook.Outcome, error) {
 	until := s.obj.Status.ExposedUntil.Time
 	if left := time.Until(until); left > 0 {
-		return playbook.Wait(left, v1alpha1.ReasonWaitingForCaches, "caches may hold the old key until %s; everything "+
+		return playbook.Wait(left, v1alpha1.ReasonWaitingForCaches, "caches may hold the old key until %s. Everything "+
 			"else is done", until.UTC().Format(time.RFC3339)), nil
 	}
 	if err := s.complete(ctx); err != nil {
@@ -26,14 +26,15 @@ func awaitCaches(ctx context.Context, s *compromise) (playbook.Outcome, error) {
 
 func (s *compromise) unbelieved() string {
 	until := s.obj.Status.ExposedUntil.UTC()
-	return fmt.Sprintf("%s is dead since %s, and no cache may hold it since %s: exposed for %s after the revocation",
+	return fmt.Sprintf("%s is revoked since %s, and no cache may hold it since %s. It was exposed for %s after the "+
+		"revocation",
 		s.revoked.Kid,
 		s.revoked.RevokedAt.Format(time.RFC3339), until.Format(time.RFC3339),
 		until.Sub(s.revoked.RevokedAt).Round(time.Second))
 }
 
-// noteCaches settles the last step while a relying party that does not cooperate holds up the two before it, and says
-// whether it is.
+// noteCaches settles the last step as soon as it may, and says whether it is settled. A relying party that does not
+// cooperate may hold up the two steps before it for long.
 func (s *compromise) noteCaches() bool {
 	if time.Until(s.obj.Status.ExposedUntil.Time) <= 0 {
 		playbook.Happened(s.obj, v1alpha1.StepCachesExpired, "%s", s.unbelieved())

@@ -36,7 +36,7 @@ func (r *Reconciler) connect(ctx context.Context, v *playbook.Visit[*v1alpha1.Ke
 	if err != nil {
 		return nil, err
 	}
-	// Before the operation is opened: what is in the ledger must be closed when the object goes.
+	// The finalizer comes before the operation: an operation that is open in the ledger is closed when the object goes.
 	if err := playbook.PatchFinalizer(ctx, r.Client, obj, controllerutil.AddFinalizer); err != nil {
 		return nil, err
 	}
@@ -50,7 +50,8 @@ func (r *Reconciler) connect(ctx context.Context, v *playbook.Visit[*v1alpha1.Ke
 	}
 	s.db, err = r.Connections.Database(ctx, s.platform)
 	if s.platform.Spec.Database == nil && obj.Spec.Via == v1alpha1.CompromiseViaDatabase {
-		err = fmt.Errorf("%w. Or delete this object, and apply one with a new name and via: Command, which needs none", err)
+		err = fmt.Errorf("%w. Or delete this object, and apply one with a new name and via: Command. That needs no database",
+			err)
 	}
 	if err != nil {
 		return nil, err
@@ -65,7 +66,7 @@ func (r *Reconciler) connect(ctx context.Context, v *playbook.Visit[*v1alpha1.Ke
 			err = nil
 		}
 	}
-	// What Postgres says of a ledger that is missing does not tell what to do; the check does.
+	// Postgres' error about a missing ledger does not say what to do. The check does.
 	if err == nil && s.revoked == nil || errors.Is(err, platformdb.ErrNotReady) {
 		if _, missing := s.db.Check(ctx); missing != nil {
 			err = missing
@@ -85,7 +86,7 @@ func identity(obj *v1alpha1.KeyCompromise) (platformdb.Identity, error) {
 	if err != nil {
 		return platformdb.Identity{}, fmt.Errorf("reading spec.applicationID: %w", err)
 	}
-	// The fields that can't be changed: an object that Git applies again must be recognised.
+	// These fields can't be changed. By them an object is recognised that Git applies again.
 	immutable := v1alpha1.KeyCompromiseSpec{
 		PlatformRef: obj.Spec.PlatformRef, ApplicationID: obj.Spec.ApplicationID, Kid: obj.Spec.Kid, Reason: obj.Spec.Reason,
 	}
@@ -99,14 +100,14 @@ func identity(obj *v1alpha1.KeyCompromise) (platformdb.Identity, error) {
 	}, err
 }
 
-// resume prepares a stalled playbook that goes on: the time of the step that stalled begins anew.
+// resume prepares a stalled playbook that goes on. The time of the step that stalled begins anew.
 func (s *compromise) resume(context.Context) error {
 	s.obj.Status.StepsBegun = slices.DeleteFunc(s.obj.Status.StepsBegun, func(b v1alpha1.StepBegun) bool {
 		return slices.ContainsFunc(s.obj.Status.Conditions, func(c metav1.Condition) bool {
 			return c.Type == b.Step && c.Status == metav1.ConditionFalse
 		})
 	})
-	// The command did nothing, and whoever asks has mended what kept it from that.
+	// The command did nothing. Whoever asks has mended the cause, so it may run again.
 	if c := meta.FindStatusCondition(s.obj.Status.Conditions,
 		v1alpha1.StepRevoked); c.Reason == v1alpha1.ReasonCommandFailed {
 		s.obj.Status.Command = nil
@@ -114,7 +115,7 @@ func (s *compromise) resume(context.Context) error {
 	return nil
 }
 
-// overdue says whether a step has taken longer than its timeout; the first call for a step starts its time.
+// overdue says whether a step has taken longer than its timeout. The first call for a step starts its time.
 func (s *compromise) overdue(step string, timeoutSeconds int32) bool {
 	i := slices.IndexFunc(s.obj.Status.StepsBegun, func(b v1alpha1.StepBegun) bool { return b.Step == step })
 	if i < 0 {
@@ -126,7 +127,7 @@ func (s *compromise) overdue(step string, timeoutSeconds int32) bool {
 	return time.Since(s.obj.Status.StepsBegun[i].At.Time) > time.Duration(timeoutSeconds)*time.Second
 }
 
-// behind says that the ledger knows less than the object: what the object saw happen is then nowhere recorded, and
+// behind says that the ledger knows less than the object. What the object saw happen is then recorded nowhere, and
 // doing it again could repeat it.
 func (s *compromise) behind() bool {
 	if s.db == nil {
@@ -143,7 +144,7 @@ func (s *compromise) behind() bool {
 // it returns what the step waits for.
 func (s *compromise) mayAct() playbook.Outcome { return s.act().MayAct() }
 
-// mayBegin also asks the Platform's approval rules; without one, an emergency waits for nobody.
+// mayBegin also asks the Platform's approval rules. Where there is no rule, an emergency waits for nobody.
 func (s *compromise) mayBegin() playbook.Outcome {
 	act := s.act()
 	act.Required = playbook.Required(s.platform, "KeyCompromise", 0)
@@ -160,7 +161,8 @@ func (s *compromise) act() playbook.Act {
 
 func (s *compromise) resumeCommand() string { return playbook.ResumeCommand(s.obj, "keycompromise") }
 
-// relyingParty is the application's relying party in the Platform's words, with whom to call there.
+// relyingParty is what the Platform says of the application's relying party: its name, whom to call, and how long it
+// keeps JWKS.
 func (s *compromise) relyingParty() (name, oncall string, jwksCache time.Duration) {
 	for _, rp := range s.platform.Spec.RelyingParties {
 		if rp.ApplicationID == s.obj.Spec.ApplicationID {
@@ -173,15 +175,15 @@ func (s *compromise) relyingParty() (name, oncall string, jwksCache time.Duratio
 	return "application " + s.obj.Spec.ApplicationID, "", 0
 }
 
-// project writes what the ledger says into the status, or what JWKS said of an unrecorded object. Where they disagree,
-// the ledger wins.
+// project writes into the status what the ledger says. For an unrecorded object, that is what JWKS said. Where ledger
+// and status disagree, the ledger wins.
 func (s *compromise) project() {
 	r, status := s.revoked, &s.obj.Status
 	if s.behind() {
 		return
 	}
 	status.SuccessorKid = r.SuccessorKid
-	// The API keeps seconds: anything finer would differ from what was written, in each pass.
+	// The API keeps seconds. Anything finer would differ from what was written, and each pass would write again.
 	status.RevokedAt = new(metav1.NewTime(r.RevokedAt.Truncate(time.Second)))
 	status.TimeToRevokeSeconds = new(max(0, int64(r.RevokedAt.Sub(s.obj.CreationTimestamp.Time).Seconds())))
 	if s.db == nil {

@@ -3,6 +3,8 @@ package keycompromise
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"time"
 
 	"k8s.io/client-go/tools/events"
@@ -11,6 +13,7 @@ import (
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
 	"github.com/1pass-dev/playbook-operator/controllers/access"
+	"github.com/1pass-dev/playbook-operator/controllers/command"
 	"github.com/1pass-dev/playbook-operator/controllers/playbook"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/platformdb"
 )
@@ -29,19 +32,21 @@ var lanes = playbook.Lanes[*compromise]{{
 type Reconciler struct {
 	// Client reads from the cache and writes.
 	Client client.Client
-	// APIReader reads past the cache: a pass begins with the object as it is, so that a manager that woke up late does not
-	// act for one that is gone.
+	// APIReader reads past the cache. A pass begins with the object as it is, so a manager that woke up late does not act
+	// for an object that is gone.
 	APIReader   client.Reader
 	Connections *access.Connections
 	Recorder    events.EventRecorder
 
-	memory playbook.Memory
+	memory   playbook.Memory
+	commands command.Runner
 }
 
-// concurrency is how many run at once. An emergency must not queue behind the slow database of another platform.
+// concurrency is how many objects are worked on at once. An emergency must not wait for another platform's slow
+// database.
 const concurrency = 16
 
-// slowestRetry is how long a pass that fails again and again is put off at most.
+// slowestRetry is the longest time between two tries of a pass that fails again and again.
 const slowestRetry = time.Minute
 
 // +kubebuilder:rbac:groups=playbook.1pass.dev,namespace=playbook-system,resources=keycompromises,verbs=get;list;watch;patch
@@ -51,8 +56,11 @@ const slowestRetry = time.Minute
 // +kubebuilder:rbac:groups="",namespace=playbook-system,resources=secrets,verbs=get
 // +kubebuilder:rbac:groups=events.k8s.io,namespace=playbook-system,resources=events,verbs=create
 
-// SetupWithManager registers the controller.
+// SetupWithManager registers the controller. The manager waits for the commands that it runs when it stops.
 func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
+	if err := mgr.Add(&r.commands); err != nil {
+		return fmt.Errorf("adding the runner of commands: %w", err)
+	}
 	return playbook.Controller(mgr, &v1alpha1.KeyCompromise{}, &v1alpha1.KeyCompromiseList{}, concurrency,
 		slowestRetry).Complete(r)
 }
@@ -71,21 +79,25 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	}.Reconcile(ctx, req)
 }
 
-// assess stops where the ledger is behind. Not in the first step: once that is settled it is not run again, and those
-// after it need the revocation.
+// assess stops where the ledger is behind. The first step can't do that: it is not run again once it is settled, and
+// the later steps need the revocation.
 func assess(_ context.Context, s *compromise) playbook.Outcome {
 	if !s.behind() {
 		return playbook.Outcome{}
 	}
 	return playbook.Stall(v1alpha1.ReasonLedgerBehind, "the ledger in the platform's database does not know the "+
-		"revocation that this object saw, as after a restore from a backup: "+
-		"the old key may be active again. Delete this object and apply one with a new name, which revokes the key again")
+		"revocation that this object saw. This happens after a restore from a backup. The old key may be active again. "+
+		"Delete this object, and apply one with a new name: it revokes the key again")
 }
 
-// closeDeleted closes the operation of a deleted object. What was revoked stays so; another object of that kid takes
-// over.
+// closeDeleted closes the operation of a deleted object. What was revoked stays so, and another object of that kid
+// takes over. A rake that may be running keeps the object: only the object keeps another one from running the rake
+// beside it.
 func (r *Reconciler) closeDeleted(ctx context.Context, v *playbook.Visit[*v1alpha1.KeyCompromise]) error {
 	obj := v.Obj
+	if r.commands.Runs(obj, obj.Status.Command) {
+		return playbook.ErrUnderWay
+	}
 	id, err := identity(obj)
 	if err != nil {
 		return err
@@ -94,13 +106,32 @@ func (r *Reconciler) closeDeleted(ctx context.Context, v *playbook.Visit[*v1alph
 	if err != nil {
 		return err
 	}
-	if p.Spec.Database == nil || unrecorded(obj, p) {
-		// There is no ledger to close it in.
-		return nil
+	s := &compromise{Reconciler: r, obj: obj, platform: p, id: id}
+	// An object without a ledger has nothing to be closed.
+	recorded := p.Spec.Database != nil && !unrecorded(obj, p)
+	if recorded {
+		if s.db, err = r.Connections.Database(ctx, p); err != nil {
+			return err
+		}
 	}
-	db, err := r.Connections.Database(ctx, p)
-	if err != nil {
+	if err := s.awaitRake(ctx); err != nil || !recorded {
 		return err
 	}
-	return db.CloseOperation(ctx, id, platformdb.OutcomeDeleted)
+	return s.db.CloseOperation(ctx, id, platformdb.OutcomeDeleted)
+}
+
+// awaitRake returns ErrUnderWay while a rake may be running that another manager began.
+func (s *compromise) awaitRake(ctx context.Context) error {
+	if s.obj.Status.RevokedAt != nil {
+		return nil
+	}
+	running, err := s.rake().MayRun(ctx)
+	switch {
+	case running:
+		return playbook.ErrUnderWay
+	case errors.Is(err, platformdb.ErrNoOperation), errors.Is(err, platformdb.ErrClosed):
+		// What the ledger does not know was not begun, and what it has closed had ended.
+		return nil
+	}
+	return err
 }

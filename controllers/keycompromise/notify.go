@@ -18,24 +18,24 @@ import (
 const (
 	// notifyInterval is how often the event is looked at.
 	notifyInterval = time.Second
-	// maxRequeueInterval bounds the doubling wait between two requeues of the event.
+	// maxRequeueInterval bounds the wait between two requeues of the event, which doubles each time.
 	maxRequeueInterval = 5 * time.Minute
 )
 
-// notify follows webhook_key.compromised until the relying party accepted it. One that does not know the successor yet
-// refuses it, and the platform then lets it die: it is given back to the dispatcher under its idempotency key until it
-// is delivered.
+// notify follows webhook_key.compromised until the relying party accepts it. A relying party that does not know the
+// successor yet refuses the event, and the platform then lets it die. It is given back to the dispatcher, under its
+// idempotency key, until it is delivered.
 func notify(ctx context.Context, s *compromise) (playbook.Outcome, error) {
 	name, oncall, _ := s.relyingParty()
 	if s.db == nil {
-		return playbook.NotNeeded("nobody looked whether %s accepted webhook_key.compromised: %s. Ask them%s", name,
+		return playbook.NotNeeded("nobody looked whether %s accepted webhook_key.compromised, since %s. Ask them%s", name,
 			onlyTheOutbox, call(oncall)), nil
 	}
 	s.noteCaches()
 	event, err := s.db.CompromiseEvent(ctx, s.revoked)
 	if errors.Is(err, platformdb.ErrNoEntry) {
-		return playbook.Stall(v1alpha1.ReasonNotNotified, "outbox entry %d, webhook_key.compromised, was deleted by "+
-			"somebody else: tell %s by other means%s. Nothing is left to do for this object",
+		return playbook.Stall(v1alpha1.ReasonNotNotified, "somebody deleted outbox entry %d, which is "+
+			"webhook_key.compromised. Tell %s by other means%s. Nothing is left to do for this object",
 			s.revoked.EventEntryID, name, call(oncall)), nil
 	}
 	if err != nil {
@@ -61,17 +61,17 @@ func notify(ctx context.Context, s *compromise) (playbook.Outcome, error) {
 		return outcome, nil
 	}
 	if wait := event.DeadAt.Add(requeueInterval(event.Requeued)).Sub(event.Now); wait > 0 {
-		return playbook.Wait(wait, v1alpha1.ReasonNotifying, "%s refused webhook_key.compromised (%s), as one does that "+
-			"does not know the successor yet; it is tried again", name, answered(event)), nil
+		return playbook.Wait(wait, v1alpha1.ReasonNotifying, "%s refused webhook_key.compromised (%s). It may not know "+
+			"the successor yet. The event is tried again", name, answered(event)), nil
 	}
 	if err := s.db.RequeueEvent(ctx, s.id.UID, event.Requeued); err != nil {
 		return playbook.Outcome{}, access.DatabaseError(err)
 	}
-	return playbook.Wait(notifyInterval, v1alpha1.ReasonNotifying, "%s refused webhook_key.compromised (%s), which was "+
-		"given back to the dispatcher (%d so far)", name, answered(event), event.Requeued+1), nil
+	return playbook.Wait(notifyInterval, v1alpha1.ReasonNotifying, "%s refused webhook_key.compromised (%s). The event "+
+		"was given back to the dispatcher (%d times so far)", name, answered(event), event.Requeued+1), nil
 }
 
-// requeueInterval is how long a dead event rests before it is requeued for the n-th time, counted from 0.
+// requeueInterval is how long a dead event rests before it is requeued for the n-th time. n begins at 0.
 func requeueInterval(n int32) time.Duration {
 	return min(time.Second<<min(n, 16), maxRequeueInterval)
 }
@@ -90,7 +90,7 @@ func call(oncall string) string {
 	return fmt.Sprintf("; on call there: %s", oncall)
 }
 
-// replayRefused gives the webhooks that the relying party refused meanwhile a DLQReplay: it knows the successor now.
+// replayRefused makes a DLQReplay of the webhooks that the relying party refused before it knew the successor.
 func (s *compromise) replayRefused(ctx context.Context) error {
 	died, err := s.db.DiedUnderSuccessor(ctx, s.revoked)
 	if err != nil {
@@ -99,12 +99,12 @@ func (s *compromise) replayRefused(ctx context.Context) error {
 	if died == 0 {
 		return nil
 	}
-	// A name of its own, the same in each try.
+	// The name is the object's own, and the same in each try.
 	name := fmt.Sprintf("%.240s-%.8s", s.obj.Name, s.obj.UID)
 	replay := &v1alpha1.DLQReplay{
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: s.obj.Namespace, Name: name,
-			// Without blockOwnerDeletion, which some clusters let only those set who may change the owner's finalizers.
+			// Without blockOwnerDeletion: some clusters let only those set it who may change the owner's finalizers.
 			OwnerReferences: []metav1.OwnerReference{{
 				APIVersion: v1alpha1.GroupVersion.String(), Kind: "KeyCompromise", Name: s.obj.Name, UID: s.obj.UID,
 				Controller: new(true),

@@ -14,8 +14,8 @@ import (
 )
 
 const (
-	// cleanAnswers in a row are enough: with a few replicas behind a balancer, one that is stale hardly hides from so
-	// many.
+	// cleanAnswers in a row are enough. A balancer has a few replicas behind it, and a stale one hardly stays hidden from
+	// so many looks.
 	cleanAnswers = 10
 	// jwksInterval is the time between two looks.
 	jwksInterval = 500 * time.Millisecond
@@ -30,11 +30,11 @@ func awaitPublication(ctx context.Context, s *compromise) (playbook.Outcome, err
 			s.revoked.Kid), nil
 	}
 	if s.overdue(v1alpha1.StepPublished, s.obj.Spec.PublishTimeoutSeconds) {
-		// With several replicas the last answer may be one of a replica that is well.
+		// The last answer may be that of a good replica, where there are several.
 		if clean > 0 {
 			saw = fmt.Sprintf("was clean in the last %d answers of %d that are needed", clean, cleanAnswers)
 			if at := s.obj.Status.JWKS.OldKidSeenAt; at != nil {
-				saw += fmt.Sprintf(", and one at %s still had %s: a replica may be stale", at.UTC().Format(time.RFC3339),
+				saw += fmt.Sprintf(", but an answer at %s still had %s: a replica may be stale", at.UTC().Format(time.RFC3339),
 					s.revoked.Kid)
 			}
 		}
@@ -43,15 +43,15 @@ func awaitPublication(ctx context.Context, s *compromise) (playbook.Outcome, err
 			where = ", by the first answer without it"
 		}
 		return playbook.Stall(v1alpha1.ReasonStillPublished, "after %d s %s/.well-known/jwks.json %s. The key is "+
-			"revoked%s: restart or purge what serves JWKS (replicas, CDN). Then: %s",
+			"revoked%s. Restart or purge what serves JWKS (replicas, CDN). Then: %s",
 			s.obj.Spec.PublishTimeoutSeconds, s.platform.Spec.URL, saw, where, s.resumeCommand()), nil
 	}
-	return playbook.Wait(jwksInterval, v1alpha1.ReasonWatchingJWKS, "%d of %d answers in a row were clean; the last "+
+	return playbook.Wait(jwksInterval, v1alpha1.ReasonWatchingJWKS, "%d of %d answers in a row were clean. The last "+
 		"one %s", clean, cleanAnswers, saw), nil
 }
 
-// watchJWKS looks once, and returns what it saw. It begins with the revocation, whatever step is under way: the latest
-// answer with the old kid decides until when a relying party may believe it.
+// watchJWKS looks once, and returns what it saw. It is called from the revocation on, in whatever step is under way:
+// the latest answer with the old kid decides until when a relying party may believe it.
 func (s *compromise) watchJWKS(ctx context.Context) string {
 	status := &s.obj.Status
 	if status.JWKS == nil {
@@ -62,7 +62,7 @@ func (s *compromise) watchJWKS(ctx context.Context) string {
 		status.JWKS.Clean = new(int32)
 		return "could not be used: " + playbook.Normalise(err.Error())
 	}
-	// Whoever fetched a moment before the revocation keeps what it got for the whole max-age.
+	// Somebody may have fetched a moment before the revocation, and keeps the answer for the whole max-age.
 	s.exposed(s.revoked.RevokedAt.Add(answer.MaxAge + answer.StaleFor))
 	old, successor := slices.Contains(answer.Kids, s.revoked.Kid), s.hasSuccessor(answer.Kids)
 	switch {
@@ -79,8 +79,8 @@ func (s *compromise) watchJWKS(ctx context.Context) string {
 	return "was clean"
 }
 
-// hasSuccessor says whether published kids have the successor's; where JWKS alone was asked and several kids were new,
-// one of those.
+// hasSuccessor says whether the successor's kid is among published kids. Where it is not known which of several new
+// kids that is, any of them will do.
 func (s *compromise) hasSuccessor(kids []string) bool {
 	if s.revoked.SuccessorKid == "" {
 		return len(s.notBefore(kids)) > 0
@@ -95,13 +95,13 @@ func (s *compromise) successor() string {
 	return "the successor " + s.revoked.SuccessorKid
 }
 
-// keptFor is for how long the relying party may believe an answer that it got when we did.
+// keptFor is how long the relying party may believe an answer that it got at the same time as we.
 func (s *compromise) keptFor(answer *platformapi.JWKS) time.Duration {
 	_, _, cache := s.relyingParty()
 	return max(answer.FreshFor+answer.StaleFor, cache)
 }
 
-// exposed moves the end of the exposure to no earlier than until, and no earlier than the relying party keeps JWKS.
+// exposed moves the end of the exposure, if need be, to until. It does not end before the relying party drops JWKS.
 func (s *compromise) exposed(until time.Time) {
 	_, _, cache := s.relyingParty()
 	if own := s.revoked.RevokedAt.Add(cache); own.After(until) {

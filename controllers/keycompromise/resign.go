@@ -21,15 +21,15 @@ const (
 	maxNamed = 5
 )
 
-// reSign signs anew what the revocation left: volume above its limit, entries that the dispatcher held, and those of
-// stragglers. A transaction that had read the old key can still insert under it after the revocation committed, so each
-// of those that were open then must have ended.
+// reSign signs anew what the revocation left: entries above its limit, entries that the dispatcher held, and entries of
+// late transactions. A transaction that had read the old key can still insert under it after the revocation committed.
+// So each transaction that was open then must have ended.
 func reSign(ctx context.Context, s *compromise) (playbook.Outcome, error) {
 	if s.db == nil {
 		return playbook.NotNeeded("nobody looked whether undelivered webhooks were signed anew, or whether the platform "+
-			"still signs with %s: %s", s.revoked.Kid, onlyTheOutbox), nil
+			"still signs with %s, since %s", s.revoked.Kid, onlyTheOutbox), nil
 	}
-	// JWKS that hangs must not hold up the signing: the next step gives it more time.
+	// JWKS that hangs must not hold up the signing. The next step gives it more time.
 	looking, cancel := context.WithTimeout(ctx, slice)
 	s.watchJWKS(looking)
 	cancel()
@@ -43,12 +43,12 @@ func reSign(ctx context.Context, s *compromise) (playbook.Outcome, error) {
 		may := !s.mayAct().Stops()
 		switch {
 		case progress.ReSignedAt != nil:
-			return playbook.Done("%d undelivered entries signed anew; none is under the old kid, and every transaction from "+
-				"before the revocation has ended", progress.Resigned), nil
+			return playbook.Done("%d undelivered entries were signed anew. None is under the old kid, and every "+
+				"transaction from before the revocation has ended", progress.Resigned), nil
 		case !may && s.obj.Spec.Via == v1alpha1.CompromiseViaDatabase:
-			// It comes back all the same, since JWKS is to be looked at meanwhile.
+			// It comes back nevertheless: each pass looks at JWKS.
 			return playbook.Wait(reSignInterval, v1alpha1.ReasonAutomationOff,
-				"Platform %q is ObserveOnly: %s undelivered entries under the old kid are signed anew when its spec.automation "+
+				"Platform %q is ObserveOnly. %s undelivered entries under the old kid are signed anew once its spec.automation "+
 					"is Enabled",
 				s.platform.Name, bounded(progress.Left)), nil
 		case s.overdue(v1alpha1.StepReSigned, s.obj.Spec.ReSignTimeoutSeconds):
@@ -64,8 +64,8 @@ func reSign(ctx context.Context, s *compromise) (playbook.Outcome, error) {
 }
 
 func (s *compromise) reSignSome(ctx context.Context) (*platformdb.ReSigning, error) {
-	// The rake signed anew what there was; the operator can't where keys are encrypted, and waits for the rest. Nor does
-	// it where it only observes.
+	// The rake signed anew what there was. The operator can't sign where keys are encrypted, so it waits for the rest. It
+	// also only waits where the Platform is ObserveOnly.
 	if may := !s.mayAct().Stops(); !may || s.obj.Spec.Via == v1alpha1.CompromiseViaCommand {
 		progress, err := s.db.AwaitReSigned(ctx, s.id.UID)
 		return progress, access.DatabaseError(err)
@@ -81,7 +81,7 @@ func (s *compromise) reSignSome(ctx context.Context) (*platformdb.ReSigning, err
 func (s *compromise) stillSigning(progress *platformdb.ReSigning) playbook.Outcome {
 	var why []string
 	if progress.Left > 0 {
-		text := fmt.Sprintf("%s undelivered entries are under the old kid: the platform still signs with it, or their "+
+		text := fmt.Sprintf("%s undelivered entries are under the old kid. The platform still signs with it, or their "+
 			"rows stay locked. Restart the processes that keep the key in memory", bounded(progress.Left))
 		if s.obj.Spec.Via == v1alpha1.CompromiseViaCommand {
 			text += ", and let the platform sign them anew: the operator can't"
@@ -90,7 +90,7 @@ func (s *compromise) stillSigning(progress *platformdb.ReSigning) playbook.Outco
 	}
 	if n := len(progress.Open); n > 0 {
 		why = append(why, fmt.Sprintf("%d transactions from before the revocation are still open (%s) and may insert "+
-			"under the old kid. End their sessions, found in pg_locks by virtualtransaction, or commit or roll back the "+
+			"under the old kid. Find their sessions in pg_locks by virtualtransaction, and end them. Commit or roll back the "+
 			"prepared ones",
 			n, strings.Join(progress.Open[:min(n, maxNamed)], ", ")))
 	}

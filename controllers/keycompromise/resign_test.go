@@ -75,7 +75,7 @@ func TestVolumeAboveTheLimitFollowsAfterTheRevocation(t *testing.T) {
 		return stage.Condition(k, v1alpha1.StepReSigned).Status == metav1.ConditionTrue
 	})
 	if *k.Status.ResignedEntries != 3000 || !strings.Contains(stage.Condition(k, v1alpha1.StepRevoked).Message,
-		"they follow") {
+		"the next step signs them") {
 		t.Errorf("%s", stage.JSON(k.Status))
 	}
 	if n := stage.Query[int64](s.Scene, `SELECT count(*) FROM webhook_outbox_entries WHERE kid <> $1`,
@@ -102,8 +102,7 @@ func TestWhatTheDispatcherHoldsIsCountedAndSignedAnewWhenThatIsAllowed(t *testin
 	name := s.apply("key", kid, "{}")
 	k := s.AwaitReason(name, v1alpha1.ReasonReSigning)
 	if c := stage.Condition(k, v1alpha1.StepRevoked); *k.Status.ClaimedEntries != 1 || *k.Status.ResignedEntries != 9 ||
-		!strings.Contains(c.Message, "1 entries were being delivered under the old kid at that moment, which can't be "+
-			"recalled") {
+		!strings.Contains(c.Message, "1 entries were being delivered under the old kid, and can't be recalled") {
 		t.Errorf("%s", stage.JSON(k.Status))
 	}
 	under := func() string {

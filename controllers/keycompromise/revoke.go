@@ -15,12 +15,12 @@ import (
 const (
 	// defaultResignLimit is v1alpha1's default of signingKeys.resignLimit, where signingKeys is absent.
 	defaultResignLimit = 100_000
-	// twinInterval is how often the end of another KeyCompromise of the same key is looked for.
+	// twinInterval is how often a pass looks whether another KeyCompromise of the same key has ended.
 	twinInterval = 2 * time.Second
 )
 
-// revoke ends the key, issues its successor, signs what is undelivered anew and tells the relying party, in one
-// transaction.
+// revoke does four things in one transaction: it ends the key, issues its successor, signs anew what is undelivered,
+// and tells the relying party.
 func revoke(ctx context.Context, s *compromise) (playbook.Outcome, error) {
 	if s.revoked == nil {
 		end := s.revokeNow
@@ -36,14 +36,14 @@ func revoke(ctx context.Context, s *compromise) (playbook.Outcome, error) {
 	r := s.revoked
 	switch {
 	case s.db == nil:
-		return playbook.Done("JWKS has %s no more since %s, and %s instead: it was revoked by then", r.Kid,
-			r.RevokedAt.Format(time.RFC3339), s.successor()), nil
+		return playbook.Done("at %s JWKS no longer had %s; it had %s instead. The key was revoked by then",
+			r.RevokedAt.Format(time.RFC3339), r.Kid, s.successor()), nil
 	case r.Deferred:
-		return playbook.Done("revoked at %s, successor %s; there are more undelivered entries than a revocation signs "+
-			"anew, so they follow", r.RevokedAt.Format(time.RFC3339), r.SuccessorKid), nil
+		return playbook.Done("revoked at %s, successor %s. There are more undelivered entries than one transaction signs "+
+			"anew: the next step signs them", r.RevokedAt.Format(time.RFC3339), r.SuccessorKid), nil
 	case r.Claimed > 0:
-		return playbook.Done("revoked at %s, successor %s; %d entries were being delivered under the old kid at that "+
-			"moment, which can't be recalled", r.RevokedAt.Format(time.RFC3339), r.SuccessorKid, r.Claimed), nil
+		return playbook.Done("revoked at %s, successor %s. At that moment %d entries were being delivered under the old "+
+			"kid, and can't be recalled", r.RevokedAt.Format(time.RFC3339), r.SuccessorKid, r.Claimed), nil
 	}
 	return playbook.Done("revoked at %s, successor %s", r.RevokedAt.Format(time.RFC3339), r.SuccessorKid), nil
 }
@@ -65,7 +65,7 @@ func (s *compromise) begin(ctx context.Context) (playbook.Outcome, error) {
 	}
 	s.op, err = s.db.OpenOperation(ctx, s.id)
 	if errors.Is(err, platformdb.ErrNoApplication) {
-		return playbook.Stall(v1alpha1.ReasonSpecInvalid, "the platform has no application %s: delete this object and "+
+		return playbook.Stall(v1alpha1.ReasonSpecInvalid, "the platform has no application %s. Delete this object, and "+
 			"apply one with an id from oauth_applications", s.obj.Spec.ApplicationID), nil
 	}
 	if err != nil {
@@ -75,7 +75,7 @@ func (s *compromise) begin(ctx context.Context) (playbook.Outcome, error) {
 }
 
 func alreadyDone(twin *platformdb.Operation) playbook.Outcome {
-	return playbook.Moot(v1alpha1.ReasonAlreadyDone, "KeyCompromise %s/%s, uid %s, ended this key; it finished at %s",
+	return playbook.Moot(v1alpha1.ReasonAlreadyDone, "KeyCompromise %s/%s, uid %s, ended this key. It finished at %s",
 		twin.Namespace, twin.Name, twin.UID, twin.ClosedAt.UTC().Format(time.RFC3339))
 }
 
@@ -111,23 +111,23 @@ func (s *compromise) notRevoked(ctx context.Context, err error) (playbook.Outcom
 			kids = "it has " + strings.Join(unknown.Kids, ", ")
 		}
 		return playbook.Stall(v1alpha1.ReasonUnknownKid, "application %s has no key of kid %q; %s. Nothing was changed. "+
-			"Delete this object and apply one with the right kid", s.obj.Spec.ApplicationID, s.obj.Spec.Kid, kids), nil
+			"Delete this object, and apply one with the right kid", s.obj.Spec.ApplicationID, s.obj.Spec.Kid, kids), nil
 	case errors.As(err, &taken):
 		outcome, err := s.awaitTwin(ctx, taken.Operation)
 		return outcome, err
 	case errors.As(err, &unsignable):
-		return playbook.Stall(v1alpha1.ReasonSpecInvalid, "%v. Nothing was changed. Where the platform encrypts its key "+
-			"column, delete this object and apply one with a new name and via: Command, which runs the platform's own "+
+		return playbook.Stall(v1alpha1.ReasonSpecInvalid, "%v. Nothing was changed. If the platform encrypts its key "+
+			"column, delete this object, and apply one with a new name and via: Command. That runs the platform's own "+
 			"rake", unsignable), nil
 	}
 	return playbook.Outcome{}, access.DatabaseError(err)
 }
 
-// awaitTwin waits for the end of another operation that revoked the key, and then completes pointing to it.
+// awaitTwin waits for the end of another operation that revokes the key. It then completes, and names that one.
 func (s *compromise) awaitTwin(ctx context.Context, twin *platformdb.Operation) (playbook.Outcome, error) {
 	if twin.ClosedAt == nil {
-		return playbook.Wait(twinInterval, v1alpha1.ReasonWaitingForTwin, "KeyCompromise %s/%s ended this key already; "+
-			"waiting until it is Ready", twin.Namespace, twin.Name), nil
+		return playbook.Wait(twinInterval, v1alpha1.ReasonWaitingForTwin, "KeyCompromise %s/%s ends this key. Waiting until "+
+			"it is Ready", twin.Namespace, twin.Name), nil
 	}
 	if err := s.db.CloseOperation(ctx, s.id, platformdb.OutcomeComplete); err != nil {
 		return playbook.Outcome{}, access.DatabaseError(err)

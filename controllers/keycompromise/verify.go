@@ -14,7 +14,7 @@ import (
 // verify looks for a webhook signed by the successor that reached the relying party after the revocation.
 func verify(ctx context.Context, s *compromise) (playbook.Outcome, error) {
 	if s.db == nil {
-		return playbook.NotNeeded("nobody looked whether a webhook that the successor signed was delivered: %s",
+		return playbook.NotNeeded("nobody looked whether a webhook that the successor signed was delivered, since %s",
 			onlyTheOutbox), nil
 	}
 	last := s.noteCaches()

@@ -2,6 +2,7 @@ package playbook
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -19,7 +20,13 @@ const (
 	closeDeadline = time.Minute
 	closeInterval = 5 * time.Second
 	closeTimeout  = 15 * time.Second
+	// underWayInterval is how often the end of an effect is looked for that a deleted object waits for.
+	underWayInterval = time.Second
 )
+
+// ErrUnderWay says that an effect of a deleted object is under way, and that its end is certain to come. The object
+// stays until then: without it the effect could be begun again by another object.
+var ErrUnderWay = errors.New("an effect is under way")
 
 // Finalize lets a deleted object go once closeOperation has closed its operation.
 func Finalize(ctx context.Context, c client.Client, recorder events.EventRecorder, obj Object,
@@ -32,6 +39,9 @@ func Finalize(ctx context.Context, c client.Client, recorder events.EventRecorde
 		closing, cancel := context.WithTimeout(ctx, closeTimeout)
 		err := closeOperation(closing)
 		cancel()
+		if errors.Is(err, ErrUnderWay) {
+			return ctrl.Result{RequeueAfter: underWayInterval}, nil
+		}
 		if err != nil && time.Since(obj.GetDeletionTimestamp().Time) < closeDeadline {
 			// Not as an error, whose backoff would overshoot the deadline.
 			ctrl.LoggerFrom(ctx).Error(err, "closing the operation of a deleted object")

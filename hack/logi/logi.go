@@ -152,10 +152,6 @@ func Start(ctx context.Context, config Config) (*Server, error) {
 		pool.Close()
 		return nil, fmt.Errorf("listening: %w", err)
 	}
-	_, tokenKey, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("making the key of tokens: %w", err), listener.Close())
-	}
 	transport := &http.Transport{MaxIdleConnsPerHost: config.Workers}
 	s := &Server{
 		Services: NewServices(),
@@ -163,7 +159,7 @@ func Start(ctx context.Context, config Config) (*Server, error) {
 		client: &http.Client{Timeout: config.DeliveryTimeout, Transport: transport},
 		faults: map[int64]Fault{}, arrivals: map[int64]int{}, counts: map[int64]*ApplicationCounts{},
 		seen: map[int64]map[string]int{},
-		jwks: map[int64]cachedKeys{}, nonces: map[string]nonce{}, clients: map[string]string{}, tokenKey: tokenKey,
+		jwks: map[int64]cachedKeys{}, nonces: map[string]nonce{}, clients: map[string]string{},
 		leaked:  map[int64]map[string]bool{},
 		jwksTTL: map[int64]time.Duration{}, replicas: make([]replica, len(config.JWKSReplicas)),
 	}

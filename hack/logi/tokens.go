@@ -2,6 +2,7 @@ package logi
 
 import (
 	"context"
+	"crypto/ed25519"
 	"crypto/rand"
 	"fmt"
 	"net/http"
@@ -16,8 +17,8 @@ import (
 // TokenKid names the key that signs tokens which are JWTs. JWKS shows it while there are such tokens.
 const TokenKid = "tok_1"
 
-// TokenFault is how /oauth/token answers. The zero one is a platform that is well and issues opaque tokens, as Doorkeeper
-// does.
+// TokenFault is how /oauth/token answers. The zero one is a platform that is well and issues opaque tokens, as
+// Doorkeeper does.
 type TokenFault struct {
 	// Status and Error are answered to every client, known or not: 401 and invalid_client, or another 4xx.
 	Status int    `json:"status"`
@@ -33,6 +34,10 @@ func (s *Server) SetTokenFault(fault TokenFault) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.tokens = fault
+	if s.tokenKey == nil {
+		// crypto/rand returns no error.
+		_, s.tokenKey, _ = ed25519.GenerateKey(nil)
+	}
 }
 
 func (s *Server) tokenFault() TokenFault {

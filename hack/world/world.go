@@ -54,7 +54,8 @@ func Start(ctx context.Context, dir string, options servers.PostgresOptions) (w 
 
 // StartFrom is Start for another checkout of the project, as of an earlier release.
 func StartFrom(ctx context.Context, tree, dir string, options servers.PostgresOptions) (w *World, err error) {
-	w = &World{tree: tree, Dir: dir, OperatorPassword: rand.Text(), MonitorPassword: rand.Text(), SignerPassword: rand.Text()}
+	w = &World{tree: tree, Dir: dir, OperatorPassword: rand.Text(), MonitorPassword: rand.Text(),
+		SignerPassword: rand.Text()}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, w.Stop(context.WithoutCancel(ctx)))
