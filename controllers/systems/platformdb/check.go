@@ -78,7 +78,7 @@ func (db *DB) Check(ctx context.Context) (version int, err error) {
 func (db *DB) schemaVersion(ctx context.Context) (int, error) {
 	want := LatestVersion()
 	var version int
-	err := db.pool.QueryRow(ctx, `SELECT coalesce(max(version), 0) FROM playbook.schema_migrations`).Scan(&version)
+	err := db.alone.QueryRow(ctx, `SELECT coalesce(max(version), 0) FROM playbook.schema_migrations`).Scan(&version)
 	var said *pgconn.PgError
 	if errors.As(err, &said) {
 		switch said.Code {
@@ -102,7 +102,7 @@ func (db *DB) schemaVersion(ctx context.Context) (int, error) {
 }
 
 func (db *DB) checkColumns(ctx context.Context) error {
-	rows, err := db.pool.Query(ctx, `SELECT c.relname || '.' || a.attname, format_type(a.atttypid, NULL)
+	rows, err := db.alone.Query(ctx, `SELECT c.relname || '.' || a.attname, format_type(a.atttypid, NULL)
 		FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
 		WHERE c.oid IN (to_regclass('oauth_applications'), to_regclass('webhook_outbox_entries'), to_regclass('webhook_signing_keys'))
 			AND a.attnum > 0 AND NOT a.attisdropped`)
@@ -131,7 +131,7 @@ func (db *DB) checkColumns(ctx context.Context) error {
 // entries.
 func (db *DB) checkIndex(ctx context.Context) error {
 	var found, broken bool
-	err := db.pool.QueryRow(ctx, `SELECT EXISTS (
+	err := db.alone.QueryRow(ctx, `SELECT EXISTS (
 		SELECT FROM pg_index i
 		WHERE i.indrelid = to_regclass('webhook_outbox_entries') AND i.indisvalid AND i.indisready
 			AND pg_get_indexdef(i.indexrelid, 1, true) = 'oauth_application_id' AND pg_get_indexdef(i.indexrelid, 2, true) = 'enqueued_at'

@@ -24,19 +24,20 @@ const (
 	poolSize = 4
 	// connectTimeout bounds one try to connect, name resolution and TLS included.
 	connectTimeout = 5 * time.Second
-	// statementTimeout ends a statement that hangs behind a lock or a missing index.
-	statementTimeout = 60 * time.Second
+	// statementTimeout ends a statement that hangs behind a lock or a missing index. It stands in settings, too.
+	statementTimeout = time.Minute
 	// planTimeout is longer: a plan reads each dead entry of an application once.
 	planTimeout = 10 * time.Minute
 	// queryCanceled is the code of a statement that took longer than its timeout.
 	queryCanceled = "57014"
-	// idleInTransactionTimeout ends the transaction of a frozen manager, so that another one goes on.
-	idleInTransactionTimeout = 10 * time.Second
+	// cachedStatements exceeds the statements that there are.
+	cachedStatements = 256
 )
 
 // DB is a bounded pool of connections to one platform's database.
 type DB struct {
-	pool *pgxpool.Pool
+	pool  *pgxpool.Pool
+	alone alone
 }
 
 // Open prepares a pool; it connects when it is first used. The URL is a secret: no error of this package repeats it. A
@@ -62,21 +63,16 @@ func OpenTrusting(url, authorities string, dial pgconn.DialFunc) (*DB, error) {
 	if dial != nil {
 		config.ConnConfig.DialFunc = dial
 	}
-	params := config.ConnConfig.RuntimeParams
-	params["application_name"] = "playbook-operator"
-	// Rails' timestamps carry no zone and mean UTC.
-	params["TimeZone"] = "UTC"
-	// A session keeps the plans of its statements. One that it made while the ledger was small must still be good when it
-	// has millions of rows: the ledger is read by its indexes, whatever its statistics say. Compiling a plan costs more
-	// than it saves.
-	params["enable_seqscan"], params["jit"] = "off", "off"
-	params["statement_timeout"] = milliseconds(statementTimeout)
-	params["idle_in_transaction_session_timeout"] = milliseconds(idleInTransactionTimeout)
+	config.ConnConfig.RuntimeParams["application_name"] = "playbook-operator"
+	withoutOurs(config.ConnConfig)
+	config.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheStatement
+	config.ConnConfig.StatementCacheCapacity = cachedStatements
+	config.AfterConnect = verify
 	pool, err := pgxpool.NewWithConfig(context.Background(), config)
 	if err != nil {
 		return nil, fmt.Errorf("preparing the connection pool: %w", describe(err))
 	}
-	return &DB{pool: pool}, nil
+	return &DB{pool: pool, alone: alone{pool}}, nil
 }
 
 // notParsed says what a role's URL should be. The parser's own error repeats parts of it.
@@ -113,11 +109,16 @@ func trust(config *pgx.ConnConfig, authorities string) error {
 // Close ends the connections; statements under way end first.
 func (db *DB) Close() { db.pool.Close() }
 
-func milliseconds(d time.Duration) string { return fmt.Sprint(d.Milliseconds()) }
-
 // transact runs fn in a transaction and commits it. After an error nothing of it happened, unless the error came from
 // the commit itself: its reply can be lost, and the caller finds the truth in the ledger on its next pass.
 func (db *DB) transact(ctx context.Context, doing string, options pgx.TxOptions, fn func(pgx.Tx) error) error {
+	return db.transactFor(ctx, doing, statementTimeout, options, fn)
+}
+
+// transactFor is transact whose statements may take up to timeout each.
+func (db *DB) transactFor(ctx context.Context, doing string, timeout time.Duration, options pgx.TxOptions,
+	fn func(pgx.Tx) error) error {
+	options.BeginQuery = begin(options, timeout)
 	if err := pgx.BeginTxFunc(ctx, db.pool, options, fn); err != nil {
 		return fmt.Errorf("%s: %w", doing, describe(err))
 	}

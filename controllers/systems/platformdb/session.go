@@ -1,0 +1,185 @@
+package platformdb
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// settings must hold for each statement, whatever the URL, the environment, the role, the database or a pooler says. So
+// they are set in each transaction, in the round trip that begins it: what a session was given when it began, the next
+// one behind a pooler does not have. Values are spelled as Postgres shows them.
+var settings = []struct{ Name, Value string }{
+	// Rails' timestamps carry no zone and mean UTC.
+	{"TimeZone", "UTC"},
+	{"DateStyle", "ISO, YMD"},
+	{"client_encoding", "UTF8"},
+	{"standard_conforming_strings", "on"},
+	// A session keeps the plans of its statements. One that it made while the ledger was small must still be good when it
+	// has millions of rows: the ledger is read by its indexes, whatever its statistics say. Compiling a plan costs more
+	// than it saves.
+	{"enable_seqscan", "off"},
+	{"jit", "off"},
+	// What was reported as committed survives a crash of the server.
+	{"synchronous_commit", "on"},
+	{"idle_in_transaction_session_timeout", "10s"},
+	{statementTimeoutSetting, "1min"},
+}
+
+const statementTimeoutSetting = "statement_timeout"
+
+// setLocal sets them, and alone does as a query: beside another statement in one round trip it needs no BEGIN.
+var setLocal, setAlone = settingsSQL()
+
+func settingsSQL() (string, string) {
+	var local, alone []string
+	for _, s := range settings {
+		local = append(local, fmt.Sprintf("set local %s = '%s'", s.Name, s.Value))
+		alone = append(alone, fmt.Sprintf("set_config('%s', '%s', true)", s.Name, s.Value))
+	}
+	return strings.Join(local, "; "), "select " + strings.Join(alone, ", ")
+}
+
+// begin is what begins a transaction: by the simple protocol, in one round trip. Isolation is always given, since what
+// a lock waited for must be seen after it, whatever the role's default is.
+func begin(options pgx.TxOptions, timeout time.Duration) string {
+	text := "begin isolation level " + cmp.Or(string(options.IsoLevel), string(pgx.ReadCommitted))
+	if options.AccessMode != "" {
+		text += " " + string(options.AccessMode)
+	}
+	text += "; " + setLocal
+	if timeout != statementTimeout {
+		text += fmt.Sprintf("; set local %s = %d", statementTimeoutSetting, timeout.Milliseconds())
+	}
+	return text
+}
+
+// withoutOurs takes what the URL or the environment says of our settings out of a configuration, in whichever case it
+// is written. The names of a session's first settings are sent in the order of a map, so that either could win.
+func withoutOurs(config *pgx.ConnConfig) {
+	for name := range config.RuntimeParams {
+		if slices.ContainsFunc(settings, func(s struct{ Name, Value string }) bool {
+			return strings.EqualFold(s.Name,
+				name)
+		}) {
+			delete(config.RuntimeParams, name)
+		}
+	}
+}
+
+// readOnly is of a look that changes nothing.
+var readOnly = pgx.TxOptions{AccessMode: pgx.ReadOnly}
+
+// ErrUnfitSession says that a session does not keep what it is told, so that nothing can be relied on.
+var ErrUnfitSession = errors.New("the database's sessions can't be used")
+
+// verify looks whether the settings hold in a transaction of a new session.
+func verify(ctx context.Context, conn *pgx.Conn) error {
+	look := begin(pgx.TxOptions{}, statementTimeout) + "; select "
+	for i, s := range settings {
+		if i > 0 {
+			look += ", "
+		}
+		look += "current_setting('" + s.Name + "')"
+	}
+	results, err := conn.PgConn().Exec(ctx, look+"; rollback").ReadAll()
+	if err != nil {
+		return err
+	}
+	for _, result := range results {
+		for _, row := range result.Rows {
+			for i, s := range settings {
+				if got := string(row[i]); got != s.Value {
+					return fmt.Errorf("%w: after SET LOCAL %s = '%s' it is %q: give a URL that leads to the database itself, or "+
+						"to PgBouncer with pool_mode=transaction", ErrUnfitSession, s.Name, s.Value, got)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// alone runs statements that are a transaction of their own, in one round trip with the settings.
+type alone struct{ pool *pgxpool.Pool }
+
+func (a alone) send(ctx context.Context, sql string, args []any) (pgx.BatchResults, error) {
+	batch := &pgx.Batch{}
+	batch.Queue(setAlone)
+	batch.Queue(sql, args...)
+	results := a.pool.SendBatch(ctx, batch)
+	if _, err := results.Exec(); err != nil {
+		return nil, errors.Join(err, results.Close())
+	}
+	return results, nil
+}
+
+// Query is as a pool's.
+func (a alone) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
+	results, err := a.send(ctx, sql, args)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := results.Query()
+	if err != nil {
+		return nil, errors.Join(err, results.Close())
+	}
+	return &aloneRows{Rows: rows, results: results}, nil
+}
+
+// QueryRow is as a pool's.
+func (a alone) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
+	rows, err := a.Query(ctx, sql, args...)
+	return aloneRow{rows, err}
+}
+
+// Exec is as a pool's.
+func (a alone) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
+	results, err := a.send(ctx, sql, args)
+	if err != nil {
+		return pgconn.CommandTag{}, err
+	}
+	tag, err := results.Exec()
+	return tag, errors.Join(err, results.Close()) // which commits
+}
+
+// aloneRows give their connection back when they are closed.
+type aloneRows struct {
+	pgx.Rows
+	results pgx.BatchResults
+}
+
+func (r *aloneRows) Close() {
+	r.Rows.Close()
+	_ = r.results.Close() // of a statement that read; what went wrong is the rows' error
+}
+
+type aloneRow struct {
+	rows pgx.Rows
+	err  error
+}
+
+func (r aloneRow) Scan(targets ...any) error {
+	if r.err != nil {
+		return r.err
+	}
+	defer r.rows.Close()
+	if !r.rows.Next() {
+		if err := r.rows.Err(); err != nil {
+			return err
+		}
+		return pgx.ErrNoRows
+	}
+	if err := r.rows.Scan(targets...); err != nil {
+		return err
+	}
+	r.rows.Close()
+	return r.rows.Err()
+}
