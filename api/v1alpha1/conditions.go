@@ -85,6 +85,8 @@ const (
 	ReasonNoDatabase = "NoDatabase"
 	// ReasonDatabaseUnreachable says that the platform's database did not answer as it should.
 	ReasonDatabaseUnreachable = "DatabaseUnreachable"
+	// ReasonDatabaseSessionUnfit says that sessions of the database, as a pooler gives them, can't be used.
+	ReasonDatabaseSessionUnfit = "DatabaseSessionUnfit"
 	// ReasonLedgerNotReady says that a table, column, grant, index or the ledger itself is missing; the message names it.
 	ReasonLedgerNotReady = "LedgerNotReady"
 	// ReasonWaitingForApproval says that spec.approvals needs an entry; the message has the command.

@@ -249,11 +249,8 @@ func notReady(p *v1alpha1.Platform, err error) {
 }
 
 func reason(err error) string {
-	if w := (*playbook.Waiting)(nil); errors.As(err, &w) {
+	if w := (*playbook.Waiting)(nil); errors.As(access.DatabaseError(err), &w) {
 		return w.Reason
-	}
-	if errors.Is(err, platformdb.ErrNotReady) {
-		return v1alpha1.ReasonLedgerNotReady
 	}
 	return v1alpha1.ReasonDatabaseUnreachable
 }

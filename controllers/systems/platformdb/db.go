@@ -12,6 +12,8 @@ import (
 	"io/fs"
 	"net"
 	"slices"
+	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -38,6 +40,8 @@ const (
 type DB struct {
 	pool  *pgxpool.Pool
 	alone alone
+	// pooled says that a pooler was seen before the database.
+	pooled atomic.Bool
 }
 
 // Open prepares a pool; it connects when it is first used. The URL is a secret: no error of this package repeats it. A
@@ -67,12 +71,15 @@ func OpenTrusting(url, authorities string, dial pgconn.DialFunc) (*DB, error) {
 	withoutOurs(config.ConnConfig)
 	config.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheStatement
 	config.ConnConfig.StatementCacheCapacity = cachedStatements
-	config.AfterConnect = verify
+	config.ConnConfig.DescriptionCacheCapacity = cachedStatements
+	db := &DB{}
+	config.BeforeConnect, config.AfterConnect, config.PrepareConn = db.beforeConnect, db.afterConnect, db.prepareConn
 	pool, err := pgxpool.NewWithConfig(context.Background(), config)
 	if err != nil {
 		return nil, fmt.Errorf("preparing the connection pool: %w", describe(err))
 	}
-	return &DB{pool: pool, alone: alone{pool}}, nil
+	db.pool, db.alone = pool, alone{pool}
+	return db, nil
 }
 
 // notParsed says what a role's URL should be. The parser's own error repeats parts of it.
@@ -133,7 +140,10 @@ var ErrUnreachable = errors.New("the database is unreachable")
 func describe(err error) error {
 	var said *pgconn.PgError
 	if errors.As(err, &said) {
-		switch {
+		switch parameter, refused := strings.CutPrefix(said.Message, "unsupported startup parameter: "); {
+		case said.Code == protocolViolation && refused:
+			return fmt.Errorf("%w: the pooler takes no %q in the URL: take it out, and set it by ALTER ROLE … SET, or give a "+
+				"URL that leads to the database itself", ErrUnfitSession, parameter)
 		// Connection exceptions, refused credentials, unknown database, operator intervention (shutting down, starting up).
 		case slices.Contains([]string{"08", "28", "3D", "53", "57"}, said.Code[:2]) && said.Code != queryCanceled:
 			return fmt.Errorf("%w: %w", ErrUnreachable, said)

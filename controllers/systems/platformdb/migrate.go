@@ -58,6 +58,8 @@ func Migrate(ctx context.Context, url string) ([]string, error) {
 	}
 	config.ConnectTimeout = connectTimeout
 	withoutOurs(config)
+	// It names no statement, so that it works through a pooler too.
+	config.DefaultQueryExecMode = pgx.QueryExecModeExec
 	conn, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {
 		return nil, describe(err)

@@ -81,30 +81,65 @@ var readOnly = pgx.TxOptions{AccessMode: pgx.ReadOnly}
 // ErrUnfitSession says that a session does not keep what it is told, so that nothing can be relied on.
 var ErrUnfitSession = errors.New("the database's sessions can't be used")
 
-// verify looks whether the settings hold in a transaction of a new session.
-func verify(ctx context.Context, conn *pgx.Conn) error {
-	look := begin(pgx.TxOptions{}, statementTimeout) + "; select "
-	for i, s := range settings {
-		if i > 0 {
-			look += ", "
-		}
-		look += "current_setting('" + s.Name + "')"
+// behindPooler is where a connection keeps that a pooler was found behind it after it had begun to name statements.
+const behindPooler = "playbook: behind a pooler"
+
+// beforeConnect has a connection name no statement where a pooler is known: the next transaction may be on a backend
+// that has none of that name. The descriptions are kept then, so that this costs no round trip, but each statement is
+// planned anew.
+func (db *DB) beforeConnect(_ context.Context, config *pgx.ConnConfig) error {
+	if db.pooled.Load() {
+		config.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
 	}
-	results, err := conn.PgConn().Exec(ctx, look+"; rollback").ReadAll()
+	return nil
+}
+
+// afterConnect looks whether the settings hold in a transaction of a new session, and who answers. A pooler greets with
+// the number of a process that it made up, since it has yet to choose the backend.
+func (db *DB) afterConnect(ctx context.Context, conn *pgx.Conn) error {
+	look := begin(pgx.TxOptions{}, statementTimeout) + "; select pg_backend_pid()"
+	for _, s := range settings {
+		look += ", current_setting('" + s.Name + "')"
+	}
+	results, err := conn.PgConn().Exec(ctx, look).ReadAll()
+	if err == nil {
+		// In a round trip of its own: whoever keeps no transaction shows it here.
+		_, err = conn.Exec(ctx, "rollback")
+	}
+	if said := (*pgconn.PgError)(nil); errors.As(err, &said) && said.Code == protocolViolation {
+		// PgBouncer with pool_mode=statement.
+		return fmt.Errorf("%w: %s: %s", ErrUnfitSession, said.Message, rightURL)
+	}
 	if err != nil {
 		return err
 	}
 	for _, result := range results {
 		for _, row := range result.Rows {
 			for i, s := range settings {
-				if got := string(row[i]); got != s.Value {
-					return fmt.Errorf("%w: after SET LOCAL %s = '%s' it is %q: give a URL that leads to the database itself, or "+
-						"to PgBouncer with pool_mode=transaction", ErrUnfitSession, s.Name, s.Value, got)
+				if got := string(row[1+i]); got != s.Value {
+					return fmt.Errorf("%w: after SET LOCAL %s = '%s' it is %q: %s", ErrUnfitSession, s.Name, s.Value, got, rightURL)
 				}
+			}
+			if string(row[0]) == fmt.Sprint(conn.PgConn().PID()) {
+				continue
+			}
+			db.pooled.Store(true)
+			if conn.Config().DefaultQueryExecMode == pgx.QueryExecModeCacheStatement {
+				conn.PgConn().CustomData()[behindPooler] = true
 			}
 		}
 	}
 	return nil
+}
+
+// protocolViolation is the code of nearly everything that PgBouncer itself says.
+const protocolViolation = "08P01"
+
+const rightURL = "give a URL that leads to the database itself, or to PgBouncer with pool_mode=transaction or session"
+
+// prepareConn keeps a connection out of use that names statements behind a pooler; the pool makes another.
+func (db *DB) prepareConn(_ context.Context, conn *pgx.Conn) (bool, error) {
+	return conn.PgConn().CustomData()[behindPooler] == nil, nil
 }
 
 // alone runs statements that are a transaction of their own, in one round trip with the settings.

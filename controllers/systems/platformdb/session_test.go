@@ -23,8 +23,10 @@ var whoWantsAnother = []struct {
 	{name: "the URL's options", query: "options=" + strings.ReplaceAll(url.QueryEscape(
 		"-c timezone=Asia/Seoul -c statement_timeout=300"), "+", "%20")},
 	{name: "the URL, of how statements are sent",
-		query: "timezone=Asia/Seoul&default_query_exec_mode=simple_protocol&statement_cache_capacity=0&client_encoding=LATIN1"},
-	{name: "the environment", environment: map[string]string{"PGTZ": "Asia/Seoul", "PGOPTIONS": "-c statement_timeout=300"}},
+		query: "timezone=Asia/Seoul&default_query_exec_mode=simple_protocol&statement_cache_capacity=0" +
+			"&client_encoding=LATIN1"},
+	{name: "the environment", environment: map[string]string{"PGTZ": "Asia/Seoul",
+		"PGOPTIONS": "-c statement_timeout=300"}},
 	{name: "the role", sql: `ALTER ROLE playbook_operator SET timezone = 'Asia/Seoul'; ALTER ROLE playbook_operator SET statement_timeout = 300;
 		ALTER ROLE playbook_operator SET default_transaction_isolation = 'repeatable read';
 		ALTER ROLE playbook_operator SET synchronous_commit = off`},
