@@ -87,6 +87,8 @@ const (
 	ReasonDatabaseUnreachable = "DatabaseUnreachable"
 	// ReasonDatabaseSessionUnfit says that sessions of the database, as a pooler gives them, can't be used.
 	ReasonDatabaseSessionUnfit = "DatabaseSessionUnfit"
+	// ReasonDatabaseRowsHidden says that row-level security keeps rows of the platform's tables from the operator's role.
+	ReasonDatabaseRowsHidden = "DatabaseRowsHidden"
 	// ReasonLedgerNotReady says that a table, column, grant, index or the ledger itself is missing; the message names it.
 	ReasonLedgerNotReady = "LedgerNotReady"
 	// ReasonWaitingForApproval says that spec.approvals needs an entry; the message has the command.

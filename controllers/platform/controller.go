@@ -172,11 +172,30 @@ func (r *Reconciler) look(ctx context.Context, p *v1alpha1.Platform) {
 		fmt.Sprintf("the ledger's schema is version %d, and the platform's tables have the columns and the index that a "+
 			"replay needs", version))
 
+	if err := r.lookAtSigner(ctx, p); err != nil {
+		notReady(p, fmt.Errorf("playbooks can run, but no KeyCompromise via: Database: %w", err))
+		return
+	}
 	if err := r.countDeadLetters(ctx, p); err != nil {
 		notReady(p, fmt.Errorf("playbooks can run, and monitoring can't: %w", err))
 		return
 	}
 	r.lookAtCommands(ctx, p)
+}
+
+// lookAtSigner looks whether the role that ends keys sees all that it must sign anew.
+func (r *Reconciler) lookAtSigner(ctx context.Context, p *v1alpha1.Platform) error {
+	if p.Spec.Database.SigningSecretRef == nil {
+		return nil
+	}
+	db, err := r.Connections.Signing(ctx, p)
+	if err == nil {
+		err = db.CheckRows(ctx)
+	}
+	if errors.Is(err, platformdb.ErrRowsHidden) {
+		return err
+	}
+	return nil
 }
 
 // lookAtCommands is the last look. In an emergency it is too late to find out that a Secret is missing.

@@ -22,6 +22,11 @@ func (db *DB) Ping(ctx context.Context) error {
 // ErrNotReady says that the database answers, and lacks something that the operator needs.
 var ErrNotReady = errors.New("the database is not ready")
 
+// ErrRowsHidden says that row-level security keeps the role from seeing all rows.
+var ErrRowsHidden = fmt.Errorf("%w: row-level security hides rows", ErrNotReady)
+
+const insufficientPrivilege = "42501"
+
 func notReady(format string, args ...any) error {
 	return fmt.Errorf("%w: "+format, append([]any{ErrNotReady}, args...)...)
 }
@@ -72,7 +77,30 @@ func (db *DB) Check(ctx context.Context) (version int, err error) {
 	if err := db.checkColumns(ctx); err != nil {
 		return version, err
 	}
+	if err := db.CheckRows(ctx); err != nil {
+		return version, err
+	}
 	return version, db.checkIndex(ctx)
+}
+
+// CheckRows verifies that the role sees all rows of the tables that it may read, or returns ErrRowsHidden. A policy
+// that shows each row is not enough: Postgres does not say whether one does.
+func (db *DB) CheckRows(ctx context.Context) error {
+	var role string
+	var tables []string
+	err := db.alone.QueryRow(ctx, `SELECT current_user::text, coalesce(array_agg(oid::regclass::text ORDER BY oid), '{}') FROM pg_class
+		WHERE (oid IN (to_regclass('oauth_applications'), to_regclass('webhook_outbox_entries'), to_regclass('webhook_signing_keys'),
+				to_regclass('schema_migrations')) OR relnamespace = to_regnamespace('playbook') AND relkind = 'r')
+			AND row_security_active(oid) AND has_any_column_privilege(oid, 'SELECT')`).Scan(&role, &tables)
+	if err != nil {
+		return fmt.Errorf("asking for row-level security: %w", describe(err))
+	}
+	if len(tables) > 0 {
+		return fmt.Errorf("%w of %s from the role: as a superuser run ALTER ROLE %s BYPASSRLS. Policies for it don't help, "+
+			"since nobody can see whether they show all rows", ErrRowsHidden, strings.Join(tables, ", "),
+			pgx.Identifier{role}.Sanitize())
+	}
+	return nil
 }
 
 func (db *DB) schemaVersion(ctx context.Context) (int, error) {
@@ -82,7 +110,7 @@ func (db *DB) schemaVersion(ctx context.Context) (int, error) {
 	var said *pgconn.PgError
 	if errors.As(err, &said) {
 		switch said.Code {
-		case "42P01", "3F000", "42501": // undefined_table, invalid_schema_name, insufficient_privilege
+		case "42P01", "3F000", insufficientPrivilege: // undefined_table, invalid_schema_name
 			return 0, notReady("the ledger is missing, or this role may not read it: run `manager migrate` with the owner's "+
 				"URL, and use the role playbook_operator (%s)", said.Message)
 		}

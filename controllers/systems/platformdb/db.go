@@ -147,8 +147,12 @@ func describe(err error) error {
 		// Connection exceptions, refused credentials, unknown database, operator intervention (shutting down, starting up).
 		case slices.Contains([]string{"08", "28", "3D", "53", "57"}, said.Code[:2]) && said.Code != queryCanceled:
 			return fmt.Errorf("%w: %w", ErrUnreachable, said)
+		// Postgres' words may be in any language; its functions' names are not.
+		case said.Code == insufficientPrivilege && said.Routine == "check_enable_rls":
+			return fmt.Errorf("%w: %s: an administrator lets the role see all of them by ALTER ROLE … BYPASSRLS", ErrRowsHidden,
+				said.Message)
 		// insufficient_privilege, undefined_table, undefined_column, invalid_schema_name
-		case slices.Contains([]string{"42501", "42P01", "42703", "3F000"}, said.Code):
+		case slices.Contains([]string{insufficientPrivilege, "42P01", "42703", "3F000"}, said.Code):
 			return fmt.Errorf("%w: %w; `manager migrate` makes what belongs to the operator, and grants what its roles need",
 				ErrNotReady, said)
 		}

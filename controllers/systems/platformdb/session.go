@@ -30,6 +30,8 @@ var settings = []struct{ Name, Value string }{
 	{"jit", "off"},
 	// What was reported as committed survives a crash of the server.
 	{"synchronous_commit", "on"},
+	// A policy hides rows in silence; with this, a statement that it would affect is an error.
+	{"row_security", "off"},
 	{"idle_in_transaction_session_timeout", "10s"},
 	{statementTimeoutSetting, "1min"},
 }
