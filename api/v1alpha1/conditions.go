@@ -87,6 +87,8 @@ const (
 	ReasonDatabaseUnreachable = "DatabaseUnreachable"
 	// ReasonDatabaseSessionUnfit says that sessions of the database, as a pooler gives them, can't be used.
 	ReasonDatabaseSessionUnfit = "DatabaseSessionUnfit"
+	// ReasonDatabaseReadOnly says that the address that was reached takes no writes, as a replica's.
+	ReasonDatabaseReadOnly = "DatabaseReadOnly"
 	// ReasonDatabaseRowsHidden says that row-level security keeps rows of the platform's tables from the operator's role.
 	ReasonDatabaseRowsHidden = "DatabaseRowsHidden"
 	// ReasonLedgerNotReady says that a table, column, grant, index or the ledger itself is missing; the message names it.

@@ -35,6 +35,7 @@ var databaseReasons = []struct {
 	reason string
 }{
 	{platformdb.ErrUnfitSession, v1alpha1.ReasonDatabaseSessionUnfit},
+	{platformdb.ErrReadOnly, v1alpha1.ReasonDatabaseReadOnly},
 	{platformdb.ErrRowsHidden, v1alpha1.ReasonDatabaseRowsHidden},
 	{platformdb.ErrNotReady, v1alpha1.ReasonLedgerNotReady},
 	{platformdb.ErrUnreachable, v1alpha1.ReasonDatabaseUnreachable},

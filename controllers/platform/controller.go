@@ -157,7 +157,7 @@ func (r *Reconciler) look(ctx context.Context, p *v1alpha1.Platform) {
 		return
 	}
 	version, err := db.Check(ctx)
-	if err != nil && !errors.Is(err, platformdb.ErrNotReady) {
+	if err != nil && !platformdb.Answered(err) {
 		notReachable(p, err)
 		return
 	}

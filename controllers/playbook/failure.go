@@ -15,7 +15,7 @@ const maxMessage = 1024
 var troubles = []string{
 	v1alpha1.ReasonRetrying, v1alpha1.ReasonPlatformNotFound, v1alpha1.ReasonSecretUnusable, v1alpha1.ReasonNoDatabase,
 	v1alpha1.ReasonDatabaseUnreachable, v1alpha1.ReasonDatabaseSessionUnfit, v1alpha1.ReasonDatabaseRowsHidden,
-	v1alpha1.ReasonLedgerNotReady,
+	v1alpha1.ReasonDatabaseReadOnly, v1alpha1.ReasonLedgerNotReady,
 }
 
 func reasonOf(err error) string {

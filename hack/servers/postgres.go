@@ -156,6 +156,17 @@ func (s *Postgres) Restart(ctx context.Context) error {
 	return s.Start(ctx)
 }
 
+// RestartAsReplica restarts the server as one that is in recovery, and so takes no writes. It follows nobody.
+func (s *Postgres) RestartAsReplica(ctx context.Context) error {
+	if err := s.Stop(ctx); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(s.data(), "standby.signal"), nil, 0o644); err != nil {
+		return fmt.Errorf("making a replica: %w", err)
+	}
+	return s.Start(ctx)
+}
+
 // ServeTLS restarts the server with a certificate and its key, in PEM. Nobody but the superuser may connect without TLS
 // then.
 func (s *Postgres) ServeTLS(ctx context.Context, certificate, key []byte) error {

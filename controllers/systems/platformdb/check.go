@@ -69,8 +69,12 @@ const IndexStatement = "CREATE INDEX CONCURRENTLY " + indexName + " ON webhook_o
 	"(oauth_application_id, enqueued_at, id) WHERE dlq_at IS NOT NULL AND delivered_at IS NULL"
 
 // Check verifies that the ledger's schema, the platform's columns and the index that a replay needs are there. It
-// returns the schema's version. A database that lacks one returns ErrNotReady, saying what to do.
+// returns the schema's version. A database that lacks one returns ErrNotReady, saying what to do, and one that takes no
+// writes ErrReadOnly.
 func (db *DB) Check(ctx context.Context) (version int, err error) {
+	if err := db.checkWritable(ctx); err != nil {
+		return 0, err
+	}
 	if version, err = db.schemaVersion(ctx); err != nil {
 		return 0, err
 	}

@@ -8,11 +8,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"net"
-	"slices"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -126,59 +122,21 @@ func (db *DB) transact(ctx context.Context, doing string, options pgx.TxOptions,
 func (db *DB) transactFor(ctx context.Context, doing string, timeout time.Duration, options pgx.TxOptions,
 	fn func(pgx.Tx) error) error {
 	options.BeginQuery = begin(options, timeout)
-	if err := pgx.BeginTxFunc(ctx, db.pool, options, fn); err != nil {
+	var reached string
+	err := pgx.BeginTxFunc(ctx, db.pool, options, func(tx pgx.Tx) error {
+		err := fn(tx)
+		if said := (*pgconn.PgError)(nil); errors.As(err, &said) && said.Code == readOnlyTransaction {
+			reached = address(tx.Conn())
+		}
+		return err
+	})
+	if reached != "" {
+		// After a failover the name of the primary may have another address, which only a new connection asks for.
+		db.pool.Reset()
+		return fmt.Errorf("%s: %w", doing, readOnlyAt(reached, false))
+	}
+	if err != nil {
 		return fmt.Errorf("%s: %w", doing, describe(err))
 	}
 	return nil
-}
-
-// ErrUnreachable says that the database did not answer, or not as a database that is up.
-var ErrUnreachable = errors.New("the database is unreachable")
-
-// describe makes an error fit for a status: it keeps what Postgres said and drops what varies or is secret. A
-// connection error of pgx names the user and database and every address it tried, each with its own text.
-func describe(err error) error {
-	var said *pgconn.PgError
-	if errors.As(err, &said) {
-		switch parameter, refused := strings.CutPrefix(said.Message, "unsupported startup parameter: "); {
-		case said.Code == protocolViolation && refused:
-			return fmt.Errorf("%w: the pooler takes no %q in the URL: take it out, and set it by ALTER ROLE … SET, or give a "+
-				"URL that leads to the database itself", ErrUnfitSession, parameter)
-		// Connection exceptions, refused credentials, unknown database, operator intervention (shutting down, starting up).
-		case slices.Contains([]string{"08", "28", "3D", "53", "57"}, said.Code[:2]) && said.Code != queryCanceled:
-			return fmt.Errorf("%w: %w", ErrUnreachable, said)
-		// Postgres' words may be in any language; its functions' names are not.
-		case said.Code == insufficientPrivilege && said.Routine == "check_enable_rls":
-			return fmt.Errorf("%w: %s: an administrator lets the role see all of them by ALTER ROLE … BYPASSRLS", ErrRowsHidden,
-				said.Message)
-		// insufficient_privilege, undefined_table, undefined_column, invalid_schema_name
-		case slices.Contains([]string{insufficientPrivilege, "42P01", "42703", "3F000"}, said.Code):
-			return fmt.Errorf("%w: %w; `manager migrate` makes what belongs to the operator, and grants what its roles need",
-				ErrNotReady, said)
-		}
-		return err
-	}
-	// Before what else went wrong: of a name's addresses, one may refuse a connection and the other show a certificate.
-	for _, distrust := range []any{new(x509.UnknownAuthorityError), new(x509.HostnameError),
-		new(x509.CertificateInvalidError)} {
-		if errors.As(err, distrust) {
-			return fmt.Errorf("%w: its certificate is not trusted: %w", ErrUnreachable, distrust.(error))
-		}
-	}
-	var connect *pgconn.ConnectError
-	var network *net.OpError
-	var dns *net.DNSError
-	switch {
-	case errors.As(err, &dns):
-		return fmt.Errorf("%w: %s", ErrUnreachable, dns.Err)
-	case errors.As(err, &network):
-		return fmt.Errorf("%w: %s: %w", ErrUnreachable, network.Op, network.Err)
-	case errors.As(err, &connect) && errors.Is(err, context.DeadlineExceeded):
-		return fmt.Errorf("%w: no answer in time", ErrUnreachable)
-	case errors.As(err, &connect):
-		return fmt.Errorf("%w: %w", ErrUnreachable, errors.Unwrap(connect))
-	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
-		return fmt.Errorf("%w: the connection broke", ErrUnreachable)
-	}
-	return err
 }
