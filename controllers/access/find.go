@@ -37,7 +37,13 @@ var databaseReasons = []struct {
 	{platformdb.ErrUnfitSession, v1alpha1.ReasonDatabaseSessionUnfit},
 	{platformdb.ErrReadOnly, v1alpha1.ReasonDatabaseReadOnly},
 	{platformdb.ErrRowsHidden, v1alpha1.ReasonDatabaseRowsHidden},
+	{platformdb.ErrSchema, v1alpha1.ReasonSchemaUnusable},
 	{platformdb.ErrNotReady, v1alpha1.ReasonLedgerNotReady},
+	{platformdb.ErrRestarting, v1alpha1.ReasonDatabaseRestarting},
+	{platformdb.ErrDiskFull, v1alpha1.ReasonDatabaseDiskFull},
+	{platformdb.ErrNoConnection, v1alpha1.ReasonDatabaseNoConnection},
+	{platformdb.ErrCanceled, v1alpha1.ReasonDatabaseCanceled},
+	{platformdb.ErrTooSlow, v1alpha1.ReasonDatabaseTooSlow},
 	{platformdb.ErrUnreachable, v1alpha1.ReasonDatabaseUnreachable},
 }
 

@@ -25,6 +25,9 @@ var ErrNotReady = errors.New("the database is not ready")
 // ErrRowsHidden says that row-level security keeps the role from seeing all rows.
 var ErrRowsHidden = fmt.Errorf("%w: row-level security hides rows", ErrNotReady)
 
+// ErrSchema says that the role may not use a schema, or does not look for tables there.
+var ErrSchema = fmt.Errorf("%w: a schema can't be used", ErrNotReady)
+
 const insufficientPrivilege = "42501"
 
 func notReady(format string, args ...any) error {
@@ -75,8 +78,11 @@ func (db *DB) Check(ctx context.Context) (version int, err error) {
 	if err := db.checkWritable(ctx); err != nil {
 		return 0, err
 	}
-	if version, err = db.schemaVersion(ctx); err != nil {
+	if err := db.checkSchemas(ctx); err != nil {
 		return 0, err
+	}
+	if version, err = db.schemaVersion(ctx); err != nil {
+		return version, err
 	}
 	if err := db.checkColumns(ctx); err != nil {
 		return version, err
@@ -105,6 +111,34 @@ func (db *DB) CheckRows(ctx context.Context) error {
 			pgx.Identifier{role}.Sanitize())
 	}
 	return nil
+}
+
+// checkSchemas tells a table that is out of the role's sight from one that is not there.
+func (db *DB) checkSchemas(ctx context.Context) error {
+	var schema, table, role *string
+	var usable bool
+	err := db.alone.QueryRow(ctx, `SELECT quote_ident(nspname), relname::text, quote_ident(current_user), has_schema_privilege(n.oid, 'USAGE')
+		FROM pg_namespace n LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relkind IN ('r', 'p') AND nspname <> 'playbook'
+			AND relname IN ('oauth_applications', 'webhook_outbox_entries', 'webhook_signing_keys')
+		WHERE nspname = 'playbook' AND NOT has_schema_privilege(n.oid, 'USAGE')
+			OR nspname !~ '^pg_' AND to_regclass(quote_ident(relname)) IS NULL AND relname IS NOT NULL
+		ORDER BY relname NULLS FIRST, nspname LIMIT 1`).Scan(&schema, &table, &role, &usable)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return nil
+	case err != nil:
+		return fmt.Errorf("looking for the schemas of the tables: %w", describe(err))
+	case table == nil:
+		return fmt.Errorf("%w: the ledger is missing, or this role may not read it: run `manager migrate` with the "+
+			"owner's URL, "+
+			"and use the role playbook_operator (no USAGE on the schema %s)", ErrSchema, *schema)
+	case !usable:
+		return fmt.Errorf("%w: %s is in the schema %s: run `manager migrate` again, or GRANT USAGE ON SCHEMA %s TO %s",
+			ErrSchema, *table, *schema, *schema, *role)
+	}
+	return fmt.Errorf("%w: %s is in the schema %s, where this role does not look: ALTER ROLE %s SET search_path = %s, "+
+		"or write "+
+		"search_path=%s into the URL, which a pooler may not take", ErrSchema, *table, *schema, *role, *schema, *schema)
 }
 
 func (db *DB) schemaVersion(ctx context.Context) (int, error) {

@@ -123,8 +123,12 @@ func (db *DB) transactFor(ctx context.Context, doing string, timeout time.Durati
 	fn func(pgx.Tx) error) error {
 	options.BeginQuery = begin(options, timeout)
 	var reached string
+	last := &timed{sent: time.Now()}
 	err := pgx.BeginTxFunc(ctx, db.pool, options, func(tx pgx.Tx) error {
-		err := fn(tx)
+		last.Tx = tx
+		err := fn(last)
+		err = tooSlow(err, time.Since(last.sent), timeout)
+		last.sent = time.Now()
 		if said := (*pgconn.PgError)(nil); errors.As(err, &said) && said.Code == readOnlyTransaction {
 			reached = address(tx.Conn())
 		}
@@ -136,7 +140,7 @@ func (db *DB) transactFor(ctx context.Context, doing string, timeout time.Durati
 		return fmt.Errorf("%s: %w", doing, readOnlyAt(reached, false))
 	}
 	if err != nil {
-		return fmt.Errorf("%s: %w", doing, describe(err))
+		return fmt.Errorf("%s: %w", doing, describe(tooSlow(err, time.Since(last.sent), timeout)))
 	}
 	return nil
 }

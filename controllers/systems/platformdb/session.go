@@ -153,22 +153,31 @@ func (a alone) send(ctx context.Context, sql string, args []any) (pgx.BatchResul
 	batch.Queue(sql, args...)
 	results := a.pool.SendBatch(ctx, batch)
 	if _, err := results.Exec(); err != nil {
-		return nil, errors.Join(err, results.Close())
+		return nil, closed(results, err)
 	}
 	return results, nil
 }
 
+// closed closes results, and returns the first error: that of closing says the same again.
+func closed(results pgx.BatchResults, err error) error {
+	if closing := results.Close(); err == nil {
+		return closing
+	}
+	return err
+}
+
 // Query is as a pool's.
 func (a alone) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
+	sent := time.Now()
 	results, err := a.send(ctx, sql, args)
 	if err != nil {
 		return nil, err
 	}
 	rows, err := results.Query()
 	if err != nil {
-		return nil, errors.Join(err, results.Close())
+		return nil, closed(results, tooSlow(err, time.Since(sent), statementTimeout))
 	}
-	return &aloneRows{Rows: rows, results: results}, nil
+	return &aloneRows{Rows: rows, results: results, sent: sent}, nil
 }
 
 // QueryRow is as a pool's.
@@ -179,19 +188,24 @@ func (a alone) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
 
 // Exec is as a pool's.
 func (a alone) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
+	sent := time.Now()
 	results, err := a.send(ctx, sql, args)
 	if err != nil {
 		return pgconn.CommandTag{}, err
 	}
 	tag, err := results.Exec()
-	return tag, errors.Join(err, results.Close()) // which commits
+	err = closed(results, err) // which commits
+	return tag, tooSlow(err, time.Since(sent), statementTimeout)
 }
 
 // aloneRows give their connection back when they are closed.
 type aloneRows struct {
 	pgx.Rows
 	results pgx.BatchResults
+	sent    time.Time
 }
+
+func (r *aloneRows) Err() error { return tooSlow(r.Rows.Err(), time.Since(r.sent), statementTimeout) }
 
 func (r *aloneRows) Close() {
 	r.Rows.Close()
