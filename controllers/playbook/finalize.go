@@ -19,6 +19,8 @@ const (
 	closeDeadline = time.Minute
 	closeInterval = 5 * time.Second
 	closeTimeout  = 15 * time.Second
+	// lastTimeout is what remains for a last try at least: a manager may come late.
+	lastTimeout = 5 * time.Second
 )
 
 // Finalize lets a deleted object go once closeOperation has closed its operation.
@@ -29,10 +31,12 @@ func Finalize(ctx context.Context, c client.Client, recorder events.EventRecorde
 		return ctrl.Result{}, nil
 	}
 	if !Finished(obj) {
-		closing, cancel := context.WithTimeout(ctx, closeTimeout)
+		end := obj.GetDeletionTimestamp().Add(closeDeadline)
+		closing, cancel := context.WithTimeout(ctx, max(lastTimeout, min(closeTimeout, time.Until(end))))
 		err := closeOperation(closing)
 		cancel()
-		if err != nil && time.Since(obj.GetDeletionTimestamp().Time) < closeDeadline {
+		// Where there is time for one more.
+		if err != nil && time.Until(end) >= closeInterval+lastTimeout {
 			// Not as an error, whose backoff would overshoot the deadline.
 			ctrl.LoggerFrom(ctx).Error(err, "closing the operation of a deleted object")
 			return ctrl.Result{RequeueAfter: closeInterval}, nil

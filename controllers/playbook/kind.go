@@ -47,6 +47,9 @@ type Kind[O Object, S any] struct {
 
 // Reconcile is one pass over one object.
 func (k Kind[O, S]) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
+	// Before the object is read: a deletion that the pass does not see any more interrupts it.
+	passing, end := k.Memory.passing(ctx, req.NamespacedName)
+	defer end()
 	obj := k.New()
 	if err := k.APIReader.Get(ctx, req.NamespacedName, obj); err != nil {
 		if apierrors.IsNotFound(err) {
@@ -61,7 +64,7 @@ func (k Kind[O, S]) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resul
 		Obj: obj, written: obj.DeepCopyObject().(O),
 		client: k.Client, recorder: k.Recorder, memory: k.Memory, action: k.Action,
 	}
-	after, err := k.pass(ctx, v)
+	after, err := k.pass(passing, v)
 	again, writeErr := v.SaveInTime(ctx, k.DropLate)
 	if err == nil && writeErr == nil && Finished(obj) {
 		k.Memory.Forget(req.NamespacedName)

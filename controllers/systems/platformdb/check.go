@@ -13,6 +13,8 @@ import (
 
 // Ping asks whether the database answers, and accepts the credentials.
 func (db *DB) Ping(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout+answerTime)
+	defer cancel()
 	if err := db.pool.Ping(ctx); err != nil {
 		return fmt.Errorf("asking the database for a sign of life: %w", describe(err))
 	}

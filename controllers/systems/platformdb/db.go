@@ -24,6 +24,9 @@ const (
 	connectTimeout = 5 * time.Second
 	// statementTimeout ends a statement that hangs behind a lock or a missing index. It stands in settings, too.
 	statementTimeout = time.Minute
+	// answerTime is for the answer that a statement was ended. A server that hangs gives none: then the connection is
+	// given up.
+	answerTime = 5 * time.Second
 	// planTimeout is longer: a plan reads each dead entry of an application once.
 	planTimeout = 10 * time.Minute
 	// queryCanceled is the code of a statement that took longer than its timeout.
@@ -118,10 +121,12 @@ func (db *DB) transact(ctx context.Context, doing string, options pgx.TxOptions,
 	return db.transactFor(ctx, doing, statementTimeout, options, fn)
 }
 
-// transactFor is transact whose statements may take up to timeout each.
+// transactFor is transact that may take up to timeout, instead of a minute.
 func (db *DB) transactFor(ctx context.Context, doing string, timeout time.Duration, options pgx.TxOptions,
 	fn func(pgx.Tx) error) error {
 	options.BeginQuery = begin(options, timeout)
+	ctx, cancel := context.WithTimeout(ctx, timeout+answerTime)
+	defer cancel()
 	var reached string
 	last := &timed{sent: time.Now()}
 	err := pgx.BeginTxFunc(ctx, db.pool, options, func(tx pgx.Tx) error {

@@ -60,6 +60,8 @@ func Migrate(ctx context.Context, url string) ([]string, error) {
 	withoutOurs(config)
 	// It names no statement, so that it works through a pooler too.
 	config.DefaultQueryExecMode = pgx.QueryExecModeExec
+	ctx, cancel := context.WithTimeout(ctx, planTimeout+answerTime)
+	defer cancel()
 	conn, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {
 		return nil, describe(err)

@@ -169,15 +169,18 @@ func closed(results pgx.BatchResults, err error) error {
 // Query is as a pool's.
 func (a alone) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
 	sent := time.Now()
+	ctx, cancel := context.WithTimeout(ctx, statementTimeout+answerTime)
 	results, err := a.send(ctx, sql, args)
 	if err != nil {
+		cancel()
 		return nil, err
 	}
 	rows, err := results.Query()
 	if err != nil {
+		defer cancel()
 		return nil, closed(results, tooSlow(err, time.Since(sent), statementTimeout))
 	}
-	return &aloneRows{Rows: rows, results: results, sent: sent}, nil
+	return &aloneRows{Rows: rows, results: results, sent: sent, cancel: cancel}, nil
 }
 
 // QueryRow is as a pool's.
@@ -189,6 +192,8 @@ func (a alone) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
 // Exec is as a pool's.
 func (a alone) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
 	sent := time.Now()
+	ctx, cancel := context.WithTimeout(ctx, statementTimeout+answerTime)
+	defer cancel()
 	results, err := a.send(ctx, sql, args)
 	if err != nil {
 		return pgconn.CommandTag{}, err
@@ -203,6 +208,7 @@ type aloneRows struct {
 	pgx.Rows
 	results pgx.BatchResults
 	sent    time.Time
+	cancel  context.CancelFunc
 }
 
 func (r *aloneRows) Err() error { return tooSlow(r.Rows.Err(), time.Since(r.sent), statementTimeout) }
@@ -210,6 +216,7 @@ func (r *aloneRows) Err() error { return tooSlow(r.Rows.Err(), time.Since(r.sent
 func (r *aloneRows) Close() {
 	r.Rows.Close()
 	_ = r.results.Close() // of a statement that read; what went wrong is the rows' error
+	r.cancel()
 }
 
 type aloneRow struct {

@@ -133,10 +133,10 @@ func describe(err error) error {
 	switch {
 	case errors.As(err, &dns):
 		return fmt.Errorf("%w: %s", ErrUnreachable, dns.Err)
+	case errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("%w: no answer in time", ErrUnreachable)
 	case errors.As(err, &network):
 		return fmt.Errorf("%w: %s: %w", ErrUnreachable, network.Op, network.Err)
-	case errors.As(err, &connect) && errors.Is(err, context.DeadlineExceeded):
-		return fmt.Errorf("%w: no answer in time", ErrUnreachable)
 	case errors.As(err, &connect):
 		return fmt.Errorf("%w: %w", ErrUnreachable, errors.Unwrap(connect))
 	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):

@@ -2,6 +2,7 @@ package platformdb_test
 
 import (
 	"errors"
+	"fmt"
 	"net/url"
 	"strings"
 	"testing"
@@ -145,4 +146,52 @@ func TestTablesInAnotherSchema(t *testing.T) {
 	check("", "")
 	execute(`REVOKE USAGE ON SCHEMA playbook FROM playbook_operator`)
 	check("", "no USAGE on the schema playbook")
+}
+
+// A server that hangs neither answers nor refuses; what waits for it must not.
+func TestAServerThatHangsIsGivenUp(t *testing.T) {
+	k := newKeyring(t)
+	if _, err := k.operator.Deliveries(t.Context(), time.Hour); err != nil { // so that there is a connection
+		t.Fatal(err)
+	}
+	thaw, err := k.postgres.Freeze()
+	if err != nil {
+		t.Fatal(err)
+	}
+	fresh, err := platformdb.Open(k.postgres.URLFor("playbook_operator", "secret", "postgres"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(fresh.Close)
+	calls := map[string]func() error{
+		"a look of 5 s":    func() error { _, err := k.operator.Deliveries(t.Context(), time.Hour); return err },
+		"a sign of life":   func() error { return k.signing.Ping(t.Context()) },
+		"a new connection": func() error { _, err := fresh.Check(t.Context()); return err },
+	}
+	ended, begun := make(chan string), time.Now()
+	for doing, call := range calls {
+		go func() {
+			if err := call(); !errors.Is(err, platformdb.ErrUnreachable) {
+				ended <- fmt.Sprintf("%s: %v", doing, err)
+				return
+			}
+			ended <- ""
+		}()
+	}
+	for range calls {
+		select {
+		case wrong := <-ended:
+			if wrong != "" {
+				t.Error(wrong)
+			}
+		case <-time.After(time.Until(begun.Add(20 * time.Second))):
+			t.Error("not given up in 20 s")
+		}
+	}
+	if err := thaw(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := k.operator.Check(t.Context()); err != nil {
+		t.Errorf("afterwards: %v", err)
+	}
 }
