@@ -168,10 +168,13 @@ func (r *Reconciler) look(ctx context.Context, p *v1alpha1.Platform) {
 		notReady(p, err)
 		return
 	}
+	newer := ""
+	if version > platformdb.LatestVersion() {
+		newer = fmt.Sprintf(", which is newer than this manager's %d and has all that it needs", platformdb.LatestVersion())
+	}
 	set(p, v1alpha1.ConditionLedgerReady, metav1.ConditionTrue, v1alpha1.ReasonSucceeded,
-		fmt.Sprintf("the ledger's schema is version %d, and the platform's tables have the columns and the index that a "+
-			"replay needs", version))
-
+		fmt.Sprintf("the ledger's schema is version %d%s, and the platform's tables have the columns and the index that a "+
+			"replay needs", version, newer))
 	if err := r.lookAtSigner(ctx, p); err != nil {
 		notReady(p, fmt.Errorf("playbooks can run, but no KeyCompromise via: Database: %w", err))
 		return

@@ -128,12 +128,11 @@ func (db *DB) transactFor(ctx context.Context, doing string, timeout time.Durati
 	ctx, cancel := context.WithTimeout(ctx, timeout+answerTime)
 	defer cancel()
 	var reached string
-	last := &timed{sent: time.Now()}
+	sent := time.Now()
 	err := pgx.BeginTxFunc(ctx, db.pool, options, func(tx pgx.Tx) error {
-		last.Tx = tx
-		err := fn(last)
-		err = tooSlow(err, time.Since(last.sent), timeout)
-		last.sent = time.Now()
+		err := fn(&timed{tx, &sent})
+		err = tooSlow(err, time.Since(sent), timeout)
+		sent = time.Now() // of the commit
 		if said := (*pgconn.PgError)(nil); errors.As(err, &said) && said.Code == readOnlyTransaction {
 			reached = address(tx.Conn())
 		}
@@ -145,7 +144,7 @@ func (db *DB) transactFor(ctx context.Context, doing string, timeout time.Durati
 		return fmt.Errorf("%s: %w", doing, readOnlyAt(reached, false))
 	}
 	if err != nil {
-		return fmt.Errorf("%s: %w", doing, describe(tooSlow(err, time.Since(last.sent), timeout)))
+		return fmt.Errorf("%s: %w", doing, describe(tooSlow(err, time.Since(sent), timeout)))
 	}
 	return nil
 }

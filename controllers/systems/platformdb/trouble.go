@@ -87,29 +87,35 @@ func tooSlow(err error, took, timeout time.Duration) error {
 	return err
 }
 
-// timed notes when a transaction's last statement was sent.
+// timed notes when the last statement of a transaction was sent, and of its savepoints.
 type timed struct {
 	pgx.Tx
-	sent time.Time
+	sent *time.Time
+}
+
+func (t *timed) Begin(ctx context.Context) (pgx.Tx, error) {
+	*t.sent = time.Now()
+	savepoint, err := t.Tx.Begin(ctx)
+	return &timed{savepoint, t.sent}, err
 }
 
 func (t *timed) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
-	t.sent = time.Now()
+	*t.sent = time.Now()
 	return t.Tx.Exec(ctx, sql, args...)
 }
 
 func (t *timed) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
-	t.sent = time.Now()
+	*t.sent = time.Now()
 	return t.Tx.Query(ctx, sql, args...)
 }
 
 func (t *timed) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
-	t.sent = time.Now()
+	*t.sent = time.Now()
 	return t.Tx.QueryRow(ctx, sql, args...)
 }
 
 func (t *timed) SendBatch(ctx context.Context, batch *pgx.Batch) pgx.BatchResults {
-	t.sent = time.Now()
+	*t.sent = time.Now()
 	return t.Tx.SendBatch(ctx, batch)
 }
 
