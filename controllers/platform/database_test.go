@@ -5,10 +5,11 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
-	"github.com/1pass-dev/playbook-operator/hack/world"
 	"github.com/jackc/pgx/v5"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
+	"github.com/1pass-dev/playbook-operator/hack/world"
 )
 
 func TestWhatTheDatabaseLacksIsNamedUntilItIsThere(t *testing.T) {

@@ -38,16 +38,18 @@ var settings = []struct{ Name, Value string }{
 
 const statementTimeoutSetting = "statement_timeout"
 
-// setLocal sets them, and alone does as a query: beside another statement in one round trip it needs no BEGIN.
-var setLocal, setAlone = settingsSQL()
+// setLocal sets them for a transaction, setSession for a session; setAlone does the first as a query, which needs no
+// BEGIN beside another statement in one round trip.
+var setLocal, setSession, setAlone = settingsSQL()
 
-func settingsSQL() (string, string) {
-	var local, alone []string
+func settingsSQL() (string, string, string) {
+	var local, session, alone []string
 	for _, s := range settings {
 		local = append(local, fmt.Sprintf("set local %s = '%s'", s.Name, s.Value))
+		session = append(session, fmt.Sprintf("set %s = '%s'", s.Name, s.Value))
 		alone = append(alone, fmt.Sprintf("set_config('%s', '%s', true)", s.Name, s.Value))
 	}
-	return strings.Join(local, "; "), "select " + strings.Join(alone, ", ")
+	return strings.Join(local, "; "), strings.Join(session, "; "), "select " + strings.Join(alone, ", ")
 }
 
 // begin is what begins a transaction: by the simple protocol, in one round trip. Isolation is always given, since what
@@ -96,42 +98,45 @@ func (db *DB) beforeConnect(_ context.Context, config *pgx.ConnConfig) error {
 	return nil
 }
 
-// afterConnect looks whether the settings hold in a transaction of a new session, and who answers. A pooler greets with
-// the number of a process that it made up, since it has yet to choose the backend.
+// afterConnect looks whether the settings hold in a transaction of a new session, and who answers: a pooler greets with
+// the number of a process that it made up, since it has yet to choose the backend. A session that is this program's own
+// is given them too, for what is outside of transactions: the first look at a statement may wait for a lock.
 func (db *DB) afterConnect(ctx context.Context, conn *pgx.Conn) error {
 	look := begin(pgx.TxOptions{}, statementTimeout) + "; select pg_backend_pid()"
 	for _, s := range settings {
 		look += ", current_setting('" + s.Name + "')"
 	}
 	results, err := conn.PgConn().Exec(ctx, look).ReadAll()
-	if err == nil {
-		// In a round trip of its own: whoever keeps no transaction shows it here.
-		_, err = conn.Exec(ctx, "rollback")
-	}
-	if said := (*pgconn.PgError)(nil); errors.As(err, &said) && said.Code == protocolViolation {
-		// PgBouncer with pool_mode=statement.
-		return fmt.Errorf("%w: %s: %s", ErrUnfitSession, said.Message, rightURL)
-	}
 	if err != nil {
-		return err
+		return unfit(err)
 	}
-	for _, result := range results {
-		for _, row := range result.Rows {
-			for i, s := range settings {
-				if got := string(row[1+i]); got != s.Value {
-					return fmt.Errorf("%w: after SET LOCAL %s = '%s' it is %q: %s", ErrUnfitSession, s.Name, s.Value, got, rightURL)
-				}
-			}
-			if string(row[0]) == fmt.Sprint(conn.PgConn().PID()) {
-				continue
-			}
-			db.pooled.Store(true)
-			if conn.Config().DefaultQueryExecMode == pgx.QueryExecModeCacheStatement {
-				conn.PgConn().CustomData()[behindPooler] = true
-			}
+	row := results[len(results)-1].Rows[0]
+	for i, s := range settings {
+		if got := string(row[1+i]); got != s.Value {
+			return fmt.Errorf("%w: after SET LOCAL %s = '%s' it is %q: %s", ErrUnfitSession, s.Name, s.Value, got, rightURL)
 		}
 	}
-	return nil
+	end := "rollback"
+	if string(row[0]) == fmt.Sprint(conn.PgConn().PID()) {
+		end += "; " + setSession
+	} else {
+		db.pooled.Store(true)
+		if conn.Config().DefaultQueryExecMode == pgx.QueryExecModeCacheStatement {
+			conn.PgConn().CustomData()[behindPooler] = true
+		}
+	}
+	// In a round trip of its own: whoever keeps no transaction shows it here.
+	_, err = conn.Exec(ctx, end)
+	return unfit(err)
+}
+
+// unfit makes ErrUnfitSession of what PgBouncer says with pool_mode=statement.
+func unfit(err error) error {
+	if said := (*pgconn.PgError)(nil); errors.As(err, &said) && said.Code == protocolViolation &&
+		strings.Contains(said.Message, "statement pooling mode") {
+		return fmt.Errorf("%w: %s: %s", ErrUnfitSession, said.Message, rightURL)
+	}
+	return err
 }
 
 // protocolViolation is the code of nearly everything that PgBouncer itself says.
@@ -147,15 +152,16 @@ func (db *DB) prepareConn(_ context.Context, conn *pgx.Conn) (bool, error) {
 // alone runs statements that are a transaction of their own, in one round trip with the settings.
 type alone struct{ pool *pgxpool.Pool }
 
-func (a alone) send(ctx context.Context, sql string, args []any) (pgx.BatchResults, error) {
-	batch := &pgx.Batch{}
+// send returns the results of a statement, and when it was sent.
+func (a alone) send(ctx context.Context, sql string, args []any) (pgx.BatchResults, time.Time, error) {
+	sent, batch := time.Now(), &pgx.Batch{}
 	batch.Queue(setAlone)
 	batch.Queue(sql, args...)
 	results := a.pool.SendBatch(ctx, batch)
 	if _, err := results.Exec(); err != nil {
-		return nil, closed(results, err)
+		return nil, sent, closed(results, tooSlow(err, time.Since(sent), statementTimeout))
 	}
-	return results, nil
+	return results, sent, nil
 }
 
 // closed closes results, and returns the first error: that of closing says the same again.
@@ -168,9 +174,8 @@ func closed(results pgx.BatchResults, err error) error {
 
 // Query is as a pool's.
 func (a alone) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
-	sent := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, statementTimeout+answerTime)
-	results, err := a.send(ctx, sql, args)
+	results, sent, err := a.send(ctx, sql, args)
 	if err != nil {
 		cancel()
 		return nil, err
@@ -191,10 +196,9 @@ func (a alone) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
 
 // Exec is as a pool's.
 func (a alone) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
-	sent := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, statementTimeout+answerTime)
 	defer cancel()
-	results, err := a.send(ctx, sql, args)
+	results, sent, err := a.send(ctx, sql, args)
 	if err != nil {
 		return pgconn.CommandTag{}, err
 	}
