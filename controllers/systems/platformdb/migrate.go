@@ -66,7 +66,11 @@ func Migrate(ctx context.Context, url string) ([]string, error) {
 	if err != nil {
 		return nil, describe(err)
 	}
-	defer conn.Close(context.WithoutCancel(ctx))
+	defer func() {
+		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), answerTime)
+		defer cancel()
+		_ = conn.Close(closing) // what was committed stays
+	}()
 	var applied []string
 	err = pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{BeginQuery: begin(pgx.TxOptions{}, planTimeout)},
 		func(tx pgx.Tx) error {
