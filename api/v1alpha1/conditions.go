@@ -85,6 +85,24 @@ const (
 	ReasonNoDatabase = "NoDatabase"
 	// ReasonDatabaseUnreachable says that the platform's database did not answer as it should.
 	ReasonDatabaseUnreachable = "DatabaseUnreachable"
+	// ReasonDatabaseSessionUnfit says that sessions of the database, as a pooler gives them, can't be used.
+	ReasonDatabaseSessionUnfit = "DatabaseSessionUnfit"
+	// ReasonDatabaseReadOnly says that the address that was reached takes no writes, as a replica's.
+	ReasonDatabaseReadOnly = "DatabaseReadOnly"
+	// ReasonDatabaseRestarting says that the server stops or starts, or that an administrator ended the session.
+	ReasonDatabaseRestarting = "DatabaseRestarting"
+	// ReasonDatabaseDiskFull says that the server has no room to write.
+	ReasonDatabaseDiskFull = "DatabaseDiskFull"
+	// ReasonDatabaseNoConnection says that the server, the role or a pooler has as many connections as it may.
+	ReasonDatabaseNoConnection = "DatabaseNoConnection"
+	// ReasonDatabaseCanceled says that an administrator canceled a statement.
+	ReasonDatabaseCanceled = "DatabaseCanceled"
+	// ReasonDatabaseTooSlow says that a statement took longer than it may.
+	ReasonDatabaseTooSlow = "DatabaseTooSlow"
+	// ReasonSchemaUnusable says that the operator's role may not use the schema of a table, or does not look there.
+	ReasonSchemaUnusable = "SchemaUnusable"
+	// ReasonDatabaseRowsHidden says that row-level security keeps rows of the platform's tables from the operator's role.
+	ReasonDatabaseRowsHidden = "DatabaseRowsHidden"
 	// ReasonLedgerNotReady says that a table, column, grant, index or the ledger itself is missing; the message names it.
 	ReasonLedgerNotReady = "LedgerNotReady"
 	// ReasonWaitingForApproval says that spec.approvals needs an entry; the message has the command.

@@ -36,6 +36,20 @@ GRANT SELECT, INSERT, UPDATE ON playbook.operations TO playbook_operator;
 GRANT SELECT, INSERT, UPDATE ON playbook.replay_entries TO playbook_operator, playbook_signer;
 GRANT SELECT, INSERT, UPDATE, DELETE ON playbook.replay_pages TO playbook_operator, playbook_signer;
 
+-- The platform's tables may be in another schema than public, which everybody may use.
+DO $$
+DECLARE
+    place text;
+BEGIN
+    FOR place IN SELECT DISTINCT relnamespace::regnamespace::text FROM pg_class WHERE oid IN (to_regclass('oauth_applications'),
+            to_regclass('webhook_outbox_entries'), to_regclass('webhook_signing_keys'), to_regclass('schema_migrations'))
+        AND NOT (has_schema_privilege('playbook_operator', relnamespace, 'USAGE') AND has_schema_privilege('playbook_signer', relnamespace, 'USAGE')
+            AND has_schema_privilege('playbook_monitor', relnamespace, 'USAGE'))
+    LOOP
+        EXECUTE format('GRANT USAGE ON SCHEMA %s TO playbook_operator, playbook_signer, playbook_monitor', place);
+    END LOOP;
+END $$;
+
 GRANT SELECT (id) ON oauth_applications TO playbook_operator;
 GRANT SELECT (id, oauth_application_id, kid, status, activated_at, grace_until, revoked_at) ON webhook_signing_keys TO playbook_operator;
 GRANT SELECT (id, oauth_application_id, event_type, kid, attempts, enqueued_at, delivered_at, dlq_at, last_error, updated_at),

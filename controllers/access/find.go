@@ -29,13 +29,30 @@ func Find(ctx context.Context, c client.Client, namespace, name string) (*v1alph
 	return p, nil
 }
 
+// databaseReasons are what a person looks for, by what the database's errors are; the first that fits.
+var databaseReasons = []struct {
+	is     error
+	reason string
+}{
+	{platformdb.ErrUnfitSession, v1alpha1.ReasonDatabaseSessionUnfit},
+	{platformdb.ErrReadOnly, v1alpha1.ReasonDatabaseReadOnly},
+	{platformdb.ErrRowsHidden, v1alpha1.ReasonDatabaseRowsHidden},
+	{platformdb.ErrSchema, v1alpha1.ReasonSchemaUnusable},
+	{platformdb.ErrNotReady, v1alpha1.ReasonLedgerNotReady},
+	{platformdb.ErrRestarting, v1alpha1.ReasonDatabaseRestarting},
+	{platformdb.ErrDiskFull, v1alpha1.ReasonDatabaseDiskFull},
+	{platformdb.ErrNoConnection, v1alpha1.ReasonDatabaseNoConnection},
+	{platformdb.ErrCanceled, v1alpha1.ReasonDatabaseCanceled},
+	{platformdb.ErrTooSlow, v1alpha1.ReasonDatabaseTooSlow},
+	{platformdb.ErrUnreachable, v1alpha1.ReasonDatabaseUnreachable},
+}
+
 // DatabaseError gives an error of the database the reason that a person looks for.
 func DatabaseError(err error) error {
-	switch {
-	case errors.Is(err, platformdb.ErrNotReady):
-		return &playbook.Waiting{Reason: v1alpha1.ReasonLedgerNotReady, Err: err}
-	case errors.Is(err, platformdb.ErrUnreachable):
-		return &playbook.Waiting{Reason: v1alpha1.ReasonDatabaseUnreachable, Err: err}
+	for _, known := range databaseReasons {
+		if errors.Is(err, known.is) {
+			return &playbook.Waiting{Reason: known.reason, Err: err}
+		}
 	}
 	return err
 }

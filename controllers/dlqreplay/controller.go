@@ -52,7 +52,7 @@ const slowestRetry = time.Minute
 // SetupWithManager registers the controller.
 func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 	return playbook.Controller(mgr, &v1alpha1.DLQReplay{}, &v1alpha1.DLQReplayList{}, concurrency,
-		slowestRetry).Complete(r)
+		slowestRetry).Watches(&v1alpha1.DLQReplay{}, r.memory.InterruptDeleted()).Complete(r)
 }
 
 // Reconcile is one pass over one replay: at most a second of work, then one status write.

@@ -105,11 +105,6 @@ func TestATroubleIsNamedAndEndsWhenItIsMended(t *testing.T) {
 			func(s *scene) { s.Exec(`UPDATE playbook.schema_migrations SET version = version + 1`) },
 			v1alpha1.ReasonLedgerNotReady, "run `manager migrate`",
 		},
-		"new-ledger": {
-			func(s *scene) { s.Exec(`UPDATE playbook.schema_migrations SET version = version + 1`) },
-			func(s *scene) { s.Exec(`UPDATE playbook.schema_migrations SET version = version - 1`) },
-			v1alpha1.ReasonLedgerNotReady, "run the newer manager",
-		},
 		"no-grant": {
 			func(s *scene) { s.Exec(`REVOKE ALL ON webhook_outbox_entries FROM playbook_operator`) },
 			func(s *scene) { s.migrate() },

@@ -62,7 +62,7 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 		return fmt.Errorf("adding the runner of commands: %w", err)
 	}
 	return playbook.Controller(mgr, &v1alpha1.KeyCompromise{}, &v1alpha1.KeyCompromiseList{}, concurrency,
-		slowestRetry).Complete(r)
+		slowestRetry).Watches(&v1alpha1.KeyCompromise{}, r.memory.InterruptDeleted()).Complete(r)
 }
 
 // Reconcile is one pass over one object, then one status write.

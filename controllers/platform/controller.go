@@ -157,7 +157,7 @@ func (r *Reconciler) look(ctx context.Context, p *v1alpha1.Platform) {
 		return
 	}
 	version, err := db.Check(ctx)
-	if err != nil && !errors.Is(err, platformdb.ErrNotReady) {
+	if err != nil && !platformdb.Answered(err) {
 		notReachable(p, err)
 		return
 	}
@@ -168,15 +168,37 @@ func (r *Reconciler) look(ctx context.Context, p *v1alpha1.Platform) {
 		notReady(p, err)
 		return
 	}
+	newer := ""
+	if version > platformdb.LatestVersion() {
+		newer = fmt.Sprintf(", which is newer than this manager's %d and has all that it needs", platformdb.LatestVersion())
+	}
 	set(p, v1alpha1.ConditionLedgerReady, metav1.ConditionTrue, v1alpha1.ReasonSucceeded,
-		fmt.Sprintf("the ledger's schema is version %d, and the platform's tables have the columns and the index that a "+
-			"replay needs", version))
-
+		fmt.Sprintf("the ledger's schema is version %d%s, and the platform's tables have the columns and the index that a "+
+			"replay needs", version, newer))
+	if err := r.lookAtSigner(ctx, p); err != nil {
+		notReady(p, fmt.Errorf("playbooks can run, but no KeyCompromise via: Database: %w", err))
+		return
+	}
 	if err := r.countDeadLetters(ctx, p); err != nil {
 		notReady(p, fmt.Errorf("playbooks can run, and monitoring can't: %w", err))
 		return
 	}
 	r.lookAtCommands(ctx, p)
+}
+
+// lookAtSigner looks whether the role that ends keys sees all that it must sign anew.
+func (r *Reconciler) lookAtSigner(ctx context.Context, p *v1alpha1.Platform) error {
+	if p.Spec.Database.SigningSecretRef == nil {
+		return nil
+	}
+	db, err := r.Connections.Signing(ctx, p)
+	if err == nil {
+		err = db.CheckRows(ctx)
+	}
+	if errors.Is(err, platformdb.ErrRowsHidden) {
+		return err
+	}
+	return nil
 }
 
 // lookAtCommands is the last look. In an emergency it is too late to find out that a Secret is missing.
@@ -249,11 +271,8 @@ func notReady(p *v1alpha1.Platform, err error) {
 }
 
 func reason(err error) string {
-	if w := (*playbook.Waiting)(nil); errors.As(err, &w) {
+	if w := (*playbook.Waiting)(nil); errors.As(access.DatabaseError(err), &w) {
 		return w.Reason
-	}
-	if errors.Is(err, platformdb.ErrNotReady) {
-		return v1alpha1.ReasonLedgerNotReady
 	}
 	return v1alpha1.ReasonDatabaseUnreachable
 }

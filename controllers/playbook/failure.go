@@ -14,7 +14,10 @@ const maxMessage = 1024
 // troubles are the reasons of what is retried.
 var troubles = []string{
 	v1alpha1.ReasonRetrying, v1alpha1.ReasonPlatformNotFound, v1alpha1.ReasonSecretUnusable, v1alpha1.ReasonNoDatabase,
-	v1alpha1.ReasonDatabaseUnreachable, v1alpha1.ReasonLedgerNotReady,
+	v1alpha1.ReasonDatabaseUnreachable, v1alpha1.ReasonDatabaseSessionUnfit, v1alpha1.ReasonDatabaseRowsHidden,
+	v1alpha1.ReasonDatabaseReadOnly, v1alpha1.ReasonDatabaseRestarting, v1alpha1.ReasonDatabaseDiskFull,
+	v1alpha1.ReasonDatabaseNoConnection, v1alpha1.ReasonDatabaseCanceled, v1alpha1.ReasonDatabaseTooSlow,
+	v1alpha1.ReasonSchemaUnusable, v1alpha1.ReasonLedgerNotReady,
 }
 
 func reasonOf(err error) string {

@@ -22,6 +22,8 @@ const (
 	closeTimeout  = 15 * time.Second
 	// underWayInterval is how often the end of an effect is looked for that a deleted object waits for.
 	underWayInterval = time.Second
+	// lastTimeout is what remains for a last try at least: a manager may come late.
+	lastTimeout = 5 * time.Second
 )
 
 // ErrUnderWay says that an effect of a deleted object is under way, and that its end is certain to come. The object
@@ -36,13 +38,15 @@ func Finalize(ctx context.Context, c client.Client, recorder events.EventRecorde
 		return ctrl.Result{}, nil
 	}
 	if !Finished(obj) {
-		closing, cancel := context.WithTimeout(ctx, closeTimeout)
+		end := obj.GetDeletionTimestamp().Add(closeDeadline)
+		closing, cancel := context.WithTimeout(ctx, max(lastTimeout, min(closeTimeout, time.Until(end))))
 		err := closeOperation(closing)
 		cancel()
 		if errors.Is(err, ErrUnderWay) {
 			return ctrl.Result{RequeueAfter: underWayInterval}, nil
 		}
-		if err != nil && time.Since(obj.GetDeletionTimestamp().Time) < closeDeadline {
+		// Where there is time for one more.
+		if err != nil && time.Until(end) >= closeInterval+lastTimeout {
 			// Not as an error, whose backoff would overshoot the deadline.
 			ctrl.LoggerFrom(ctx).Error(err, "closing the operation of a deleted object")
 			return ctrl.Result{RequeueAfter: closeInterval}, nil

@@ -50,6 +50,9 @@ type Kind[O Object, S any] struct {
 
 // Reconcile is one pass over one object.
 func (k Kind[O, S]) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
+	// Before the object is read: a deletion that the pass does not see any more interrupts it.
+	passing, end := k.Memory.passing(ctx, req.NamespacedName)
+	defer end()
 	obj := k.New()
 	if err := k.APIReader.Get(ctx, req.NamespacedName, obj); err != nil {
 		if apierrors.IsNotFound(err) {
@@ -65,7 +68,7 @@ func (k Kind[O, S]) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resul
 	if !obj.GetDeletionTimestamp().IsZero() {
 		return Finalize(ctx, k.Client, k.Recorder, obj, func(ctx context.Context) error { return k.Close(ctx, v) })
 	}
-	after, err := k.pass(ctx, v)
+	after, err := k.pass(passing, v)
 	late, writeErr := v.SaveInTime(ctx, k.DropLate)
 	after = Soonest(after, late)
 	switch {

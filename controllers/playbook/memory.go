@@ -1,10 +1,15 @@
 package playbook
 
 import (
+	"context"
 	"sync"
 	"time"
 
+	"k8s.io/client-go/util/workqueue"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 )
 
 const (
@@ -25,6 +30,8 @@ type Memory struct {
 	mu      sync.Mutex
 	clock   func() time.Time // nil is time.Now
 	objects map[client.ObjectKey]*remembered
+	// passes that are under way, by what interrupts them.
+	passes map[client.ObjectKey]context.CancelFunc
 }
 
 type remembered struct {
@@ -71,6 +78,40 @@ func (m *Memory) Forget(key client.ObjectKey) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	delete(m.objects, key)
+}
+
+// passing is the context of a pass that begins. The pass calls end.
+func (m *Memory) passing(ctx context.Context, key client.ObjectKey) (passing context.Context, end func()) {
+	passing, cancel := context.WithCancel(ctx)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.passes == nil {
+		m.passes = map[client.ObjectKey]context.CancelFunc{}
+	}
+	m.passes[key] = cancel
+	return passing, func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		delete(m.passes, key)
+		cancel()
+	}
+}
+
+// InterruptDeleted watches a kind for objects that are deleted, and interrupts their pass: what it waits for may hang,
+// and nobody wants it any more. To what it was doing this is a crash, which each effect survives. An object is passed
+// over by one worker at a time.
+func (m *Memory) InterruptDeleted() handler.EventHandler {
+	return handler.Funcs{UpdateFunc: func(_ context.Context, e event.UpdateEvent,
+		_ workqueue.TypedRateLimitingInterface[reconcile.Request]) {
+		if e.ObjectNew.GetDeletionTimestamp().IsZero() {
+			return
+		}
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if interrupt := m.passes[client.ObjectKeyFromObject(e.ObjectNew)]; interrupt != nil {
+			interrupt()
+		}
+	}}
 }
 
 // woken says whether a pass began before the last one asked for it: then somebody changed the object or its Platform,

@@ -341,11 +341,18 @@ func (c *conn) request(group []byte, executed []string) error {
 	return err
 }
 
-// name is the statements' text, short enough to print. Preparing a statement is no effect, nor is a sign of life.
+// name is the statements' text, short enough to print. Preparing a statement is no effect, nor is a sign of life, or a
+// look at a session that is new. Settings travel with what they are for, and are left out.
 func name(executed []string) string {
+	executed = slices.DeleteFunc(executed, func(sql string) bool { return strings.HasPrefix(sql, "select set_config(") })
 	what := strings.Join(strings.Fields(strings.Join(executed, "; ")), " ")
-	if what == "" || strings.HasPrefix(what, "--") {
+	begun, settings, isBegin := strings.Cut(what, "; set local ")
+	switch {
+	case what == "" || strings.HasPrefix(what, "--") || strings.Contains(settings, "pg_backend_pid()") ||
+		strings.HasPrefix(what, "rollback; set "):
 		return ""
+	case isBegin:
+		what = strings.TrimSuffix(begun, " isolation level read committed")
 	}
 	return "SQL " + what[:min(len(what), 160)]
 }

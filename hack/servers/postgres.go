@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -152,6 +153,48 @@ func (s *Postgres) Stop(ctx context.Context) error { return s.process.Stop(ctx) 
 func (s *Postgres) Restart(ctx context.Context) error {
 	if err := s.Stop(ctx); err != nil {
 		return err
+	}
+	return s.Start(ctx)
+}
+
+// Freeze stops every process of the server where it is, as a machine that hangs does: connections stay, and nobody
+// answers. The returned function lets them go on.
+func (s *Postgres) Freeze() (thaw func() error, err error) {
+	pids := []int{s.process.Pid()}
+	signal := func(signal syscall.Signal) error {
+		var errs []error
+		for _, pid := range pids {
+			if err := syscall.Kill(pid, signal); err != nil && !errors.Is(err, syscall.ESRCH) {
+				errs = append(errs, err)
+			}
+		}
+		return errors.Join(errs...)
+	}
+	// The parent first, so that it makes no more.
+	if err := signal(syscall.SIGSTOP); err != nil {
+		return nil, fmt.Errorf("freezing Postgres: %w", err)
+	}
+	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", pids[0]))
+	if err != nil {
+		return nil, fmt.Errorf("finding Postgres' processes: %w", err)
+	}
+	for _, child := range strings.Fields(string(children)) {
+		pid, err := strconv.Atoi(child)
+		if err != nil {
+			return nil, fmt.Errorf("finding Postgres' processes: %w", err)
+		}
+		pids = append(pids, pid)
+	}
+	return func() error { return signal(syscall.SIGCONT) }, signal(syscall.SIGSTOP)
+}
+
+// RestartAsReplica restarts the server as one that is in recovery, and so takes no writes. It follows nobody.
+func (s *Postgres) RestartAsReplica(ctx context.Context) error {
+	if err := s.Stop(ctx); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(s.data(), "standby.signal"), nil, 0o644); err != nil {
+		return fmt.Errorf("making a replica: %w", err)
 	}
 	return s.Start(ctx)
 }

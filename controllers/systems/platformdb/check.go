@@ -13,6 +13,8 @@ import (
 
 // Ping asks whether the database answers, and accepts the credentials.
 func (db *DB) Ping(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout+answerTime)
+	defer cancel()
 	if err := db.pool.Ping(ctx); err != nil {
 		return fmt.Errorf("asking the database for a sign of life: %w", describe(err))
 	}
@@ -21,6 +23,14 @@ func (db *DB) Ping(ctx context.Context) error {
 
 // ErrNotReady says that the database answers, and lacks something that the operator needs.
 var ErrNotReady = errors.New("the database is not ready")
+
+// ErrRowsHidden says that row-level security keeps the role from seeing all rows.
+var ErrRowsHidden = fmt.Errorf("%w: row-level security hides rows", ErrNotReady)
+
+// ErrSchema says that the role may not use a schema, or does not look for tables there.
+var ErrSchema = fmt.Errorf("%w: a schema can't be used", ErrNotReady)
+
+const insufficientPrivilege = "42501"
 
 func notReady(format string, args ...any) error {
 	return fmt.Errorf("%w: "+format, append([]any{ErrNotReady}, args...)...)
@@ -64,25 +74,83 @@ const IndexStatement = "CREATE INDEX CONCURRENTLY " + indexName + " ON webhook_o
 	"(oauth_application_id, enqueued_at, id) WHERE dlq_at IS NOT NULL AND delivered_at IS NULL"
 
 // Check verifies that the ledger's schema, the platform's columns and the index that a replay needs are there. It
-// returns the schema's version. A database that lacks one returns ErrNotReady, saying what to do.
+// returns the schema's version. A database that lacks one returns ErrNotReady, saying what to do, and one that takes no
+// writes ErrReadOnly.
 func (db *DB) Check(ctx context.Context) (version int, err error) {
-	if version, err = db.schemaVersion(ctx); err != nil {
+	if err := db.checkWritable(ctx); err != nil {
 		return 0, err
 	}
+	if err := db.checkSchemas(ctx); err != nil {
+		return 0, err
+	}
+	if version, err = db.schemaVersion(ctx); err != nil {
+		return version, err
+	}
 	if err := db.checkColumns(ctx); err != nil {
+		return version, err
+	}
+	if err := db.CheckRows(ctx); err != nil {
 		return version, err
 	}
 	return version, db.checkIndex(ctx)
 }
 
+// CheckRows verifies that the role sees all rows of the tables that it may read, or returns ErrRowsHidden. A policy
+// that shows each row is not enough: Postgres does not say whether one does.
+func (db *DB) CheckRows(ctx context.Context) error {
+	var role string
+	var tables []string
+	err := db.alone.QueryRow(ctx, `SELECT current_user::text, coalesce(array_agg(oid::regclass::text ORDER BY oid), '{}') FROM pg_class
+		WHERE (oid IN (to_regclass('oauth_applications'), to_regclass('webhook_outbox_entries'), to_regclass('webhook_signing_keys'),
+				to_regclass('schema_migrations')) OR relnamespace = to_regnamespace('playbook') AND relkind = 'r')
+			AND row_security_active(oid) AND has_any_column_privilege(oid, 'SELECT')`).Scan(&role, &tables)
+	if err != nil {
+		return fmt.Errorf("asking for row-level security: %w", describe(err))
+	}
+	if len(tables) > 0 {
+		return fmt.Errorf("%w of %s from the role: as a superuser run ALTER ROLE %s BYPASSRLS. Policies for it don't help, "+
+			"since nobody can see whether they show all rows", ErrRowsHidden, strings.Join(tables, ", "),
+			pgx.Identifier{role}.Sanitize())
+	}
+	return nil
+}
+
+// checkSchemas tells a table that is out of the role's sight from one that is not there.
+func (db *DB) checkSchemas(ctx context.Context) error {
+	var schema, table, role *string
+	var usable bool
+	err := db.alone.QueryRow(ctx, `SELECT quote_ident(nspname), relname::text, quote_ident(current_user), has_schema_privilege(n.oid, 'USAGE')
+		FROM pg_namespace n LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relkind IN ('r', 'p') AND nspname <> 'playbook'
+			AND relname IN ('oauth_applications', 'webhook_outbox_entries', 'webhook_signing_keys')
+		WHERE nspname = 'playbook' AND NOT has_schema_privilege(n.oid, 'USAGE')
+			OR nspname !~ '^pg_' AND to_regclass(quote_ident(relname)) IS NULL AND relname IS NOT NULL
+		ORDER BY relname NULLS FIRST, nspname LIMIT 1`).Scan(&schema, &table, &role, &usable)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return nil
+	case err != nil:
+		return fmt.Errorf("looking for the schemas of the tables: %w", describe(err))
+	case table == nil:
+		return fmt.Errorf("%w: the ledger is missing, or this role may not read it: run `manager migrate` with the "+
+			"owner's URL, "+
+			"and use the role playbook_operator (no USAGE on the schema %s)", ErrSchema, *schema)
+	case !usable:
+		return fmt.Errorf("%w: %s is in the schema %s: run `manager migrate` again, or GRANT USAGE ON SCHEMA %s TO %s",
+			ErrSchema, *table, *schema, *schema, *role)
+	}
+	return fmt.Errorf("%w: %s is in the schema %s, where this role does not look: ALTER ROLE %s SET search_path = %s, "+
+		"or write "+
+		"search_path=%s into the URL, which a pooler may not take", ErrSchema, *table, *schema, *role, *schema, *schema)
+}
+
 func (db *DB) schemaVersion(ctx context.Context) (int, error) {
 	want := LatestVersion()
 	var version int
-	err := db.pool.QueryRow(ctx, `SELECT coalesce(max(version), 0) FROM playbook.schema_migrations`).Scan(&version)
+	err := db.alone.QueryRow(ctx, `SELECT coalesce(max(version), 0) FROM playbook.schema_migrations`).Scan(&version)
 	var said *pgconn.PgError
 	if errors.As(err, &said) {
 		switch said.Code {
-		case "42P01", "3F000", "42501": // undefined_table, invalid_schema_name, insufficient_privilege
+		case "42P01", "3F000", insufficientPrivilege: // undefined_table, invalid_schema_name
 			return 0, notReady("the ledger is missing, or this role may not read it: run `manager migrate` with the owner's "+
 				"URL, and use the role playbook_operator (%s)", said.Message)
 		}
@@ -94,15 +162,12 @@ func (db *DB) schemaVersion(ctx context.Context) (int, error) {
 		return version, notReady("the ledger's schema is version %d and this manager needs %d: run `manager migrate`",
 			version, want)
 	}
-	if version > want {
-		return version, notReady("the ledger's schema is version %d and this manager knows %d: run the newer manager",
-			version, want)
-	}
+	// A newer one is what an upgrade makes first. It has all that an older manager needs: config/database says so.
 	return version, nil
 }
 
 func (db *DB) checkColumns(ctx context.Context) error {
-	rows, err := db.pool.Query(ctx, `SELECT c.relname || '.' || a.attname, format_type(a.atttypid, NULL)
+	rows, err := db.alone.Query(ctx, `SELECT c.relname || '.' || a.attname, format_type(a.atttypid, NULL)
 		FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
 		WHERE c.oid IN (to_regclass('oauth_applications'), to_regclass('webhook_outbox_entries'), to_regclass('webhook_signing_keys'))
 			AND a.attnum > 0 AND NOT a.attisdropped`)
@@ -131,7 +196,7 @@ func (db *DB) checkColumns(ctx context.Context) error {
 // entries.
 func (db *DB) checkIndex(ctx context.Context) error {
 	var found, broken bool
-	err := db.pool.QueryRow(ctx, `SELECT EXISTS (
+	err := db.alone.QueryRow(ctx, `SELECT EXISTS (
 		SELECT FROM pg_index i
 		WHERE i.indrelid = to_regclass('webhook_outbox_entries') AND i.indisvalid AND i.indisready
 			AND pg_get_indexdef(i.indexrelid, 1, true) = 'oauth_application_id' AND pg_get_indexdef(i.indexrelid, 2, true) = 'enqueued_at'

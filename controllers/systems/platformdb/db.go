@@ -8,10 +8,8 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"net"
-	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -24,19 +22,25 @@ const (
 	poolSize = 4
 	// connectTimeout bounds one try to connect, name resolution and TLS included.
 	connectTimeout = 5 * time.Second
-	// statementTimeout ends a statement that hangs behind a lock or a missing index.
-	statementTimeout = 60 * time.Second
+	// statementTimeout ends a statement that hangs behind a lock or a missing index. It stands in settings, too.
+	statementTimeout = time.Minute
+	// answerTime is for the answer that a statement was ended. A server that hangs gives none: then the connection is
+	// given up.
+	answerTime = 5 * time.Second
 	// planTimeout is longer: a plan reads each dead entry of an application once.
 	planTimeout = 10 * time.Minute
 	// queryCanceled is the code of a statement that took longer than its timeout.
 	queryCanceled = "57014"
-	// idleInTransactionTimeout ends the transaction of a frozen manager, so that another one goes on.
-	idleInTransactionTimeout = 10 * time.Second
+	// cachedStatements exceeds the statements that there are.
+	cachedStatements = 256
 )
 
 // DB is a bounded pool of connections to one platform's database.
 type DB struct {
-	pool *pgxpool.Pool
+	pool  *pgxpool.Pool
+	alone alone
+	// pooled says that a pooler was seen before the database.
+	pooled atomic.Bool
 }
 
 // Open prepares a pool; it connects when it is first used. The URL is a secret: no error of this package repeats it. A
@@ -62,21 +66,19 @@ func OpenTrusting(url, authorities string, dial pgconn.DialFunc) (*DB, error) {
 	if dial != nil {
 		config.ConnConfig.DialFunc = dial
 	}
-	params := config.ConnConfig.RuntimeParams
-	params["application_name"] = "playbook-operator"
-	// Rails' timestamps carry no zone and mean UTC.
-	params["TimeZone"] = "UTC"
-	// A session keeps the plans of its statements. One that it made while the ledger was small must still be good when it
-	// has millions of rows: the ledger is read by its indexes, whatever its statistics say. Compiling a plan costs more
-	// than it saves.
-	params["enable_seqscan"], params["jit"] = "off", "off"
-	params["statement_timeout"] = milliseconds(statementTimeout)
-	params["idle_in_transaction_session_timeout"] = milliseconds(idleInTransactionTimeout)
+	config.ConnConfig.RuntimeParams["application_name"] = "playbook-operator"
+	withoutOurs(config.ConnConfig)
+	config.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheStatement
+	config.ConnConfig.StatementCacheCapacity = cachedStatements
+	config.ConnConfig.DescriptionCacheCapacity = cachedStatements
+	db := &DB{}
+	config.BeforeConnect, config.AfterConnect, config.PrepareConn = db.beforeConnect, db.afterConnect, db.prepareConn
 	pool, err := pgxpool.NewWithConfig(context.Background(), config)
 	if err != nil {
 		return nil, fmt.Errorf("preparing the connection pool: %w", describe(err))
 	}
-	return &DB{pool: pool}, nil
+	db.pool, db.alone = pool, alone{pool}
+	return db, nil
 }
 
 // notParsed says what a role's URL should be. The parser's own error repeats parts of it.
@@ -113,57 +115,36 @@ func trust(config *pgx.ConnConfig, authorities string) error {
 // Close ends the connections; statements under way end first.
 func (db *DB) Close() { db.pool.Close() }
 
-func milliseconds(d time.Duration) string { return fmt.Sprint(d.Milliseconds()) }
-
 // transact runs fn in a transaction and commits it. After an error nothing of it happened, unless the error came from
 // the commit itself: its reply can be lost, and the caller finds the truth in the ledger on its next pass.
 func (db *DB) transact(ctx context.Context, doing string, options pgx.TxOptions, fn func(pgx.Tx) error) error {
-	if err := pgx.BeginTxFunc(ctx, db.pool, options, fn); err != nil {
-		return fmt.Errorf("%s: %w", doing, describe(err))
-	}
-	return nil
+	return db.transactFor(ctx, doing, statementTimeout, options, fn)
 }
 
-// ErrUnreachable says that the database did not answer, or not as a database that is up.
-var ErrUnreachable = errors.New("the database is unreachable")
-
-// describe makes an error fit for a status: it keeps what Postgres said and drops what varies or is secret. A
-// connection error of pgx names the user and database and every address it tried, each with its own text.
-func describe(err error) error {
-	var said *pgconn.PgError
-	if errors.As(err, &said) {
-		switch {
-		// Connection exceptions, refused credentials, unknown database, operator intervention (shutting down, starting up).
-		case slices.Contains([]string{"08", "28", "3D", "53", "57"}, said.Code[:2]) && said.Code != queryCanceled:
-			return fmt.Errorf("%w: %w", ErrUnreachable, said)
-		// insufficient_privilege, undefined_table, undefined_column, invalid_schema_name
-		case slices.Contains([]string{"42501", "42P01", "42703", "3F000"}, said.Code):
-			return fmt.Errorf("%w: %w; `manager migrate` makes what belongs to the operator, and grants what its roles need",
-				ErrNotReady, said)
+// transactFor is transact that may take up to timeout, instead of a minute.
+func (db *DB) transactFor(ctx context.Context, doing string, timeout time.Duration, options pgx.TxOptions,
+	fn func(pgx.Tx) error) error {
+	options.BeginQuery = begin(options, timeout)
+	ctx, cancel := context.WithTimeout(ctx, timeout+answerTime)
+	defer cancel()
+	var reached string
+	sent := time.Now()
+	err := pgx.BeginTxFunc(ctx, db.pool, options, func(tx pgx.Tx) error {
+		err := fn(&timed{tx, &sent})
+		err = tooSlow(err, time.Since(sent), timeout)
+		sent = time.Now() // of the commit
+		if said := (*pgconn.PgError)(nil); errors.As(err, &said) && said.Code == readOnlyTransaction {
+			reached = address(tx.Conn())
 		}
 		return err
+	})
+	if reached != "" {
+		// After a failover the name of the primary may have another address, which only a new connection asks for.
+		db.pool.Reset()
+		return fmt.Errorf("%s: %w", doing, readOnlyAt(reached, false))
 	}
-	// Before what else went wrong: of a name's addresses, one may refuse a connection and the other show a certificate.
-	for _, distrust := range []any{new(x509.UnknownAuthorityError), new(x509.HostnameError),
-		new(x509.CertificateInvalidError)} {
-		if errors.As(err, distrust) {
-			return fmt.Errorf("%w: its certificate is not trusted: %w", ErrUnreachable, distrust.(error))
-		}
+	if err != nil {
+		return fmt.Errorf("%s: %w", doing, describe(tooSlow(err, time.Since(sent), timeout)))
 	}
-	var connect *pgconn.ConnectError
-	var network *net.OpError
-	var dns *net.DNSError
-	switch {
-	case errors.As(err, &dns):
-		return fmt.Errorf("%w: %s", ErrUnreachable, dns.Err)
-	case errors.As(err, &network):
-		return fmt.Errorf("%w: %s: %w", ErrUnreachable, network.Op, network.Err)
-	case errors.As(err, &connect) && errors.Is(err, context.DeadlineExceeded):
-		return fmt.Errorf("%w: no answer in time", ErrUnreachable)
-	case errors.As(err, &connect):
-		return fmt.Errorf("%w: %w", ErrUnreachable, errors.Unwrap(connect))
-	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):
-		return fmt.Errorf("%w: the connection broke", ErrUnreachable)
-	}
-	return err
+	return nil
 }

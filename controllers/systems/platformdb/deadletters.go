@@ -15,7 +15,7 @@ type DeadLetters struct {
 
 // DeadLetters counts undelivered dead entries: in total, and by application, the most first and at most limit of them.
 func (db *DB) DeadLetters(ctx context.Context, limit int) (total int64, applications []DeadLetters, err error) {
-	rows, err := db.pool.Query(ctx, `SELECT sum(count(*)) OVER () AS total, oauth_application_id, count(*) AS dead
+	rows, err := db.alone.Query(ctx, `SELECT sum(count(*)) OVER () AS total, oauth_application_id, count(*) AS dead
 		FROM webhook_outbox_entries WHERE dlq_at IS NOT NULL AND delivered_at IS NULL
 		GROUP BY oauth_application_id ORDER BY dead DESC, oauth_application_id LIMIT $1`, limit)
 	if err != nil {

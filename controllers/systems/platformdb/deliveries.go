@@ -2,7 +2,6 @@ package platformdb
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -15,7 +14,7 @@ const (
 	// newestDead is how many of each application's dead entries: a 4xx kills an entry as soon as it was enqueued.
 	newestDead = 20
 	// deliveriesTimeout ends a look that takes too long, so that it is never a burden.
-	deliveriesTimeout = "5s"
+	deliveriesTimeout = 5 * time.Second
 )
 
 // Deliveries is how webhooks fared within a window.
@@ -62,10 +61,7 @@ const deliveriesSQL = `WITH RECURSIVE since AS MATERIALIZED (SELECT localtimesta
 // Deliveries looks at how webhooks fared within the window that ends now, by the database's clock.
 func (db *DB) Deliveries(ctx context.Context, window time.Duration) (*Deliveries, error) {
 	d := &Deliveries{}
-	err := db.transact(ctx, "looking at deliveries", pgx.TxOptions{AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, `SET LOCAL statement_timeout = '`+deliveriesTimeout+`'`); err != nil {
-			return fmt.Errorf("bounding the look: %w", err)
-		}
+	err := db.transactFor(ctx, "looking at deliveries", deliveriesTimeout, readOnly, func(tx pgx.Tx) error {
 		return tx.QueryRow(ctx, deliveriesSQL, int64(window.Seconds()), newest, newestDead).Scan(&d.Failing, &d.Attempted,
 			&d.Failed)
 	})

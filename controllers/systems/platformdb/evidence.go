@@ -43,7 +43,7 @@ func (db *DB) Purge(ctx context.Context, closedBefore time.Time) (int64, error) 
 	var cleared int64
 	for _, text := range []struct{ table, column string }{{"replay_entries", "last_error"},
 		{"event_requeues", "last_error"}, {"command_runs", "output"}} {
-		tag, err := db.pool.Exec(ctx, `UPDATE playbook.`+text.table+` r SET `+text.column+` = NULL
+		tag, err := db.alone.Exec(ctx, `UPDATE playbook.`+text.table+` r SET `+text.column+` = NULL
 			FROM playbook.operations o WHERE o.id = r.operation_id AND o.closed_at < $1 AND r.`+text.column+` IS NOT NULL`, closedBefore)
 		if err != nil {
 			return cleared, fmt.Errorf("clearing texts of %s: %w", text.table, describe(err))

@@ -28,11 +28,8 @@ const activeKidsSQL = `SELECT oauth_application_id, kid, extract(epoch FROM loca
 // is active is left out. A role that may not read them gets ErrNotReady.
 func (db *DB) ActiveKids(ctx context.Context) ([]ActiveKid, error) {
 	var kids []ActiveKid
-	err := db.transact(ctx, "reading which keys are active", pgx.TxOptions{AccessMode: pgx.ReadOnly},
+	err := db.transactFor(ctx, "reading which keys are active", deliveriesTimeout, readOnly,
 		func(tx pgx.Tx) error {
-			if _, err := tx.Exec(ctx, `SET LOCAL statement_timeout = '`+deliveriesTimeout+`'`); err != nil {
-				return err
-			}
 			rows, err := tx.Query(ctx, activeKidsSQL, newestKeys)
 			if err != nil {
 				return err

@@ -57,46 +57,55 @@ func Migrate(ctx context.Context, url string) ([]string, error) {
 		return nil, notParsed(err, "owner")
 	}
 	config.ConnectTimeout = connectTimeout
-	config.RuntimeParams["TimeZone"] = "UTC"
+	withoutOurs(config)
+	// It names no statement, so that it works through a pooler too.
+	config.DefaultQueryExecMode = pgx.QueryExecModeExec
+	ctx, cancel := context.WithTimeout(ctx, planTimeout+answerTime)
+	defer cancel()
 	conn, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {
 		return nil, describe(err)
 	}
-	defer conn.Close(context.WithoutCancel(ctx))
+	defer func() {
+		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), answerTime)
+		defer cancel()
+		_ = conn.Close(closing) // what was committed stays
+	}()
 	var applied []string
-	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-		applied = nil
-		// Two migrations at once: the second finds nothing left to do.
-		for _, sql := range []string{
-			`SELECT pg_advisory_xact_lock(hashtextextended('playbook.migrate', 0))`,
-			`CREATE SCHEMA IF NOT EXISTS playbook`,
-			`CREATE TABLE IF NOT EXISTS playbook.schema_migrations (
+	err = pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{BeginQuery: begin(pgx.TxOptions{}, planTimeout)},
+		func(tx pgx.Tx) error {
+			applied = nil
+			// Two migrations at once: the second finds nothing left to do.
+			for _, sql := range []string{
+				`SELECT pg_advisory_xact_lock(hashtextextended('playbook.migrate', 0))`,
+				`CREATE SCHEMA IF NOT EXISTS playbook`,
+				`CREATE TABLE IF NOT EXISTS playbook.schema_migrations (
 				version integer PRIMARY KEY, name text NOT NULL, applied_at timestamptz NOT NULL DEFAULT clock_timestamp())`,
-		} {
-			if _, err := tx.Exec(ctx, sql); err != nil {
-				return fmt.Errorf("preparing the schema playbook: %w", err)
+			} {
+				if _, err := tx.Exec(ctx, sql); err != nil {
+					return fmt.Errorf("preparing the schema playbook: %w", err)
+				}
 			}
-		}
-		var current int
-		if err := tx.QueryRow(ctx,
-			`SELECT coalesce(max(version), 0) FROM playbook.schema_migrations`).Scan(&current); err != nil {
-			return fmt.Errorf("reading the schema's version: %w", err)
-		}
-		for _, m := range migrations[min(current, len(migrations)):] {
-			if _, err := tx.Exec(ctx, m.sql); err != nil {
-				return fmt.Errorf("applying migration %s: %w", m.name, err)
+			var current int
+			if err := tx.QueryRow(ctx,
+				`SELECT coalesce(max(version), 0) FROM playbook.schema_migrations`).Scan(&current); err != nil {
+				return fmt.Errorf("reading the schema's version: %w", err)
 			}
-			if _, err := tx.Exec(ctx, `INSERT INTO playbook.schema_migrations (version, name) VALUES ($1, $2)`, m.version,
-				m.name); err != nil {
-				return fmt.Errorf("recording migration %s: %w", m.name, err)
+			for _, m := range migrations[min(current, len(migrations)):] {
+				if _, err := tx.Exec(ctx, m.sql); err != nil {
+					return fmt.Errorf("applying migration %s: %w", m.name, err)
+				}
+				if _, err := tx.Exec(ctx, `INSERT INTO playbook.schema_migrations (version, name) VALUES ($1, $2)`, m.version,
+					m.name); err != nil {
+					return fmt.Errorf("recording migration %s: %w", m.name, err)
+				}
+				applied = append(applied, m.name)
 			}
-			applied = append(applied, m.name)
-		}
-		if _, err := tx.Exec(ctx, database.Roles); err != nil {
-			return fmt.Errorf("creating roles and grants: %w", err)
-		}
-		return nil
-	})
+			if _, err := tx.Exec(ctx, database.Roles); err != nil {
+				return fmt.Errorf("creating roles and grants: %w", err)
+			}
+			return nil
+		})
 	if err != nil {
 		return nil, err
 	}

@@ -108,7 +108,7 @@ func (db *DB) CanaryAttempts(ctx context.Context, op *Operation) (*Attempts, err
 }
 
 func (db *DB) attempts(ctx context.Context, attempted string, args ...any) (*Attempts, error) {
-	rows, err := db.pool.Query(ctx, `SELECT outcome = 'waiting', outcome IN ('failing', 'died'), coalesce(answer, 'Unknown') AS answer, count(*) AS entries
+	rows, err := db.alone.Query(ctx, `SELECT outcome = 'waiting', outcome IN ('failing', 'died'), coalesce(answer, 'Unknown') AS answer, count(*) AS entries
 		FROM (`+attempted+`) a GROUP BY 1, 2, 3 ORDER BY 4 DESC, 3`, args...)
 	if err != nil {
 		return nil, fmt.Errorf("judging attempts: %w", describe(err))

@@ -112,7 +112,7 @@ func insert(ctx context.Context, tx pgx.Tx, id Identity) error {
 
 // Operation reads an object's operation, or returns ErrNoOperation.
 func (db *DB) Operation(ctx context.Context, uid string) (*Operation, error) {
-	op, err := operation(ctx, db.pool, uid, "")
+	op, err := operation(ctx, db.alone, uid, "")
 	if err != nil {
 		return nil, fmt.Errorf("reading the operation from the ledger: %w", describe(err))
 	}
@@ -122,7 +122,7 @@ func (db *DB) Operation(ctx context.Context, uid string) (*Operation, error) {
 // FinishedTwin returns the operation that finished the same work under the same namespace, name and digest for an
 // object that no longer exists, or nil.
 func (db *DB) FinishedTwin(ctx context.Context, id Identity) (*Operation, error) {
-	rows, err := db.pool.Query(ctx, `SELECT `+operationColumns+` FROM playbook.operations
+	rows, err := db.alone.Query(ctx, `SELECT `+operationColumns+` FROM playbook.operations
 		WHERE namespace = $1 AND name = $2 AND spec_digest = $3 AND kind = $4 AND uid <> $5 AND outcome = $6
 		ORDER BY opened_at LIMIT 1`, id.Namespace, id.Name, id.SpecDigest, id.Kind, id.UID, OutcomeComplete)
 	if err == nil {

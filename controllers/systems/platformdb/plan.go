@@ -48,12 +48,9 @@ func (db *DB) Plan(ctx context.Context, uid string, selection Selection, limit i
 	var op *Operation
 	// Both statements must see the same rows.
 	options := pgx.TxOptions{IsoLevel: pgx.RepeatableRead}
-	err := db.transact(ctx, "planning", options, func(tx pgx.Tx) error {
+	err := db.transactFor(ctx, "planning", planTimeout, options, func(tx pgx.Tx) error {
 		var err error
 		if op, err = lock(ctx, tx, uid); err != nil || op.PlannedAt != nil {
-			return err
-		}
-		if _, err := tx.Exec(ctx, `SELECT set_config('statement_timeout', $1, true)`, milliseconds(planTimeout)); err != nil {
 			return err
 		}
 		plan, total, err := count(ctx, tx, selection.args(op.Cutoff))

@@ -55,7 +55,7 @@ func (db *DB) watchEntries(ctx context.Context, uid string, page func(context.Co
 	}
 	// In a statement of its own after the revocation committed: what begins later reads the successor.
 	if r.OpenTransactions == nil {
-		if _, err := db.pool.Exec(ctx, `UPDATE playbook.key_revocations SET open_transactions = (`+openSQL+`)
+		if _, err := db.alone.Exec(ctx, `UPDATE playbook.key_revocations SET open_transactions = (`+openSQL+`)
 			WHERE application_id = $1 AND kid = $2 AND open_transactions IS NULL`, r.ApplicationID, r.Kid); err != nil {
 			return fail("collecting the transactions that are open", err)
 		}
@@ -65,7 +65,7 @@ func (db *DB) watchEntries(ctx context.Context, uid string, page func(context.Co
 	}
 	progress := &ReSigning{Revocation: r}
 	// Before the sweep: what the last of them inserted is then seen by it.
-	if err := db.pool.QueryRow(ctx, `SELECT coalesce(array_agg(t), '{}') FROM unnest((`+openSQL+`)) t
+	if err := db.alone.QueryRow(ctx, `SELECT coalesce(array_agg(t), '{}') FROM unnest((`+openSQL+`)) t
 		WHERE t = ANY ($1) OR t LIKE 'prepared %'`, r.OpenTransactions).Scan(&progress.Open); err != nil {
 		return fail("looking for transactions from before the revocation", err)
 	}
@@ -79,7 +79,7 @@ func (db *DB) watchEntries(ctx context.Context, uid string, page func(context.Co
 		}
 		progress.Swept = !more
 	}
-	if err := db.pool.QueryRow(ctx, `SELECT count(*) FROM (
+	if err := db.alone.QueryRow(ctx, `SELECT count(*) FROM (
 			SELECT FROM webhook_outbox_entries WHERE oauth_application_id = $1 AND delivered_at IS NULL AND dlq_at IS NOT NULL AND kid = $2
 			UNION ALL SELECT FROM webhook_outbox_entries WHERE oauth_application_id = $1 AND delivered_at IS NULL AND dlq_at IS NULL AND kid = $2
 			LIMIT $3) u`, r.ApplicationID, r.Kid, CountLimit).Scan(&progress.Left); err != nil {
@@ -88,7 +88,7 @@ func (db *DB) watchEntries(ctx context.Context, uid string, page func(context.Co
 	if progress.Left > 0 || len(progress.Open) > 0 {
 		return progress, nil
 	}
-	if _, err := db.pool.Exec(ctx, `UPDATE playbook.key_revocations SET resigned_at = coalesce(resigned_at, clock_timestamp())
+	if _, err := db.alone.Exec(ctx, `UPDATE playbook.key_revocations SET resigned_at = coalesce(resigned_at, clock_timestamp())
 		WHERE application_id = $1 AND kid = $2`, r.ApplicationID, r.Kid); err != nil {
 		return fail("entering the end of re-signing into the ledger", err)
 	}

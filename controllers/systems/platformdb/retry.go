@@ -11,7 +11,7 @@ import (
 
 // RemainingEntries lists the planned entries not looked at yet, in their order; for plans of a few entries.
 func (db *DB) RemainingEntries(ctx context.Context, op *Operation) ([]int64, error) {
-	rows, err := db.pool.Query(ctx, `SELECT e.id FROM playbook.replay_pages, unnest(entry_ids) WITH ORDINALITY AS e(id, n)
+	rows, err := db.alone.Query(ctx, `SELECT e.id FROM playbook.replay_pages, unnest(entry_ids) WITH ORDINALITY AS e(id, n)
 		WHERE operation_id = $1 ORDER BY page, n`, op.ID)
 	if err == nil {
 		var ids []int64
@@ -35,7 +35,7 @@ var ErrNoEntry = errors.New("no such outbox entry")
 
 // Entry reads an outbox row.
 func (db *DB) Entry(ctx context.Context, id int64) (*Entry, error) {
-	rows, err := db.pool.Query(ctx,
+	rows, err := db.alone.Query(ctx,
 		`SELECT enqueued_at, dlq_at, attempts, last_error FROM webhook_outbox_entries WHERE id = $1`, id)
 	if err == nil {
 		var e *Entry

@@ -73,7 +73,7 @@ func (e *Taken) Error() string {
 
 // Revocation reads what an operation revoked, or returns ErrNotRevoked.
 func (db *DB) Revocation(ctx context.Context, uid string) (*Revocation, error) {
-	r, err := revocation(ctx, db.pool, uid)
+	r, err := revocation(ctx, db.alone, uid)
 	if err != nil && !errors.Is(err, ErrNotRevoked) {
 		return nil, fmt.Errorf("reading the revocation from the ledger: %w", describe(err))
 	}
@@ -120,10 +120,7 @@ func (db *DB) revoke(ctx context.Context, uid, kid, reason string, limit int64) 
 		defer successor.wipe()
 	}
 	var r *Revocation
-	err = db.transact(ctx, "revoking the key", pgx.TxOptions{}, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, `SELECT set_config('statement_timeout', $1, true)`, milliseconds(planTimeout)); err != nil {
-			return err
-		}
+	err = db.transactFor(ctx, "revoking the key", planTimeout, pgx.TxOptions{}, func(tx pgx.Tx) error {
 		op, err := lockAlone(ctx, tx, uid)
 		if err != nil {
 			return err
@@ -159,7 +156,7 @@ func (db *DB) prepare(ctx context.Context, uid, kid string, limit int64) (succes
 		return nil, false, fmt.Errorf("reading the key to revoke: %w", describe(err))
 	}
 	var application int64
-	if err := db.pool.QueryRow(ctx, `SELECT application_id FROM playbook.operations WHERE uid = $1`,
+	if err := db.alone.QueryRow(ctx, `SELECT application_id FROM playbook.operations WHERE uid = $1`,
 		uid).Scan(&application); errors.Is(err, pgx.ErrNoRows) {
 		return fail(ErrNoOperation)
 	} else if err != nil {
@@ -167,7 +164,7 @@ func (db *DB) prepare(ctx context.Context, uid, kid string, limit int64) (succes
 	}
 	var algorithm, public string
 	var private []byte
-	err = db.pool.QueryRow(ctx,
+	err = db.alone.QueryRow(ctx,
 		`SELECT algorithm, public_key, private_key FROM webhook_signing_keys WHERE oauth_application_id = $1 AND kid = $2`,
 		application, kid).Scan(&algorithm, &public, &private)
 	if errors.Is(err, pgx.ErrNoRows) {
@@ -183,7 +180,7 @@ func (db *DB) prepare(ctx context.Context, uid, kid string, limit int64) (succes
 	}
 	leaked.wipe()
 	var undelivered int64
-	if err := db.pool.QueryRow(ctx, `SELECT count(*) FROM (
+	if err := db.alone.QueryRow(ctx, `SELECT count(*) FROM (
 			SELECT FROM webhook_outbox_entries WHERE oauth_application_id = $1 AND delivered_at IS NULL AND dlq_at IS NOT NULL
 			UNION ALL SELECT FROM webhook_outbox_entries WHERE oauth_application_id = $1 AND delivered_at IS NULL AND dlq_at IS NULL
 			LIMIT $2) u`, application, limit+1).Scan(&undelivered); err != nil {
