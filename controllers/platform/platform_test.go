@@ -264,7 +264,7 @@ func TestAPlatformWithoutADatabaseSaysWhatItCanDo(t *testing.T) {
 	got.Spec.Probes = &v1alpha1.PlatformProbes{IntervalSeconds: 1}
 	got.Spec.AutoOpen = []v1alpha1.IncidentCategory{v1alpha1.CategoryWebhookDelivery}
 	if err := kube.Update(t.Context(), got); err == nil || !strings.Contains(err.Error(),
-		"needs database, which alone shows whether webhooks are delivered") {
+		"needs database: only the database shows whether webhooks are delivered") {
 		t.Errorf("webhooks that nobody can count would open Incidents: %v", err)
 	}
 
