@@ -194,8 +194,8 @@ func deployment(t *testing.T) *appsv1.Deployment {
 	return d
 }
 
-// The API server admits a Deployment without checking its pods. A pod that breaks its namespace's rule is refused later,
-// when nobody looks.
+// The API server admits a Deployment without checking its pods. A pod that breaks its namespace's rule is refused
+// later, when nobody looks.
 func TestTheManagersPodKeepsToItsNamespacesRestrictedRule(t *testing.T) {
 	t.Parallel()
 	template := deployment(t).Spec.Template

@@ -68,7 +68,7 @@ func byHand(i *v1alpha1.Incident) {
 	i.Spec.Resolution = &v1alpha1.IncidentResolution{By: "kim"}
 }
 
-// text of slots: name/uid, severity, ~ where quiet, and what is known.
+// text writes slots as name/uid, severity, ~ if quiet, and the known signals.
 func text(status *v1alpha1.PlatformStatus) string {
 	var all []string
 	for _, slot := range status.Incidents {
@@ -179,7 +179,8 @@ func TestWhoHasThePlaceWhileSignalsAskForOne(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			status := &v1alpha1.PlatformStatus{Incidents: c.slots}
-			want := Want{Platform: &v1alpha1.Platform{ObjectMeta: metav1.ObjectMeta{Name: "p"}}, Place: outage, Name: "n", Signals: c.signals}
+			want := Want{Platform: &v1alpha1.Platform{ObjectMeta: metav1.ObjectMeta{Name: "p"}}, Place: outage, Name: "n",
+				Signals: c.signals}
 			create := choose(status, want, c.all, start.Add(c.at), pause)
 			if create != c.create || text(status) != c.then {
 				t.Errorf("it creates %q, and the slots are %q; want %q and %q", create, text(status), c.create, c.then)
