@@ -27,13 +27,13 @@ import (
 	"github.com/1pass-dev/playbook-operator/hack/world"
 )
 
-// Each trouble is seen, named in words that say what to do, told as an event, and over once it is mended.
+// Each fault is seen. Its message says what to do, an event reports it, and it is over once it is mended.
 func TestATroubledPlatformSaysWhyAndRecovers(t *testing.T) {
 	t.Parallel()
 	site := newDatabase(t)
 	good := site.URLAs("playbook_operator")
 	const namespace = world.Namespace
-	// Their Secrets are mended by an update to the good URL and label.
+	// The test mends their Secrets with the good URL and label.
 	secretTrouble := []string{"DatabaseReachable=False/SecretUnusable", "LedgerReady=Unknown/SecretUnusable",
 		"Reconciling=True/SecretUnusable", "Ready=False/SecretUnusable"}
 	unreachable := []string{"DatabaseReachable=False/DatabaseUnreachable", "LedgerReady=Unknown/DatabaseUnreachable",
@@ -173,7 +173,7 @@ func TestTheStatementForAMissingIndexIsThere(t *testing.T) {
 	execute(t, site.URLAs(""), statement)
 	await(t, p, "Ready", metav1.ConditionTrue, "Succeeded")
 
-	// As a CREATE INDEX CONCURRENTLY that failed leaves it.
+	// A CREATE INDEX CONCURRENTLY that failed leaves an index like this one.
 	execute(t, site.URLAs(""),
 		`UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'index_webhook_outbox_entries_dead'::regclass`)
 	_, statements, found := strings.Cut(describe(await(t, p, "LedgerReady", metav1.ConditionFalse, "LedgerNotReady")),
@@ -254,7 +254,7 @@ func TestAPlatformWithoutADatabaseSaysWhatItCanDo(t *testing.T) {
 	got = look(t, r, p)
 	expect(t, got, "Ready=True/Succeeded")
 	if text := describe(got); !strings.Contains(text, "ObserveOnly") || !strings.Contains(text,
-		"KeyCompromises via: Command, whose outcome JWKS alone tells") {
+		"only Incidents and KeyCompromises via: Command can run") {
 		t.Error(text)
 	}
 	if again := look(t, r, p); again.ResourceVersion != got.ResourceVersion {
@@ -308,7 +308,7 @@ func TestMonitoringThatFailsIsToldApart(t *testing.T) {
 	got := await(t, p, "Ready", metav1.ConditionFalse, "DatabaseUnreachable")
 	expect(t, got, "DatabaseReachable=True/Succeeded", "LedgerReady=True/Succeeded",
 		"Reconciling=True/DatabaseUnreachable", "Ready=False/DatabaseUnreachable")
-	if text := describe(got); !strings.Contains(text, "playbooks can run, and monitoring can't") {
+	if text := describe(got); !strings.Contains(text, "playbooks can run, but monitoring can't") {
 		t.Errorf("it says\n%s", text)
 	}
 	noSecretIn(t, describe(got))
@@ -321,7 +321,7 @@ func TestMonitoringThatFailsIsToldApart(t *testing.T) {
 	expect(t, await(t, p, "Ready", metav1.ConditionTrue, "Succeeded"), whenReady...)
 }
 
-// A Platform meets its database down, up, and down again.
+// The database is down at first, then up, and then down again.
 func TestADatabaseThatIsDownAndUpAndDown(t *testing.T) {
 	t.Parallel()
 	site := newDatabase(t)
@@ -392,7 +392,7 @@ func forward(t *testing.T, from, to string) (down func()) {
 	return down
 }
 
-// reconciler is one of the test's own, for Platforms in a namespace that the manager does not watch.
+// reconciler belongs to the test. It is for Platforms in a namespace that the manager does not watch.
 func reconciler(t *testing.T) *platform.Reconciler {
 	t.Helper()
 	clientset, err := kubernetes.NewForConfig(w.ControlPlane.Config())
