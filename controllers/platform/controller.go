@@ -181,8 +181,7 @@ func (r *Reconciler) look(ctx context.Context, p *v1alpha1.Platform) {
 	r.lookAtCommands(ctx, p)
 }
 
-// lookAtCommands checks, as the last look, that commands can be run. A missing Secret must not be found in an
-// emergency.
+// lookAtCommands is the last look. In an emergency it is too late to find out that a Secret is missing.
 func (r *Reconciler) lookAtCommands(ctx context.Context, p *v1alpha1.Platform) {
 	var err error
 	if commands := p.Spec.Commands; commands != nil && commands.Type == v1alpha1.CommandTypeSSH {

@@ -173,7 +173,7 @@ func TestTheStatementForAMissingIndexIsThere(t *testing.T) {
 	execute(t, site.URLAs(""), statement)
 	await(t, p, "Ready", metav1.ConditionTrue, "Succeeded")
 
-	// A CREATE INDEX CONCURRENTLY that failed leaves an index like this one.
+	// As a CREATE INDEX CONCURRENTLY that failed leaves it.
 	execute(t, site.URLAs(""),
 		`UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'index_webhook_outbox_entries_dead'::regclass`)
 	_, statements, found := strings.Cut(describe(await(t, p, "LedgerReady", metav1.ConditionFalse, "LedgerNotReady")),
@@ -230,7 +230,7 @@ func TestAPlatformWithoutADatabaseSaysWhatItCanDo(t *testing.T) {
 	}
 	got := look(t, r, p)
 	expect(t, got, "Ready=True/Succeeded")
-	if text := describe(got); !strings.Contains(text, "a KeyCompromise that or spec.commands") ||
+	if text := describe(got); !strings.Contains(text, "Without spec.database, only Incidents can run") ||
 		got.Status.DeadLetters != nil {
 		t.Errorf("%s%+v", text, got.Status.DeadLetters)
 	}

@@ -135,7 +135,7 @@ func runStep[S any](ctx context.Context, obj Object, step Step[S], s S, tries at
 	}
 	if under := (*UnderWay)(nil); errors.As(err, &under) {
 		if c := condition(obj, step.Condition); c.Reason != v1alpha1.ReasonPending {
-			// The step keeps its message, or each slow read would change it and change it back.
+			// A far side that is slow each time does not make the row go back and forth.
 			return Wait(asideInterval, c.Reason, "%s", c.Message)
 		}
 		return Wait(asideInterval, v1alpha1.ReasonLooking, "reading %s", under.What)
