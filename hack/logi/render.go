@@ -14,7 +14,7 @@ import (
 const (
 	// RenderPath is where the platform's server has Render's API.
 	RenderPath = "/render/v1"
-	// WebService is the service that serves the platform. The commit that is live there decides whether it works.
+	// WebService is the service that serves the platform: the commit that is live there decides how it is.
 	WebService = "srv-web"
 )
 
@@ -87,7 +87,7 @@ type RenderFault struct {
 	// Method and Path select requests: all where they are empty, else those of this method whose path contains Path.
 	Method string `json:"method,omitempty"`
 	Path   string `json:"path,omitempty"`
-	// Skip is how many of them pass first. Times is how many are hit; 0 means all.
+	// Skip lets so many of them through first; Times ends the fault after so many, 0 never.
 	Skip  int `json:"skip,omitempty"`
 	Times int `json:"times,omitempty"`
 	// AfterEffect does what was asked first, so that only the answer is lost.
@@ -187,8 +187,8 @@ func (r *Render) DeployCommit(service, commit string) (id string) {
 	return r.AddDeploy(service, commit, "live", "manual", now())
 }
 
-// AddDeploy adds a deploy of any status and trigger, and returns its id. It was created at an instant, and if it was
-// live, became live then. A commit is as old as its first deploy. A live deploy deactivates the one before.
+// AddDeploy enters a deploy of any status and trigger, created and where it was live, live, at an instant, and returns
+// its id. A commit is as old as its first deploy. One that is live deactivates the one before.
 func (r *Render) AddDeploy(service, commit, status, trigger string, at time.Time) (id string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -222,8 +222,8 @@ func (r *Render) SetRollbackDelay(d time.Duration) {
 	r.rollbackDelay = d
 }
 
-// HandleJobs runs each job by calling run. If run returns an error, the job fails. Without HandleJobs, every job fails.
-// Close waits for run to return.
+// HandleJobs runs each job by calling run; one that it returns an error for fails. Without it, all do. Close waits for
+// run to return.
 func (r *Render) HandleJobs(run func(serviceID, startCommand string) error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -282,7 +282,7 @@ func (r *Render) Counts() RenderCounts {
 	return copied
 }
 
-// state is whether the platform is down, and what else is broken.
+// state of the platform: whether it is down, and what else is broken.
 func (r *Render) state() (suspended, down bool, b Breakage) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -311,7 +311,7 @@ func (s *renderService) add(commit, trigger string, at time.Time) *renderDeploy 
 	return d
 }
 
-// turn sets a deploy's status. Only one deploy is live.
+// turn a deploy to a status. Only one is live.
 func (s *renderService) turn(d *renderDeploy, status string, at time.Time) {
 	if status == "live" {
 		if former := s.live(); former != nil {
