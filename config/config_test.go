@@ -130,8 +130,7 @@ func TestKubectlExplainsEachField(t *testing.T) {
 	}
 }
 
-// explain waits for the field: the API server publishes a kind's schema some time after it serves the kind, each kind
-// by itself.
+// explain waits for the field: the API server publishes the schema of each kind some time after it serves the kind.
 func explain(t *testing.T, field string) string {
 	t.Helper()
 	for end := time.Now().Add(deadline); ; time.Sleep(100 * time.Millisecond) {
@@ -163,7 +162,7 @@ func TestEachSampleAppliesAsItIs(t *testing.T) {
 			t.Errorf("%s has no Platform and refers to none", sample)
 		}
 		if out, err := w.KubectlInput(t.Context(), misspelt, "apply", "--dry-run=server", "-f", "-"); err == nil {
-			t.Errorf("%s also applies with a field misspelt:\n%s", sample, out)
+			t.Errorf("%s is also accepted with a misspelt field:\n%s", sample, out)
 		}
 	}
 }
@@ -195,8 +194,8 @@ func deployment(t *testing.T) *appsv1.Deployment {
 	return d
 }
 
-// A Deployment is admitted whatever its pods are; a pod that breaks its namespace's rule is refused later, when nobody
-// looks.
+// The API server admits a Deployment without checking its pods. A pod that breaks its namespace's rule is refused
+// later, when nobody looks.
 func TestTheManagersPodKeepsToItsNamespacesRestrictedRule(t *testing.T) {
 	t.Parallel()
 	template := deployment(t).Spec.Template
@@ -356,7 +355,7 @@ func TestEachPersonMayWhatTheirRoleSays(t *testing.T) {
 	}
 }
 
-// awaitMay waits until the authorizer, which hears of a binding a moment after it was made, lets a user do something.
+// awaitMay waits until the authorizer lets a user do something: it sees a binding a moment after it was created.
 func awaitMay(t *testing.T, user, namespace, verb, resource string) {
 	t.Helper()
 	for end := time.Now().Add(time.Minute); !may(t, user, namespace, verb, resource); time.Sleep(50 * time.Millisecond) {

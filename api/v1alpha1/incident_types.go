@@ -10,9 +10,9 @@ import (
 type Severity string
 
 const (
-	// Sev1 is every relying party's login being down: respond at once.
+	// Sev1 means that the login of every relying party is down: respond at once.
 	Sev1 Severity = "sev1"
-	// Sev2 is a part that fails or is slow: respond within an hour.
+	// Sev2 means that a part fails or is slow: respond within an hour.
 	Sev2 Severity = "sev2"
 	// Sev3 is about a single relying party or user: respond within a day.
 	Sev3 Severity = "sev3"
@@ -23,17 +23,17 @@ const (
 type IncidentCategory string
 
 const (
-	// CategoryUnclassified is not known yet.
+	// CategoryUnclassified means that nobody knows yet what it is about.
 	CategoryUnclassified IncidentCategory = "Unclassified"
-	// CategoryOutage is the platform failing to answer, or answering slowly.
+	// CategoryOutage means that the platform does not answer, or answers slowly.
 	CategoryOutage IncidentCategory = "Outage"
-	// CategoryWebhookDelivery is webhooks not reaching relying parties.
+	// CategoryWebhookDelivery means that webhooks do not reach relying parties.
 	CategoryWebhookDelivery IncidentCategory = "WebhookDelivery"
-	// CategoryMergeInconsistency is merged users who can't see their data.
+	// CategoryMergeInconsistency means that merged users can't see their data.
 	CategoryMergeInconsistency IncidentCategory = "MergeInconsistency"
-	// CategoryKeyMismatch is a relying party that does not find a kid.
+	// CategoryKeyMismatch means that a relying party does not find a kid.
 	CategoryKeyMismatch IncidentCategory = "KeyMismatch"
-	// CategoryKeyExposure is a signing key that may have leaked.
+	// CategoryKeyExposure means that a signing key may have leaked.
 	CategoryKeyExposure IncidentCategory = "KeyExposure"
 )
 
@@ -42,8 +42,8 @@ const (
 type RollbackPolicy string
 
 const (
-	// RollbackAutomatic rolls back at once. Where the database is seen to have been migrated since the earlier commit was
-	// made, it waits as RollbackApproval does: older code may not work with the newer schema.
+	// RollbackAutomatic rolls back at once. If the database was migrated since the earlier commit was made, it waits for
+	// an approval: older code may not work with the newer schema.
 	RollbackAutomatic RollbackPolicy = "Automatic"
 	// RollbackApproval waits for spec.approvals with the exact pair of deploys.
 	RollbackApproval RollbackPolicy = "Approval"
@@ -59,9 +59,9 @@ const (
 	// NoticeAutomatic tells the public of a sev1 that keeps relying parties' users out for longer than the Platform
 	// allows.
 	NoticeAutomatic NoticePolicy = "Automatic"
-	// NoticePublish tells it of a sev1 at once.
+	// NoticePublish tells the public of a sev1 at once.
 	NoticePublish NoticePolicy = "Publish"
-	// NoticeWithhold tells nothing.
+	// NoticeWithhold tells the public nothing.
 	NoticeWithhold NoticePolicy = "Withhold"
 )
 
@@ -77,7 +77,7 @@ const (
 // +kubebuilder:validation:XValidation:rule="!has(self.outage) || self.category == 'Outage'",message="outage is for category Outage: write that category, or leave outage out",fieldPath=".outage"
 // +kubebuilder:validation:XValidation:rule="!has(self.outage) || !has(self.rollback)",message="rollback moved to outage.rollback: write it there, and leave rollback out",fieldPath=".rollback"
 // +kubebuilder:validation:XValidation:rule="!has(self.severity) || self.severity != 'sev3' || self.category != 'KeyExposure' || (oldSelf.hasValue() && has(oldSelf.value().severity) && oldSelf.value().severity == 'sev3')",optionalOldSelf=true,message="an exposed key is sev2 at least: write sev2 or sev1, or leave severity out",fieldPath=".severity"
-// +kubebuilder:validation:XValidation:rule="!has(self.notice) || self.notice != 'Publish' || self.category == 'Outage' || (oldSelf.hasValue() && has(oldSelf.value().notice) && oldSelf.value().notice == 'Publish')",optionalOldSelf=true,message="the public is told of an Outage only: leave notice out",fieldPath=".notice"
+// +kubebuilder:validation:XValidation:rule="!has(self.notice) || self.notice != 'Publish' || self.category == 'Outage' || (oldSelf.hasValue() && has(oldSelf.value().notice) && oldSelf.value().notice == 'Publish')",optionalOldSelf=true,message="notice: Publish is only for an Outage: leave notice out",fieldPath=".notice"
 // +kubebuilder:validation:XValidation:rule="!has(oldSelf.resolution) || has(self.resolution)",message="a resolution can't be taken back: apply an incident with a new name",fieldPath=".resolution"
 type IncidentSpec struct {
 	// platformRef names the Platform.
@@ -89,13 +89,14 @@ type IncidentSpec struct {
 	// +default="Unclassified"
 	Category IncidentCategory `json:"category,omitempty"`
 
-	// severity that a person decided on. It is final for this object: a worse signal is only reported here, and may open
-	// an Incident of its own. Without it the severity begins at sev2 for Outage and KeyExposure, and at sev3 otherwise.
-	// The signals of the incident's own category raise it, for Unclassified all signals. Nothing lowers it.
+	// severity that a person decided on. It is final for this object. A worse signal is only reported here, and may open
+	// another Incident. Without this field, the severity begins at sev2 for Outage and KeyExposure, and at sev3 otherwise.
+	// The signals of the incident's own category raise it; for Unclassified, all signals do. Nothing lowers it.
 	// +optional
 	Severity Severity `json:"severity,omitempty"`
 
-	// onset is when it began. Default: the first bad sample of the signals of this category, else the object's creation.
+	// onset is when the trouble began. Default: the first bad sample of the signals of this category. If there is none:
+	// the object's creation.
 	// +optional
 	Onset *metav1.Time `json:"onset,omitempty"`
 
@@ -105,7 +106,7 @@ type IncidentSpec struct {
 	// +kubebuilder:validation:MaxLength=255
 	Summary string `json:"summary,omitempty"`
 
-	// affected says who is.
+	// affected says who is affected.
 	// +optional
 	Affected *IncidentAffected `json:"affected,omitempty"`
 
@@ -113,21 +114,22 @@ type IncidentSpec struct {
 	// +optional
 	Outage *IncidentOutage `json:"outage,omitempty"`
 
-	// rollback is where outage.rollback was before. Deprecated: write outage.rollback. Where it is set, it holds.
+	// rollback is the old place of outage.rollback. Deprecated: write outage.rollback. If an object has this field, it
+	// still holds.
 	// +optional
 	Rollback RollbackPolicy `json:"rollback,omitempty"`
 
-	// notice to the public, of an Outage.
+	// notice says whether the public is told of an Outage.
 	// +optional
 	// +default="Automatic"
 	Notice NoticePolicy `json:"notice,omitempty"`
 
-	// acknowledgement by the person who took it on. Nobody else is paged, until the severity rises.
+	// acknowledgement by the person who took it on. After it nobody is paged until the severity rises.
 	// +optional
 	Acknowledgement *IncidentAcknowledgement `json:"acknowledgement,omitempty"`
 
-	// resolution closes the incident by hand. Without one an Outage that the signals confirmed closes when they stay good.
-	// All else waits for a resolution.
+	// resolution closes the incident by hand. An Outage that a signal confirmed also closes by itself, when the signals
+	// stay good. Every other incident waits for a resolution.
 	// +optional
 	Resolution *IncidentResolution `json:"resolution,omitempty"`
 
@@ -153,7 +155,7 @@ type IncidentAffected struct {
 	// +kubebuilder:validation:items:Pattern=`^[1-9][0-9]*$`
 	ApplicationIDs []string `json:"applicationIDs,omitempty"`
 
-	// userIDs of users.
+	// userIDs of the affected users.
 	// +optional
 	// +listType=set
 	// +kubebuilder:validation:MinItems=1
@@ -163,7 +165,7 @@ type IncidentAffected struct {
 	// +kubebuilder:validation:items:Pattern=`^[1-9][0-9]*$`
 	UserIDs []string `json:"userIDs,omitempty"`
 
-	// kid of a key.
+	// kid of the affected key.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=255
@@ -173,9 +175,9 @@ type IncidentAffected struct {
 // IncidentOutage says what an Outage may do.
 // +kubebuilder:validation:MinProperties=1
 type IncidentOutage struct {
-	// rollback of a suspected regression. Automatic rolls back by itself only while a sev1 signal is bad by HTTP 404, a
-	// 5xx, a time-out or a refused connection. Otherwise, and where the database was migrated since the earlier commit,
-	// the exact pair of deploys waits for an approval.
+	// rollback says whether a suspected deploy is rolled back. Automatic rolls back by itself only while a sev1 signal is
+	// bad by HTTP 404, a 5xx, a time-out or a refused connection. Otherwise the exact pair of deploys waits for an
+	// approval. It also waits if the database was migrated since the earlier commit.
 	// +optional
 	// +default="Automatic"
 	Rollback RollbackPolicy `json:"rollback,omitempty"`
@@ -183,21 +185,21 @@ type IncidentOutage struct {
 
 // IncidentAcknowledgement says who took an incident on.
 type IncidentAcknowledgement struct {
-	// by whom.
+	// by is the person who took it on.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=63
 	By string `json:"by,omitempty"`
 
-	// severity up to which it holds: when the severity rises above it, people are paged again. Default: the severity that
-	// the incident has when the acknowledgement is first seen.
+	// severity up to which it holds. When the incident's severity rises above it, people are paged again. Default: the
+	// severity that the incident has when the acknowledgement is first seen.
 	// +optional
 	Severity Severity `json:"severity,omitempty"`
 }
 
 // IncidentResolution says how an incident ended.
 type IncidentResolution struct {
-	// by whom it was resolved.
+	// by is the person who resolved it.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=63
@@ -210,16 +212,16 @@ type IncidentResolution struct {
 	Summary string `json:"summary,omitempty"`
 }
 
-// IncidentStatus is how far the response is.
+// IncidentStatus says where the response is.
 // +kubebuilder:validation:MinProperties=1
 type IncidentStatus struct {
 	// observedGeneration is the generation that this status describes.
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
 
-	// conditions are Ready; Reconciling or Stalled; ResponseOverdue, while True; and one per step. Each category has
-	// Classified, Escalated, Acknowledged, Triaged and Resolved. An Outage has Announced, RolledBack, Mitigated and
-	// AutoDeployRestored too.
+	// conditions are Ready, Reconciling or Stalled, ResponseOverdue while it is True, and one per step. Every category has
+	// the steps Classified, Escalated, Acknowledged, Triaged and Resolved. An Outage has Announced, RolledBack, Mitigated
+	// and AutoDeployRestored too.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -237,12 +239,12 @@ type IncidentStatus struct {
 	// +optional
 	Severity Severity `json:"severity,omitempty"`
 
-	// respondBy is when somebody must have responded: at once, within an hour or within a day of its opening. A rise of
-	// the severity begins it anew.
+	// respondBy is the time by which somebody must have responded: at once for sev1, within an hour for sev2, within a day
+	// for sev3. When the severity rises, this time is set anew.
 	// +optional
 	RespondBy *metav1.Time `json:"respondBy,omitempty"`
 
-	// onset is when it began.
+	// onset is when the trouble began.
 	// +optional
 	Onset *metav1.Time `json:"onset,omitempty"`
 
@@ -261,8 +263,8 @@ type IncidentStatus struct {
 	// +kubebuilder:validation:MaxLength=64
 	ConfirmedBy string `json:"confirmedBy,omitempty"`
 
-	// signals that this incident watches, as they were seen since it was opened. It closes by itself only when each that
-	// was bad is good.
+	// signals lists the signals that this incident watches, and what it saw of them since it was opened. It closes by
+	// itself only when each signal that was bad is good.
 	// +optional
 	// +listType=map
 	// +listMapKey=condition
@@ -274,11 +276,11 @@ type IncidentStatus struct {
 	// +optional
 	PagedAt *metav1.Time `json:"pagedAt,omitempty"`
 
-	// acknowledgedAt is when the acknowledgement was seen that holds now.
+	// acknowledgedAt is when the present acknowledgement was first seen.
 	// +optional
 	AcknowledgedAt *metav1.Time `json:"acknowledgedAt,omitempty"`
 
-	// acknowledgedBy is who gave it.
+	// acknowledgedBy is the person who gave it.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=63
@@ -292,7 +294,7 @@ type IncidentStatus struct {
 	// +optional
 	RolledBackAt *metav1.Time `json:"rolledBackAt,omitempty"`
 
-	// mitigatedAt is since when the signals are clear.
+	// mitigatedAt is since when the signals have been clear.
 	// +optional
 	MitigatedAt *metav1.Time `json:"mitigatedAt,omitempty"`
 
@@ -300,21 +302,21 @@ type IncidentStatus struct {
 	// +optional
 	ResolvedAt *metav1.Time `json:"resolvedAt,omitempty"`
 
-	// affectedSince is when the signals first said that relying parties' users are kept out: /up, tokens or JWKS down.
+	// affectedSince is since when users can't log in, because /up, tokens or JWKS are down.
 	// +optional
 	AffectedSince *metav1.Time `json:"affectedSince,omitempty"`
 
-	// durations between these moments.
+	// durations from the onset to these times.
 	// +optional
 	Durations *IncidentDurations `json:"durations,omitempty"`
 
-	// reached is the newest tier that accepted a page at this severity, or who acknowledged.
+	// reached is the last tier that accepted a page at this severity, or the person who acknowledged.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=63
 	Reached string `json:"reached,omitempty"`
 
-	// escalation is who was paged.
+	// escalation says who was paged.
 	// +optional
 	Escalation *EscalationStatus `json:"escalation,omitempty"`
 
@@ -322,7 +324,7 @@ type IncidentStatus struct {
 	// +optional
 	Triage *TriageStatus `json:"triage,omitempty"`
 
-	// rollback is what was or would be rolled back.
+	// rollback is the pair of deploys that was rolled back, or would be.
 	// +optional
 	Rollback *IncidentRollback `json:"rollback,omitempty"`
 
@@ -330,7 +332,7 @@ type IncidentStatus struct {
 	// +optional
 	Notice *IncidentNotice `json:"notice,omitempty"`
 
-	// timeline of what happened, the newest last; at most 50 entries, the first of which is kept.
+	// timeline of what happened, the newest entry last. It has at most 50 entries. The first one is always kept.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=50
@@ -345,9 +347,9 @@ type SignalSeen string
 const (
 	// SignalSeenGood was good, and never bad.
 	SignalSeenGood SignalSeen = "Good"
-	// SignalSeenBad was bad.
+	// SignalSeenBad was bad at least once.
 	SignalSeenBad SignalSeen = "Bad"
-	// SignalSeenUnknown was never anything but unknown. It holds nothing up.
+	// SignalSeenUnknown was always unknown. The incident does not wait for it.
 	SignalSeenUnknown SignalSeen = "Unknown"
 )
 
@@ -358,7 +360,7 @@ type IncidentSignal struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=64
 	Condition string `json:"condition,omitempty"`
-	// seen is the worst that was seen of it.
+	// seen is the worst state that it was seen in.
 	// +required
 	Seen SignalSeen `json:"seen,omitempty"`
 	// badAt is when it was last seen bad.
@@ -366,7 +368,7 @@ type IncidentSignal struct {
 	BadAt *metav1.Time `json:"badAt,omitempty"`
 }
 
-// IncidentDurations are in seconds from the onset, at least 0.
+// IncidentDurations has the seconds from the onset, at least 0.
 // +kubebuilder:validation:MinProperties=1
 type IncidentDurations struct {
 	// toDetectSeconds until the incident was opened.
@@ -393,17 +395,17 @@ type PageState string
 const (
 	// PageSending has no known outcome yet.
 	PageSending PageState = "Sending"
-	// PageAccepted was taken by the channel.
+	// PageAccepted was accepted by the channel.
 	PageAccepted PageState = "Accepted"
-	// PageFailed was refused, or had no answer for as long as the channel has; the next channel followed.
+	// PageFailed was refused, or was not answered in the time that a channel has. The next channel followed.
 	PageFailed PageState = "Failed"
-	// PageAcknowledged was taken, and the channel was told that somebody is on it.
+	// PageAcknowledged was accepted, and then the channel was told that somebody acknowledged.
 	PageAcknowledged PageState = "Acknowledged"
-	// PageResolved was taken, and the channel was told that it is over.
+	// PageResolved was accepted, and then the channel was told that the incident is over.
 	PageResolved PageState = "Resolved"
 )
 
-// EscalationStatus is who was paged.
+// EscalationStatus says who was paged.
 // +kubebuilder:validation:MinProperties=1
 type EscalationStatus struct {
 	// severity that people are paged at now.
@@ -412,7 +414,7 @@ type EscalationStatus struct {
 	// since is when the incident was opened, or when its severity rose last. Tiers and respondBy count from here.
 	// +optional
 	Since *metav1.Time `json:"since,omitempty"`
-	// pages in their order; at most 64, the newest.
+	// pages in the order in which they were sent. Only the newest 64 are kept.
 	// +optional
 	// +listType=map
 	// +listMapKey=key
@@ -423,17 +425,17 @@ type EscalationStatus struct {
 
 // PageStatus is one tier paged by one channel.
 type PageStatus struct {
-	// key of the page: severity, and round, tier and channel, each counted from 1, such as sev1-1-2-1.
+	// key of the page, such as sev1-1-2-1: severity, round, tier and channel. The last three are counted from 1.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=32
 	Key string `json:"key,omitempty"`
-	// tier by its name.
+	// tier is its name.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=63
 	Tier string `json:"tier,omitempty"`
-	// channel by the name of its Secret.
+	// channel is the name of its Secret.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
@@ -450,7 +452,7 @@ type PageStatus struct {
 	// settledAt is when it was accepted or given up.
 	// +optional
 	SettledAt *metav1.Time `json:"settledAt,omitempty"`
-	// problem is why it failed, or what the last try came to.
+	// problem is why the page failed, or the error of the last try.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=512
@@ -460,12 +462,12 @@ type PageStatus struct {
 // TriageStatus is what was found when the response began.
 // +kubebuilder:validation:MinProperties=1
 type TriageStatus struct {
-	// health by the Platform's signals.
+	// health is what the Platform's signals said.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=1024
 	Health string `json:"health,omitempty"`
-	// services of the Platform at Render.
+	// services lists the Platform's services at Render.
 	// +optional
 	// +listType=map
 	// +listMapKey=name
@@ -488,7 +490,7 @@ type TriagedService struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=63
 	Name string `json:"name,omitempty"`
-	// state is Running, Suspended with who did it, or Unknown with why.
+	// state is Running, Suspended with the person who suspended it, or Unknown with the reason.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=512
@@ -522,27 +524,27 @@ type TriagedDeploy struct {
 type SchemaState string
 
 const (
-	// SchemaUnchanged has run no migration that is newer than the commit.
+	// SchemaUnchanged means that no migration that ran is newer than the commit.
 	SchemaUnchanged SchemaState = "Unchanged"
-	// SchemaMigrated has run one that the commit can't know.
+	// SchemaMigrated means that a migration ran that the commit can't know.
 	SchemaMigrated SchemaState = "Migrated"
-	// SchemaUnknown could not be looked at: the database did not answer, or keeps no Rails migrations.
+	// SchemaUnknown means that nobody could look: the database did not answer, or has no Rails migrations.
 	SchemaUnknown SchemaState = "Unknown"
 )
 
-// IncidentRollback is what was or would be rolled back.
+// IncidentRollback is the pair of deploys that was rolled back, or would be.
 type IncidentRollback struct {
-	// service by its name in spec.render.services.
+	// service is its name in spec.render.services.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=63
 	Service string `json:"service,omitempty"`
-	// from is the suspected deploy, and fromCommit its commit: the one to investigate.
+	// from is the suspected deploy.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=128
 	From string `json:"from,omitempty"`
-	// fromCommit is the suspected commit.
+	// fromCommit is its commit: the one to investigate.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=128
@@ -560,10 +562,10 @@ type IncidentRollback struct {
 	// schema of the database, by Rails' schema_migrations.
 	// +optional
 	Schema SchemaState `json:"schema,omitempty"`
-	// migrations that have run and were written after toCommit was made, where schema is Migrated.
+	// migrations is how many migrations ran that were written after toCommit was made. It is set if schema is Migrated.
 	// +optional
 	Migrations *int32 `json:"migrations,omitempty"`
-	// newestMigration is the version of the newest of them.
+	// newestMigration is the version of the newest one.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=14
@@ -586,11 +588,11 @@ type IncidentRollback struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=128
 	DeployID string `json:"deployID,omitempty"`
-	// claim is what the Platform's status.rollbacks says of this incident's rollback. It is repeated here, so that nothing
-	// is lost when the Platform is deleted and applied again.
+	// claim is a copy of the entry for this incident in the Platform's status.rollbacks. It is still here when the
+	// Platform was deleted and applied again.
 	// +optional
 	Claim *ServiceRollback `json:"claim,omitempty"`
-	// refused lists the deploys that Render refused to go back to, since their artifacts are gone.
+	// refused lists the deploys that Render refused to roll back to, because their artifacts are gone.
 	// +optional
 	// +listType=set
 	// +kubebuilder:validation:MinItems=1
@@ -598,7 +600,7 @@ type IncidentRollback struct {
 	// +kubebuilder:validation:items:MinLength=1
 	// +kubebuilder:validation:items:MaxLength=128
 	Refused []string `json:"refused,omitempty"`
-	// serviceID is Render's ID of the service, where auto-deploy was switched off.
+	// serviceID is Render's ID of the service. It is set when auto-deploy was switched off.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=64
@@ -610,17 +612,17 @@ type IncidentRollback struct {
 type NoticeState string
 
 const (
-	// NoticeInvestigating says that it is looked into.
+	// NoticeInvestigating says that people are investigating.
 	NoticeInvestigating NoticeState = "Investigating"
 	// NoticeIdentified says that the cause is known.
 	NoticeIdentified NoticeState = "Identified"
-	// NoticeMonitoring says that it works again and is watched.
+	// NoticeMonitoring says that the platform works again and is being watched.
 	NoticeMonitoring NoticeState = "Monitoring"
 	// NoticeResolved says that it is over.
 	NoticeResolved NoticeState = "Resolved"
 )
 
-// IncidentNotice is what the public reads: nothing else of an Incident is meant for it.
+// IncidentNotice is what the public reads. Nothing else of an Incident is for the public.
 type IncidentNotice struct {
 	// state of the notice.
 	// +required
@@ -636,7 +638,7 @@ type IncidentNotice struct {
 	// resolvedAt is when it was over.
 	// +optional
 	ResolvedAt *metav1.Time `json:"resolvedAt,omitempty"`
-	// updates in their order.
+	// updates in the order in which they were published.
 	// +required
 	// +listType=atomic
 	// +kubebuilder:validation:MinItems=1
@@ -652,15 +654,15 @@ type IncidentNotice struct {
 	PageIncidentID string `json:"pageIncidentID,omitempty"`
 }
 
-// NoticeUpdate is one thing that the public was told.
+// NoticeUpdate is one update of the public notice.
 type NoticeUpdate struct {
-	// at is when.
+	// at is when it was written.
 	// +required
 	At *metav1.Time `json:"at,omitempty"`
-	// state that it told.
+	// state of the notice from then on.
 	// +required
 	State NoticeState `json:"state,omitempty"`
-	// text that it told.
+	// text that the public reads.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=1024
@@ -669,18 +671,18 @@ type NoticeUpdate struct {
 
 // TimelineEntry is something that happened.
 type TimelineEntry struct {
-	// at is when.
+	// at is when it happened.
 	// +required
 	At *metav1.Time `json:"at,omitempty"`
-	// text says what.
+	// text says what happened.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=512
 	Text string `json:"text,omitempty"`
 }
 
-// Incident is an outage or another trouble of a platform: it is classified, people are paged until one takes it on, a
-// suspected regression is rolled back, and the public is told. Its conditions say how far that is.
+// Incident is an outage or another problem of a platform. It pages people until one of them acknowledges it, and
+// follows the playbook of its category. Its conditions say where it is.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status
@@ -702,7 +704,7 @@ type Incident struct {
 	// +required
 	Spec IncidentSpec `json:"spec,omitzero"`
 
-	// status is how far the response is.
+	// status says where the response is.
 	// +optional
 	// +default={"observedGeneration": -1}
 	Status IncidentStatus `json:"status,omitzero"`
@@ -719,8 +721,8 @@ type IncidentList struct {
 // GetConditions returns the conditions for reading and setting.
 func (i *Incident) GetConditions() *[]metav1.Condition { return &i.Status.Conditions }
 
-// Observed returns what the status says of the spec's generation and of the last request that was handled, for reading
-// and setting.
+// Observed returns the fields of the status that hold the observed generation and the last request that was handled,
+// for reading and setting.
 func (i *Incident) Observed() (generation *int64, requestedAt *string) {
 	return &i.Status.ObservedGeneration, &i.Status.LastHandledRequestedAt
 }

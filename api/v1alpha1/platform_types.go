@@ -19,7 +19,7 @@ const (
 //
 // +kubebuilder:validation:XValidation:rule="!has(self.rollback) || has(self.render) && self.render.services.exists(s, s.name == self.rollback.service)",message="rollback.service must be a name in render.services",fieldPath=".rollback"
 // +kubebuilder:validation:XValidation:rule="!has(self.autoOpen) || has(self.probes)",message="autoOpen needs probes: their signals open Incidents. Write probes: {}",fieldPath=".autoOpen"
-// +kubebuilder:validation:XValidation:rule="!has(self.autoOpen) || !('WebhookDelivery' in self.autoOpen) || has(self.database)",message="autoOpen: [WebhookDelivery] needs database, which alone shows whether webhooks are delivered",fieldPath=".autoOpen"
+// +kubebuilder:validation:XValidation:rule="!has(self.autoOpen) || !('WebhookDelivery' in self.autoOpen) || has(self.database)",message="autoOpen: [WebhookDelivery] needs database: only the database shows whether webhooks are delivered",fieldPath=".autoOpen"
 // +kubebuilder:validation:XValidation:rule="!has(self.commands) || !has(self.commands.service) || has(self.render) && self.render.services.exists(s, s.name == self.commands.service)",message="commands.service is not in render.services: add it there with its serviceID, or name one that is",fieldPath=".commands.service"
 type PlatformSpec struct {
 	// url of the platform's public API, without a path.
@@ -29,13 +29,14 @@ type PlatformSpec struct {
 	// +kubebuilder:validation:XValidation:rule="isURL(self) && url(self).getScheme() in ['http', 'https'] && url(self).getHost() != '' && url(self).getEscapedPath() in ['', '/'] && url(self).getQuery().size() == 0 && !self.contains('@')",message="url must be http(s)://host[:port], without path, query or credentials, such as https://api.1pass.dev"
 	URL string `json:"url,omitempty"`
 
-	// automation is the red button: ObserveOnly reads and reports, and changes nothing. It is read before every effect.
+	// automation is the red button. ObserveOnly reads, pages and reports, and changes nothing. It is read before every
+	// effect.
 	// +optional
 	// +default="Enabled"
 	Automation Automation `json:"automation,omitempty"`
 
-	// database is the platform's Postgres. Without it nothing is replayed, and a KeyCompromise needs via: Command, whose
-	// outcome is then read from JWKS.
+	// database is the platform's Postgres. Without it nothing is replayed, and a KeyCompromise needs via: Command. The
+	// outcome of that command is then read from JWKS.
 	// +optional
 	Database *PlatformDatabase `json:"database,omitempty"`
 
@@ -51,11 +52,11 @@ type PlatformSpec struct {
 	// +optional
 	Render *PlatformRender `json:"render,omitempty"`
 
-	// rollback says what an Incident rolls back. Without it none does.
+	// rollback says what an Incident rolls back. Without it no Incident rolls back.
 	// +optional
 	Rollback *PlatformRollback `json:"rollback,omitempty"`
 
-	// probes ask the platform how it is, from outside. Without them its signals are unknown.
+	// probes check from outside whether the platform works. Without them its signals are unknown.
 	// +optional
 	Probes *PlatformProbes `json:"probes,omitempty"`
 
@@ -71,7 +72,7 @@ type PlatformSpec struct {
 	// +optional
 	Oncall *PlatformOncall `json:"oncall,omitempty"`
 
-	// escalation says who is paged for what is not sev1: that is the playbook's.
+	// escalation says who is paged for sev2 and sev3. The playbook decides for sev1: it pages all tiers.
 	// +optional
 	Escalation *PlatformEscalation `json:"escalation,omitempty"`
 
@@ -101,22 +102,22 @@ type PlatformSpec struct {
 	RequireApproval []ApprovalRule `json:"requireApproval,omitempty"`
 }
 
-// PlatformDatabase is the platform's Postgres, by the roles that `manager migrate` grants.
+// PlatformDatabase is the platform's Postgres. There is a Secret for each role that `manager migrate` creates.
 type PlatformDatabase struct {
-	// secretRef names the Secret whose key "url" is the connection URL of the role playbook_operator. Where the server's
-	// certificate is not signed by a public authority, the key "ca.crt" has the certificate of the one that signed it,
-	// here and in the other two.
+	// secretRef names the Secret for the role playbook_operator. Its key "url" has the connection URL. If the server's
+	// certificate is not signed by a public authority, its key "ca.crt" has the certificate of the authority that signed
+	// it. The other two Secrets have the same keys.
 	// +required
 	SecretRef SecretReference `json:"secretRef,omitzero"`
 
-	// readOnlySecretRef names the Secret whose key "url" is the connection URL of the role playbook_monitor, for
-	// monitoring; it may point to a replica. Monitoring uses secretRef when it is absent.
+	// readOnlySecretRef names the Secret for the role playbook_monitor, which monitors. Its URL may point to a replica. If
+	// it is absent, monitoring uses secretRef.
 	// +optional
 	ReadOnlySecretRef *SecretReference `json:"readOnlySecretRef,omitempty"`
 
-	// signingSecretRef names the Secret whose key "url" is the connection URL of the role playbook_signer, the only one
-	// that can read and write signing keys. Without it no KeyCompromise runs, and a DLQReplay leaves what is signed under
-	// a kid that is no longer published.
+	// signingSecretRef names the Secret for the role playbook_signer, the only role that can read and write signing keys.
+	// Without it no KeyCompromise with via: Database runs, and a DLQReplay leaves entries that are signed under a kid that
+	// is no longer published.
 	// +optional
 	SigningSecretRef *SecretReference `json:"signingSecretRef,omitempty"`
 }
@@ -124,9 +125,9 @@ type PlatformDatabase struct {
 // PlatformSigningKeys says how webhook signing keys are replaced.
 // +kubebuilder:validation:MinProperties=1
 type PlatformSigningKeys struct {
-	// resignLimit is how many undelivered entries a revocation signs anew in its own transaction, so that readers see all
-	// or nothing. Where there are more, it commits without them, and they follow in batches: volume never delays it.
-	// Default 100000.
+	// resignLimit is how many undelivered entries a revocation signs anew in its own transaction. Readers then see all or
+	// nothing. If there are more entries, the revocation commits first, and the entries are signed anew in batches after
+	// it: volume never delays a revocation. Default 100000.
 	// +optional
 	// +default=100000
 	// +kubebuilder:validation:Minimum=0
@@ -166,7 +167,7 @@ type PlatformRender struct {
 
 // RenderService is a service at Render.
 type RenderService struct {
-	// name by which the rest of the spec knows it.
+	// name that the rest of the spec uses for it.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=63
@@ -196,13 +197,13 @@ const (
 // +kubebuilder:validation:XValidation:rule="self.type != 'RenderJob' || has(self.service)",message="a Render job runs beside a service: write service, the name of one of render.services",fieldPath=".service"
 // +kubebuilder:validation:XValidation:rule="self.type != 'RenderJob' || !has(self.ssh)",message="ssh is for type SSH: write that type, or leave ssh out",fieldPath=".ssh"
 // +kubebuilder:validation:XValidation:rule="self.type != 'SSH' || has(self.ssh)",message="type SSH needs ssh: write its host and secretRef",fieldPath=".ssh"
-// +kubebuilder:validation:XValidation:rule="!has(self.ssh) || has(self.ssh.user) || has(self.service)",message="whom to log in as is not known: write ssh.user, or service, whose ID is then the user",fieldPath=".ssh"
+// +kubebuilder:validation:XValidation:rule="!has(self.ssh) || has(self.ssh.user) || has(self.service)",message="the user to log in as is not known: write ssh.user, or write service, and its ID is the user",fieldPath=".ssh"
 type PlatformCommands struct {
 	// type says how they are run.
 	// +required
 	Type CommandType `json:"type,omitempty"`
 
-	// service of render.services: a Render job runs beside it, and with SSH its ID is the user, as Render has it.
+	// service is a name in render.services. A Render job runs beside it. With SSH, its ID is the user, as at Render.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=63
@@ -216,7 +217,7 @@ type PlatformCommands struct {
 	// +kubebuilder:validation:Pattern=`^/[^[:cntrl:]]*$`
 	Directory string `json:"directory,omitempty"`
 
-	// bundle is the program bundle, by its path.
+	// bundle is the path of the program bundle.
 	// +optional
 	// +default="/opt/render/project/.gems/bin/bundle"
 	// +kubebuilder:validation:MinLength=1
@@ -232,7 +233,7 @@ type PlatformCommands struct {
 	// +kubebuilder:validation:Pattern=`^[a-z][a-z0-9_]*$`
 	Environment string `json:"environment,omitempty"`
 
-	// timeoutSeconds is how long a command may take: Rails has to start, and to sign what is undelivered anew.
+	// timeoutSeconds is how long a command may take. Rails has to start, and to sign all undelivered webhooks anew.
 	// +optional
 	// +default=600
 	// +kubebuilder:validation:Minimum=1
@@ -246,7 +247,7 @@ type PlatformCommands struct {
 
 // PlatformSSH is a host that commands are run on.
 type PlatformSSH struct {
-	// host by its name or address.
+	// host is its name or address.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
@@ -267,8 +268,9 @@ type PlatformSSH struct {
 	// +kubebuilder:validation:Pattern=`^[A-Za-z0-9_][A-Za-z0-9_.-]*$`
 	User string `json:"user,omitempty"`
 
-	// secretRef names the Secret whose key "privateKey" lets the user in, without a passphrase, and whose key "knownHosts"
-	// has the host's keys, as lines of known_hosts. A host that shows another key is not trusted.
+	// secretRef names the Secret of the SSH connection. Its key "privateKey" has the user's private key, without a
+	// passphrase. Its key "knownHosts" has the host's keys, as lines of known_hosts. A host with another key is not
+	// trusted.
 	// +required
 	SecretRef SecretReference `json:"secretRef,omitzero"`
 }
@@ -282,19 +284,19 @@ type RelyingParty struct {
 	// +kubebuilder:validation:Pattern=`^[1-9][0-9]*$`
 	ApplicationID string `json:"applicationID,omitempty"`
 
-	// name by which people know it.
+	// name that people use for it.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=63
 	Name string `json:"name,omitempty"`
 
-	// jwksCacheSeconds is for how long it keeps JWKS, where that is longer than HTTP's caching rules allow.
+	// jwksCacheSeconds is how long it caches JWKS. Set it if that is longer than HTTP's caching rules allow.
 	// +optional
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=31536000
 	JWKSCacheSeconds *int32 `json:"jwksCacheSeconds,omitempty"`
 
-	// oncall is whom to call there, in words.
+	// oncall says in words whom to call there.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=256
@@ -303,13 +305,13 @@ type RelyingParty struct {
 
 // PlatformRollback says what an Incident rolls back.
 type PlatformRollback struct {
-	// service by its name in render.services.
+	// service is its name in render.services.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=63
 	Service string `json:"service,omitempty"`
 
-	// windowSeconds before the onset in which a new commit is suspected.
+	// windowSeconds is how long before the onset a deploy may have gone live and still be suspected.
 	// +optional
 	// +default=3600
 	// +kubebuilder:validation:Minimum=60
@@ -317,7 +319,8 @@ type PlatformRollback struct {
 	WindowSeconds int32 `json:"windowSeconds,omitempty"`
 }
 
-// PlatformProbes ask the platform how it is. Each asks /up, /oauth/token and /.well-known/jwks.json, and the paths.
+// PlatformProbes says how the platform is checked from outside. Each look asks /up, /oauth/token,
+// /.well-known/jwks.json, and the paths.
 // +kubebuilder:validation:MinProperties=1
 type PlatformProbes struct {
 	// intervalSeconds between two looks.
@@ -327,25 +330,25 @@ type PlatformProbes struct {
 	// +kubebuilder:validation:Maximum=300
 	IntervalSeconds int32 `json:"intervalSeconds,omitempty"`
 
-	// timeoutSeconds of each request. One that takes longer counts as a 5xx.
+	// timeoutSeconds of each request. A request that takes longer counts as a 5xx.
 	// +optional
 	// +default=5
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=60
 	TimeoutSeconds int32 `json:"timeoutSeconds,omitempty"`
 
-	// failures in a row that make a signal bad, and good answers in a row that make it good again: one blip is nothing. So
-	// do as many that are not in a row, where more than 20 % of the looks in each half of the window fail; such a signal
-	// is sev2, since the rest gets through. It, and one that was bad twice within a window, is good again when at most 10
-	// % of the newer half fail.
+	// failures is how many bad looks in a row make a signal bad, and how many good looks in a row make it good again. A
+	// signal is also bad, and called Flaky, if more than 20 % of the looks in each half of the window fail. Flaky is sev2,
+	// since the other looks are good. A signal that was Flaky, or bad twice within a window, is good again when at most
+	// 10 % of the looks in the newer half fail.
 	// +optional
 	// +default=3
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=100
 	Failures int32 `json:"failures,omitempty"`
 
-	// windowSeconds over which latency, webhooks and the share of failures are judged: what is slow for less is not
-	// sustained. Where fewer than 22 looks fit into it, that share is judged over 22 looks.
+	// windowSeconds is the time over which latency, webhooks and the share of failures are judged. If fewer than 22 looks
+	// fit into it, the share of failures is judged over 22 looks.
 	// +optional
 	// +default=300
 	// +kubebuilder:validation:Minimum=10
@@ -359,14 +362,14 @@ type PlatformProbes struct {
 	// +kubebuilder:validation:Maximum=60000
 	LatencyMilliseconds int32 `json:"latencyMilliseconds,omitempty"`
 
-	// clearSeconds for which all signals must be good before an Incident counts as mitigated.
+	// clearSeconds is how long the signals that were bad must stay good before an Incident counts as mitigated.
 	// +optional
 	// +default=300
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=86400
 	ClearSeconds int32 `json:"clearSeconds,omitempty"`
 
-	// paths of other endpoints to ask with GET. A 5xx is bad.
+	// paths of other endpoints. Each is asked with GET, and a 5xx is bad.
 	// +optional
 	// +listType=set
 	// +kubebuilder:validation:MinItems=1
@@ -376,9 +379,9 @@ type PlatformProbes struct {
 	// +kubebuilder:validation:items:Pattern=`^/[A-Za-z0-9._~!$&'()*+,;=:@%/?-]*$`
 	Paths []string `json:"paths,omitempty"`
 
-	// tokenSecretRef names the Secret whose keys "clientID" and "clientSecret" are a client of its own, that gets a token
-	// in each look. Without it the error that a bad client gets is looked for, which proves that requests arrive, and not
-	// that tokens are issued.
+	// tokenSecretRef names the Secret of a client that only the probes use. Its keys are "clientID" and "clientSecret".
+	// The client gets a token in each look. Without it, the probes check the error that an unknown client gets. That
+	// proves that requests arrive, but not that tokens are issued.
 	// +optional
 	TokenSecretRef *SecretReference `json:"tokenSecretRef,omitempty"`
 }
@@ -393,7 +396,7 @@ type PlatformOncall struct {
 	// +kubebuilder:validation:MaxItems=4
 	Tiers []OncallTier `json:"tiers,omitempty"`
 
-	// repeatSeconds after the last tier was paged, where nobody acknowledges, the first one is paged again.
+	// repeatSeconds is how long after the page of the last tier the first tier is paged again, if nobody acknowledged.
 	// +optional
 	// +default=1800
 	// +kubebuilder:validation:Minimum=60
@@ -409,14 +412,14 @@ type OncallTier struct {
 	// +kubebuilder:validation:MaxLength=63
 	Name string `json:"name,omitempty"`
 
-	// afterSeconds is how long after the first page of the first tier this one is paged, where nobody acknowledged. It is
-	// paged earlier where no channel of the tier before accepted the page. Default 900 for each but the first.
+	// afterSeconds is how long after the first page of the first tier this tier is paged, if nobody acknowledged. It is
+	// paged earlier if no channel of the tier before it accepted the page. Default: 900. The first tier is paged at once.
 	// +optional
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=86400
 	AfterSeconds *int32 `json:"afterSeconds,omitempty"`
 
-	// notify lists the tier's channels. The next one is used where one did not accept the page within 60 s.
+	// notify lists the tier's channels. If a channel does not accept the page within 60 s, the next one is used.
 	// +required
 	// +listType=atomic
 	// +kubebuilder:validation:MinItems=1
@@ -431,8 +434,9 @@ type Channel struct {
 	// +kubebuilder:validation:Enum=PagerDuty;Slack;Webhook
 	Type string `json:"type,omitempty"`
 
-	// secretRef names the Secret that it needs. PagerDuty: "routingKey", and "url" where it isn't the world-wide service.
-	// Slack: "url". Webhook: "url" and "secret", as Standard Webhooks has it (whsec_…).
+	// secretRef names the channel's Secret. The keys for PagerDuty are "routingKey", and "url" for another region than the
+	// default. The key for Slack is "url". The keys for Webhook are "url" and "secret", in the form of Standard Webhooks
+	// (whsec_…).
 	// +required
 	SecretRef SecretReference `json:"secretRef,omitzero"`
 }
@@ -450,26 +454,26 @@ const (
 	EscalateNone EscalationPolicy = "None"
 )
 
-// PlatformEscalation says who is paged for what is not sev1.
+// PlatformEscalation says who is paged for sev2 and sev3.
 // +kubebuilder:validation:MinProperties=1
 type PlatformEscalation struct {
-	// sev2 pages so.
+	// sev2 says who is paged for a sev2.
 	// +optional
 	// +default="FirstTier"
 	Sev2 EscalationPolicy `json:"sev2,omitempty"`
 
-	// sev3 pages so.
+	// sev3 says who is paged for a sev3.
 	// +optional
 	// +default="None"
 	Sev3 EscalationPolicy `json:"sev3,omitempty"`
 }
 
-// PlatformStatusPage is where the public is told. An Incident's status.notice has the same, for the page that
+// PlatformStatusPage is where the public is told. An Incident's status.notice has the same text, for the page that
 // cmd/statuspage serves.
 // +kubebuilder:validation:XValidation:rule="has(self.pageID) == has(self.secretRef)",message="pageID and secretRef belong together: Statuspage.io needs both, and cmd/statuspage neither"
 // +kubebuilder:validation:MinProperties=1
 type PlatformStatusPage struct {
-	// afterSeconds for which the platform, tokens or JWKS must have been down before the public is told.
+	// afterSeconds is how long /up, tokens or JWKS must have been down before the public is told.
 	// +optional
 	// +default=1800
 	// +kubebuilder:validation:Minimum=0
@@ -482,8 +486,8 @@ type PlatformStatusPage struct {
 	// +kubebuilder:validation:MaxLength=64
 	PageID string `json:"pageID,omitempty"`
 
-	// secretRef names the Secret whose key "apiKey" is an API key of Statuspage.io, and "url" where it is served
-	// elsewhere.
+	// secretRef names the Secret for Statuspage.io. Its key "apiKey" has an API key. Its key "url" has the API's URL, if
+	// that is not the default one.
 	// +optional
 	SecretRef *SecretReference `json:"secretRef,omitempty"`
 }
@@ -505,7 +509,7 @@ type ApprovalRule struct {
 	// +kubebuilder:validation:MaxLength=64
 	Step string `json:"step,omitempty"`
 
-	// aboveEntries lets a plan of up to so many entries go ahead unasked. Default 0: each waits.
+	// aboveEntries is how many entries a plan may have without an approval. Default 0: each plan waits.
 	// +optional
 	// +kubebuilder:validation:Minimum=0
 	AboveEntries *int64 `json:"aboveEntries,omitempty"`
@@ -518,9 +522,9 @@ type PlatformStatus struct {
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
 
-	// conditions are Ready, and Reconciling while not Ready; where it has a database, DatabaseReachable and LedgerReady;
-	// where it is probed, UpAnswers, TokensIssued, JWKSServed, EndpointsAnswer, LatencyGood, and with a database
-	// WebhooksDelivered; and AutoDeployOff, while an Incident has it off.
+	// conditions are Ready, and Reconciling while it is not Ready. With a database there are also DatabaseReachable and
+	// LedgerReady. With probes there are UpAnswers, TokensIssued, JWKSServed, EndpointsAnswer and LatencyGood, and with
+	// both WebhooksDelivered. AutoDeployOff is there while an Incident keeps auto-deploy off.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -532,7 +536,7 @@ type PlatformStatus struct {
 	// +optional
 	DeadLetters *DeadLetters `json:"deadLetters,omitempty"`
 
-	// signals is what the probes say, all together.
+	// signals sums up what the probes say.
 	// +optional
 	Signals *PlatformSignals `json:"signals,omitempty"`
 
@@ -544,11 +548,12 @@ type PlatformStatus struct {
 	// +kubebuilder:validation:MinItems=1
 	Rollbacks []ServiceRollback `json:"rollbacks,omitempty"`
 
-	// notice is whose public notice it is. There is one at a time.
+	// notice says which Incident has the public notice. There is one notice at a time.
 	// +optional
 	Notice *NoticeClaim `json:"notice,omitempty"`
 
-	// incidents that are open: one per category and application. Whoever opens one takes its place here first.
+	// incidents lists the slots of open Incidents: one per category and application. Whoever opens an Incident takes its
+	// slot first.
 	// +optional
 	// +listType=map
 	// +listMapKey=category
@@ -557,8 +562,8 @@ type PlatformStatus struct {
 	// +kubebuilder:validation:MinItems=1
 	Incidents []IncidentSlot `json:"incidents,omitempty"`
 
-	// suspects are commits that a confirmed Outage suspected. None of them is gone back to, until the signals stayed good
-	// with it.
+	// suspects are commits that a confirmed Outage suspected. No rollback goes back to one of them, unless the signals
+	// stayed good with that commit live since.
 	// +optional
 	// +listType=map
 	// +listMapKey=service
@@ -567,7 +572,8 @@ type PlatformStatus struct {
 	// +kubebuilder:validation:MinItems=1
 	Suspects []SuspectCommit `json:"suspects,omitempty"`
 
-	// endpoints that were good once. One that never was counts as unknown: a mistyped URL is no outage.
+	// endpoints lists the endpoints that were good once. Any other endpoint counts as unknown: a mistyped URL is no
+	// outage.
 	// +optional
 	// +listType=map
 	// +listMapKey=url
@@ -576,40 +582,41 @@ type PlatformStatus struct {
 	Endpoints []ProbedEndpoint `json:"endpoints,omitempty"`
 }
 
-// IncidentSlot is the place of one open Incident. While it is taken, no second one of its kind acts or is opened.
+// IncidentSlot is the slot of one open Incident. While it is taken, no other Incident of that category and application
+// acts.
 type IncidentSlot struct {
 	// category of the incident.
 	// +required
 	Category IncidentCategory `json:"category,omitempty"`
-	// applicationID that it is about; "0" where it is about the platform.
+	// applicationID that it is about, or "0" if it is about the platform.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=19
 	// +kubebuilder:validation:Pattern=`^[0-9]+$`
 	ApplicationID string `json:"applicationID,omitempty"`
-	// incident by its name, which is written before it is created.
+	// incident is the Incident's name. It is written before the Incident is created.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	Incident string `json:"incident,omitempty"`
-	// incidentUID is its UID, which is written after it was created.
+	// incidentUID is the Incident's UID. It is written after the Incident was created.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=64
 	IncidentUID string `json:"incidentUID,omitempty"`
-	// at is when it was taken.
+	// at is when the slot was taken.
 	// +required
 	At *metav1.Time `json:"at,omitempty"`
-	// severity that a person decided on, as it was last looked at: the incident's spec.severity. Empty where the severity
-	// follows the signals. From quietSince on, the severity that the incident ended with.
+	// severity is the incident's spec.severity when it was last read: the severity that a person decided on. It is empty
+	// if the severity follows the signals. From quietSince on, it is the severity that the incident ended with.
 	// +optional
 	Severity Severity `json:"severity,omitempty"`
-	// quietSince is when a person resolved it. Nothing opens in its place until the signals were good once, or
-	// repeatSeconds of spec.oncall later; a higher severity ends that.
+	// quietSince is when a person resolved the incident. No other one opens until the signals were good once, or until
+	// repeatSeconds of spec.oncall have passed. A higher severity ends the quiet.
 	// +optional
 	QuietSince *metav1.Time `json:"quietSince,omitempty"`
-	// known signals were bad when a person lowered the severity, or resolved the incident. They open no other incident. A
-	// signal that is good once is taken off the list.
+	// known lists the signals that were bad when a person lowered the severity, or resolved the incident. They open no
+	// other incident. A signal that is good once is taken off the list.
 	// +optional
 	// +listType=map
 	// +listMapKey=condition
@@ -625,14 +632,14 @@ type KnownSignal struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=64
 	Condition string `json:"condition,omitempty"`
-	// severity that it had then. A worse one is not known.
+	// severity that it had then. If the signal gets worse, it may open another incident.
 	// +required
 	Severity Severity `json:"severity,omitempty"`
 }
 
 // SuspectCommit is a commit that a confirmed Outage suspected.
 type SuspectCommit struct {
-	// service by its name in spec.render.services.
+	// service is its name in spec.render.services.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=63
@@ -642,12 +649,12 @@ type SuspectCommit struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=128
 	Commit string `json:"commit,omitempty"`
-	// incident that suspected it, by its name.
+	// incident is the name of the Incident that suspected it.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	Incident string `json:"incident,omitempty"`
-	// at is when.
+	// at is when that was.
 	// +required
 	At *metav1.Time `json:"at,omitempty"`
 }
@@ -664,7 +671,7 @@ type ProbedEndpoint struct {
 	GoodAt *metav1.Time `json:"goodAt,omitempty"`
 }
 
-// PlatformSignals is what the probes say, all together.
+// PlatformSignals sums up what the probes say.
 type PlatformSignals struct {
 	// summary is "ok", what is bad, or what is unknown.
 	// +required
@@ -672,11 +679,12 @@ type PlatformSignals struct {
 	// +kubebuilder:validation:MaxLength=512
 	Summary string `json:"summary,omitempty"`
 
-	// severity that the signals amount to, while they are bad.
+	// severity is the worst severity of the bad signals. It is empty if none is bad.
 	// +optional
 	Severity Severity `json:"severity,omitempty"`
 
-	// badSince is the first bad sample, while they are bad. An Incident that opens by itself is named after it.
+	// badSince is the time of the first bad sample, while a signal is bad. An Incident that opens by itself is named after
+	// it.
 	// +optional
 	BadSince *metav1.Time `json:"badSince,omitempty"`
 }
@@ -688,16 +696,15 @@ type RollbackState string
 const (
 	// RollbackPreparing switches auto-deploy off.
 	RollbackPreparing RollbackState = "Preparing"
-	// RollbackRequested was written before Render was asked, once. What came of it is read from Render, and it is never
-	// asked again.
+	// RollbackRequested is written before Render is asked. Render is asked once. The outcome is read from its deploys.
 	RollbackRequested RollbackState = "Requested"
-	// RollbackRefused was asked for, and Render certainly did nothing.
+	// RollbackRefused means that Render was asked, and certainly did nothing.
 	RollbackRefused RollbackState = "Refused"
 	// RollbackDeploying has a deploy that is not live yet.
 	RollbackDeploying RollbackState = "Deploying"
 	// RollbackLive has a deploy that became live.
 	RollbackLive RollbackState = "Live"
-	// RollbackFailed has a deploy that ended otherwise.
+	// RollbackFailed has a deploy that did not become live.
 	RollbackFailed RollbackState = "Failed"
 )
 
@@ -706,22 +713,22 @@ const (
 type AutoDeployState string
 
 const (
-	// AutoDeployWasOff was found off, and stays so.
+	// AutoDeployWasOff means that it was off before, and stays off.
 	AutoDeployWasOff AutoDeployState = "WasOff"
-	// AutoDeployOff was switched off, or is about to be.
+	// AutoDeployOff means that the Incident switched it off, or is about to.
 	AutoDeployOff AutoDeployState = "Off"
-	// AutoDeployRestored is on again.
+	// AutoDeployRestored means that it is on again.
 	AutoDeployRestored AutoDeployState = "Restored"
 )
 
 // ServiceRollback is the last rollback of a service.
 type ServiceRollback struct {
-	// service by its name in spec.render.services.
+	// service is its name in spec.render.services.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=63
 	Service string `json:"service,omitempty"`
-	// incident that rolled back, by its name.
+	// incident is the name of the Incident that rolled back.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
@@ -734,22 +741,22 @@ type ServiceRollback struct {
 	// at is when it was decided.
 	// +required
 	At *metav1.Time `json:"at,omitempty"`
-	// from is the deploy that was left, and fromCommit its commit.
+	// from is the deploy that the rollback leaves.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=128
 	From string `json:"from,omitempty"`
-	// fromCommit is the commit that was left.
+	// fromCommit is the commit of that deploy.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=128
 	FromCommit string `json:"fromCommit,omitempty"`
-	// to is the deploy that was gone back to, and toCommit its commit.
+	// to is the deploy that the rollback goes back to.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=128
 	To string `json:"to,omitempty"`
-	// toCommit is the commit that was gone back to.
+	// toCommit is the commit of that deploy.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=128
@@ -757,10 +764,10 @@ type ServiceRollback struct {
 	// state of the rollback.
 	// +required
 	State RollbackState `json:"state,omitempty"`
-	// autoDeploy of the service.
+	// autoDeploy is what the incident did to the service's auto-deploy.
 	// +required
 	AutoDeploy AutoDeployState `json:"autoDeploy,omitempty"`
-	// sawDeploy is the newest deploy before Render was asked: a rollback that is newer is ours.
+	// sawDeploy is the newest deploy before Render was asked. A newer deploy by a rollback is this incident's.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=128
@@ -778,9 +785,9 @@ type ServiceRollback struct {
 	LiveAt *metav1.Time `json:"liveAt,omitempty"`
 }
 
-// NoticeClaim is whose public notice it is.
+// NoticeClaim says which Incident has the public notice.
 type NoticeClaim struct {
-	// incident by its name.
+	// incident is the Incident's name.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
@@ -802,7 +809,7 @@ type DeadLetters struct {
 	// +optional
 	Total *int64 `json:"total,omitempty"`
 
-	// applications with dead entries, the most first, at most 50.
+	// applications lists at most 50 applications with dead entries. Those with the most come first.
 	// +optional
 	// +listType=map
 	// +listMapKey=applicationID
@@ -819,7 +826,7 @@ type ApplicationDeadLetters struct {
 	// +kubebuilder:validation:MaxLength=19
 	ApplicationID string `json:"applicationID,omitempty"`
 
-	// name from spec.relyingParties, where it is listed there.
+	// name from spec.relyingParties, if it is listed there.
 	// +optional
 	// +kubebuilder:validation:MaxLength=63
 	// +kubebuilder:validation:MinLength=1
@@ -830,8 +837,8 @@ type ApplicationDeadLetters struct {
 	Dead *int64 `json:"dead,omitempty"`
 }
 
-// Platform says where an identity platform is and how to reach it, once per environment. DLQReplays, KeyCompromises
-// and Incidents of its namespace use it by name.
+// Platform says where an identity platform is and how to reach it. There is one per environment. DLQReplays,
+// KeyCompromises and Incidents of its namespace use it by name.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status

@@ -32,8 +32,8 @@ func resolve(url string) (string, error) {
 func migrate(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("manager migrate", flag.ContinueOnError)
 	url := databaseURL(flags,
-		"the owner of the platform's tables, who may create a schema in the database and, where an administrator has not, "+
-			"roles")
+		"the owner of the platform's tables. The owner may create a schema in the database and, unless an administrator "+
+			"created them, roles")
 	if err := parse(flags, args); err != nil {
 		return err
 	}
@@ -111,8 +111,8 @@ func parse(flags *flag.FlagSet, args []string) error {
 		return err
 	}
 	if flags.NArg() > 0 {
-		// What was given may be a URL with a password.
-		return fmt.Errorf("%s takes flags, and no arguments after them: it was given %d", flags.Name(), flags.NArg())
+		// The arguments are not repeated: one may be a URL with a password.
+		return fmt.Errorf("%s takes flags only, and no other arguments: it was given %d", flags.Name(), flags.NArg())
 	}
 	return nil
 }

@@ -1,5 +1,5 @@
-// The manager runs the playbooks: it reconciles Platforms, Incidents, DLQReplays and KeyCompromises. Its subcommands do
-// what needs an owner's credentials or a person's decision, once, from a terminal.
+// The manager runs the playbooks: it reconciles Platforms, Incidents, DLQReplays and KeyCompromises. Its subcommands
+// are for tasks that need an owner's credentials or a person's decision. They run once, from a terminal.
 package main
 
 import (
@@ -15,10 +15,10 @@ import (
 const usage = `Usage:
   manager [flags]           run the controllers
   manager migrate           create or update the ledger, the roles and their grants in a platform's database
-  manager undo-settlement   make entries that a replay settled as delivered dead letters again
+  manager undo-settlement   undo a replay's settlements: the entries become dead letters again
   manager purge             clear relying parties' error texts from the ledger
 
-The subcommands connect by --database-url, or the environment variable DATABASE_URL; neither is stored.
+The subcommands connect by --database-url, or by the environment variable DATABASE_URL. The URL is not stored.
 manager <subcommand> -h lists its flags.
 
 Flags of manager:

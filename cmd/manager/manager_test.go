@@ -43,7 +43,7 @@ func run(m *testing.M) int {
 func call(t *testing.T, databaseURL string, args ...string) (output string, code int) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), manager, args...)
-	// No kubeconfig: a manager that gets as far as looking for a cluster finds none.
+	// There is no kubeconfig, so a manager that looks for a cluster finds none.
 	cmd.Env = []string{"HOME=" + t.TempDir()}
 	if databaseURL != "" {
 		cmd.Env = append(cmd.Env, "DATABASE_URL="+databaseURL)
@@ -76,14 +76,14 @@ func TestEachCallSaysWhatItWants(t *testing.T) {
 		{"--leader-elect", 1, []string{"--namespaces is required"}},
 		{"--namespaces=", 1, []string{"a name is empty"}},
 		{"--namespaces=playbook-system,", 1, []string{"a name is empty"}},
-		{"--namespaces playbook-system identity", 1, []string{"takes flags, and no arguments after them"}},
+		{"--namespaces playbook-system identity", 1, []string{"takes flags only, and no other arguments"}},
 		{"--no-such-flag", 1, []string{"flag provided but not defined: -no-such-flag"}},
 		{"--namespaces=playbook-system", 1, []string{"finding the API server"}},
 		{"reconcile", 1, []string{`there is no subcommand "reconcile": it is migrate, undo-settlement or purge`}},
 		{"migrate", 1, []string{"no database: set DATABASE_URL, or --database-url"}},
 		{"purge", 1, []string{"no database: set DATABASE_URL, or --database-url"}},
 		{"undo-settlement --uid=x", 1, []string{"no database: set DATABASE_URL, or --database-url"}},
-		{"migrate " + elsewhere, 1, []string{"takes flags, and no arguments after them"}},
+		{"migrate " + elsewhere, 1, []string{"takes flags only, and no other arguments"}},
 		{"migrate --database-url=" + elsewhere, 1, []string{"unreachable", "connection refused"}},
 		{"purge --database-url=" + elsewhere, 1, []string{"unreachable", "connection refused"}},
 		{"migrate --database-url=postgres://owner:pa55word%zz@127.0.0.1/identity", 1,
@@ -95,7 +95,7 @@ func TestEachCallSaysWhatItWants(t *testing.T) {
 		{"undo-settlement", 1, []string{"--uid is required", "kubectl get dlqreplay NAME -o jsonpath='{.metadata.uid}'"}},
 		{"undo-settlement --uid=x --entries=1,two", 1, []string{`--entries: "two" is no id`}},
 		{"undo-settlement --uid=x --entries=1,", 1, []string{`--entries: "" is no id`}},
-		{"undo-settlement x", 1, []string{"takes flags, and no arguments after them"}},
+		{"undo-settlement x", 1, []string{"takes flags only, and no other arguments"}},
 		{"purge --older-than=-1h", 1, []string{"--older-than must not be negative"}},
 		{"purge --older-than=90", 1, []string{"invalid value", "-older-than"}},
 	} {
@@ -173,7 +173,7 @@ func check(t *testing.T, postgres *servers.Postgres, database string) {
 	}
 }
 
-// Several migrations of one database at once, and of two that share a server's roles.
+// Several migrations run at once: of one database, and of two databases that share the roles of a server.
 func TestMigratingAtOnceAndAgainIsMigratingOnce(t *testing.T) {
 	t.Parallel()
 	postgres := server(t)
@@ -224,7 +224,7 @@ func TestAWrongPasswordIsSaidAndNotRepeated(t *testing.T) {
 	}
 }
 
-// The owner that a managed database gives you is no superuser.
+// On a managed database, the owner is no superuser.
 func TestMigratingNeedsNoSuperuser(t *testing.T) {
 	t.Parallel()
 	ownerOf := func(t *testing.T, postgres *servers.Postgres, attributes string) (url string) {
@@ -266,7 +266,7 @@ func TestMigratingNeedsNoSuperuser(t *testing.T) {
 	})
 }
 
-// administratorsStatements are those that the README tells an administrator to run.
+// administratorsStatements are the statements that the README tells an administrator to run.
 func administratorsStatements(t *testing.T) []string {
 	t.Helper()
 	text, err := os.ReadFile("../../config/database/README.md")

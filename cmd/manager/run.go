@@ -60,7 +60,7 @@ func run(ctx context.Context, args []string) error {
 		return nil
 	})
 	flags.BoolVar(&o.leaderElect, "leader-elect", false,
-		"work only while holding the lease, so that one of several managers does")
+		"work only while holding the lease: of several managers, one works at a time")
 	flags.StringVar(&o.leaderElectionNamespace, "leader-election-namespace", "",
 		"`namespace` of the lease; the default is the pod's own")
 	flags.StringVar(&o.metricsAddress, "metrics-bind-address", "0", "`address` to serve metrics on; 0 serves none")
@@ -94,7 +94,7 @@ func run(ctx context.Context, args []string) error {
 func newManager(o options) (ctrl.Manager, error) {
 	logConfig := zap.NewProductionConfig()
 	logConfig.EncoderConfig.EncodeTime = zapcore.RFC3339TimeEncoder
-	// Errors say what was being done; where in our code that was helps nobody at night.
+	// Errors say what was being done. A stack trace does not help the engineer on call.
 	logConfig.DisableStacktrace = true
 	logger, err := logConfig.Build()
 	if err != nil {
@@ -108,8 +108,8 @@ func newManager(o options) (ctrl.Manager, error) {
 	if err != nil {
 		return nil, fmt.Errorf("finding the API server: %w", err)
 	}
-	// The API server's own priority and fairness limits us; the client's default of 5 a second would hold a page behind
-	// counts.
+	// The API server's priority and fairness limits the manager. The client's default of 5 requests a second would delay a
+	// page behind status writes.
 	config.QPS = -1
 
 	scheme := runtime.NewScheme()

@@ -22,14 +22,14 @@ import (
 var incidentsResource = schema.GroupVersionResource{Group: "playbook.1pass.dev", Version: "v1alpha1",
 	Resource: "incidents"}
 
-// Notice is an Incident's status.notice, all of which is written for the public.
+// Notice is an Incident's status.notice. All of it is for the public.
 type Notice struct {
 	Title string `json:"title"`
 	// State is Investigating, Identified, Monitoring or Resolved.
 	State      string       `json:"state"`
 	StartedAt  metav1.Time  `json:"startedAt"`
 	ResolvedAt *metav1.Time `json:"resolvedAt,omitempty"`
-	// Updates, newest first.
+	// Updates have the newest first.
 	Updates []Update `json:"updates"`
 }
 
@@ -40,7 +40,7 @@ type Update struct {
 	Text  string      `json:"text"`
 }
 
-// Incidents are the notices of a namespace, as the API server last told them.
+// Incidents are the notices of a namespace, by the last answer of the API server.
 type Incidents struct {
 	cache.SharedIndexInformer
 
@@ -49,7 +49,7 @@ type Incidents struct {
 	lostAt    time.Time
 }
 
-// newIncidents prepares to follow the Incidents of a namespace, from RunWithContext on.
+// newIncidents prepares to follow the Incidents of a namespace. RunWithContext follows them.
 func newIncidents(config *rest.Config, namespace string) (*Incidents, error) {
 	i := &Incidents{}
 	config = rest.CopyConfig(config)
@@ -66,9 +66,9 @@ func newIncidents(config *rest.Config, namespace string) (*Incidents, error) {
 	return i, nil
 }
 
-// contact notes whether the API server is there. A watch that breaks is begun again at once, so the last call says it;
-// where the server vanishes without a word, the client notices by HTTP/2 pings in about a minute. The informer doesn't
-// tell: to it, a watch that is cut off before it begins is an empty one.
+// contact records whether the API server can be reached. A watch that breaks is begun again at once, so the last call
+// tells. If the server disappears without closing the connection, the client notices by HTTP/2 pings in about a minute.
+// The informer does not tell: it takes a watch that is cut off before it begins for an empty one.
 type contact struct {
 	next      http.RoundTripper
 	incidents *Incidents
@@ -86,8 +86,8 @@ func (c *contact) RoundTrip(r *http.Request) (*http.Response, error) {
 	return response, err
 }
 
-// public leaves of an Incident what may be shown, and what the cache needs: nothing else of it is kept in this process.
-// It may be given again what it has left, and leaves all of that.
+// public reduces an Incident to what may be shown and what the cache needs. Nothing else of it is kept in this process.
+// Applied to its own result, it changes nothing.
 func public(object any) (any, error) {
 	incident, ok := object.(*unstructured.Unstructured)
 	if !ok {
@@ -108,8 +108,8 @@ func public(object any) (any, error) {
 	return kept, nil
 }
 
-// Notices as the API server told them, and since when it has told nothing; zero where it is there. known is false
-// before it first answered.
+// Notices returns the notices by the last answer of the API server. lostAt is since when the API server can't be
+// reached, or zero. known is false until it first answered.
 func (i *Incidents) Notices() (notices []Notice, lostAt time.Time, known bool) {
 	if !i.HasSynced() {
 		return nil, time.Time{}, false
@@ -138,7 +138,7 @@ func (i *Incidents) Notices() (notices []Notice, lostAt time.Time, known bool) {
 	return notices, lostAt, true
 }
 
-// tidy sorts the updates, newest first, and gives a resolved notice the time when it was.
+// tidy sorts the updates, newest first, and sets the time of the resolution if a resolved notice lacks it.
 func (n *Notice) tidy() {
 	if n.Updates == nil {
 		n.Updates = []Update{}

@@ -13,7 +13,7 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// apiServer serves the Incidents of a namespace, as far as a list and a watch go, and can be taken away.
+// apiServer answers list and watch of the Incidents of a namespace. It can be taken away.
 type apiServer struct {
 	*httptest.Server
 	mu        sync.Mutex

@@ -1,6 +1,6 @@
-// The status page is for platforms that have none at Statuspage.io. It shows the public notices of sev1 Incidents of
-// one namespace, and nothing else of them: it may read Incidents, and has no other credential. It needs the API server
-// only to learn what changed.
+// The status page is for platforms without a page at Statuspage.io. It shows the public notices of one namespace's sev1
+// Incidents, and nothing else. It may read Incidents, and has no other credential. It needs the API server only to
+// learn of changes.
 package main
 
 import (
@@ -41,7 +41,7 @@ func run(ctx context.Context, args []string) error {
 	if *namespace == "" || flags.NArg() > 0 {
 		return errors.New("--namespace is required, and takes the name of one namespace")
 	}
-	// In a pod, the service account's; elsewhere, kubectl's.
+	// The credentials are the service account's in a pod, and kubectl's elsewhere.
 	config, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(clientcmd.NewDefaultClientConfigLoadingRules(),
 		nil).ClientConfig()
 	if err != nil {
@@ -67,7 +67,7 @@ func run(ctx context.Context, args []string) error {
 		<-ctx.Done()
 		graceful, done := context.WithTimeout(context.Background(), 5*time.Second)
 		defer done()
-		_ = server.Shutdown(graceful) // what is still being read after that is cut off
+		_ = server.Shutdown(graceful) // after that, answers that are not read yet are cut off
 	})
 	err = server.Serve(listener)
 	cancel()

@@ -15,7 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// past is for how long a resolved notice is shown.
+// past is how long a resolved notice is shown.
 const past = 7 * 24 * time.Hour
 
 //go:embed page.html
@@ -31,8 +31,8 @@ var page = template.Must(template.New("page").Funcs(template.FuncMap{
 	"lower":   strings.ToLower,
 }).Parse(pageText))
 
-// policy lets a browser use the page's own style, and nothing else: a notice's text that got past the escaping could do
-// nothing.
+// policy lets a browser use the page's own style, and nothing else. If a notice's text got past the escaping, it still
+// could not run a script.
 var policy = func() string {
 	sum := sha256.Sum256([]byte(style))
 	return fmt.Sprintf("default-src 'none'; style-src 'sha256-%s'; base-uri 'none'; form-action 'none'; "+
@@ -41,11 +41,11 @@ var policy = func() string {
 
 // View is /incidents.json, and what the page shows.
 type View struct {
-	// AsOf is until when the notices are known to be right: now, or when the API server was last there.
+	// AsOf is the time at which the notices were right: now, or when the API server was last reached.
 	AsOf metav1.Time `json:"asOf"`
-	// Stale says that AsOf is past.
+	// Stale says that AsOf is in the past.
 	Stale bool `json:"stale"`
-	// Current notices, and those resolved within the last 7 days, newest first.
+	// Current has the open notices, and Past those resolved within the last 7 days, newest first.
 	Current []Notice `json:"current"`
 	Past    []Notice `json:"past"`
 }
@@ -66,15 +66,15 @@ func view(notices []Notice, lostAt, now time.Time) View {
 	return v
 }
 
-// handler serves the page, /incidents.json, and /healthz, which is about this process and not about the platform.
-// latest is Incidents.Notices.
+// handler serves the page, /incidents.json and /healthz. /healthz is about this process, not about the platform. latest
+// is Incidents.Notices.
 func handler(title string, latest func() (notices []Notice, lostAt time.Time, known bool),
 	now func() time.Time) http.Handler {
 	mux := http.NewServeMux()
 	serve := func(w http.ResponseWriter, contentType string, render func(View) ([]byte, error)) {
 		notices, lostAt, known := latest()
 		if !known {
-			// Nothing is known yet; "no incidents" would be a claim.
+			// Nothing is known yet, so the page must not say "no incidents".
 			w.Header().Set("Cache-Control", "no-store")
 			w.Header().Set("Retry-After", "5")
 			http.Error(w, "The status is not known yet. Please try again in a moment.", http.StatusServiceUnavailable)
@@ -88,7 +88,7 @@ func handler(title string, latest func() (notices []Notice, lostAt time.Time, kn
 		w.Header().Set("Content-Type", contentType)
 		// Many readers come at once, and a cache in front may answer them.
 		w.Header().Set("Cache-Control", "public, max-age=10")
-		_, _ = w.Write(body) // a reader who has gone
+		_, _ = w.Write(body) // it fails only if the reader has gone
 	}
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
 		serve(w, "text/html; charset=utf-8", func(v View) ([]byte, error) {

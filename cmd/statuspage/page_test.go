@@ -29,7 +29,7 @@ func notice(title, state string, started time.Duration, resolved ...time.Duratio
 	return n
 }
 
-// get asks the page over HTTP for what it shows of notices.
+// get returns what the page shows of notices, over HTTP.
 func get(t *testing.T, path string, notices []Notice, lostAt time.Time, known bool) (*http.Response, string) {
 	t.Helper()
 	server := httptest.NewServer(handler("1pass.dev <status>",
@@ -90,7 +90,7 @@ func TestAQuietPageSaysSo(t *testing.T) {
 	}
 }
 
-// The browser takes the page's style by its hash, which has to be that of what is between the tags.
+// The browser accepts the page's style by its hash. The hash must be that of the text between the tags.
 func TestTheStyleIsTheOneThatThePolicyAllows(t *testing.T) {
 	t.Parallel()
 	_, body := get(t, "/", nil, time.Time{}, true)

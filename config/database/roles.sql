@@ -1,14 +1,14 @@
--- Least privilege, down to columns: none can change the schema, and only playbook_signer, which ends leaked keys, can read a payload
--- or a private key.
--- The roles are created without a password, so that nobody can log in as them until the database's owner sets one.
+-- Least privilege, down to columns. No role can change the schema. Only playbook_signer, which revokes leaked keys, can read a
+-- payload or a private key.
+-- The roles are created without a password. Nobody can log in as them until the database's owner sets one.
 --
--- Roles belong to the whole server, so another database's migration may make them meanwhile. Where an administrator made them,
--- the owner needs no right to create roles.
+-- Roles belong to the whole server, so the migration of another database may create them at the same time. If an administrator
+-- created them, the owner needs no right to create roles.
 DO $$
 BEGIN
     IF to_regrole('playbook_operator') IS NULL THEN
         CREATE ROLE playbook_operator LOGIN;
-        -- A manager that froze inside a transaction lets go of its locks; another one goes on.
+        -- A manager that freezes inside a transaction loses its locks, so another one can go on.
         ALTER ROLE playbook_operator SET idle_in_transaction_session_timeout = '10s';
     END IF;
 EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL;
@@ -32,7 +32,7 @@ END $$;
 GRANT USAGE ON SCHEMA playbook TO playbook_operator, playbook_signer;
 GRANT SELECT ON playbook.schema_migrations TO playbook_operator;
 GRANT SELECT, INSERT, UPDATE ON playbook.operations TO playbook_operator;
--- The signer too runs batches: of entries that it signs anew.
+-- The signer runs batches, too: those of entries that it signs anew.
 GRANT SELECT, INSERT, UPDATE ON playbook.replay_entries TO playbook_operator, playbook_signer;
 GRANT SELECT, INSERT, UPDATE, DELETE ON playbook.replay_pages TO playbook_operator, playbook_signer;
 
@@ -59,10 +59,10 @@ GRANT SELECT (id, oauth_application_id, event_type, kid, attempts, enqueued_at, 
 GRANT SELECT, INSERT, UPDATE ON playbook.key_revocations, playbook.event_requeues, playbook.command_runs TO playbook_operator;
 
 GRANT SELECT (id, oauth_application_id, attempts, enqueued_at, delivered_at, dlq_at, updated_at) ON webhook_outbox_entries TO playbook_monitor;
--- Which keys are active, for a comparison with JWKS. Not the keys themselves.
+-- This shows which keys are active, for a comparison with JWKS. It does not show the keys themselves.
 GRANT SELECT (id, oauth_application_id, kid, status, activated_at) ON webhook_signing_keys TO playbook_monitor;
 
--- Which migrations the platform has run, where it keeps them as Rails does. A table that comes later is granted by migrating again.
+-- Rails lists the migrations that have run in schema_migrations. If that table is created later, migrate again to grant it.
 DO $$
 BEGIN
     IF to_regclass('schema_migrations') IS NOT NULL THEN
@@ -80,7 +80,7 @@ GRANT SELECT (id, oauth_application_id, event_type, payload, idempotency_key, ki
       UPDATE (kid, signature, dlq_at, next_retry_at, attempts, last_error, enqueued_at, delivered_at, updated_at),
       INSERT (oauth_application_id, event_type, payload, idempotency_key, kid, signature, attempts, enqueued_at, created_at, updated_at)
    ON webhook_outbox_entries TO playbook_signer;
--- An id that is an identity column needs no grant, one that is a serial does.
+-- An identity column needs no grant on its sequence. A serial column does.
 DO $$
 DECLARE
     ids text;

@@ -1,5 +1,5 @@
 // Package claims keeps what belongs to a Platform and not to one object: the rollback of a service, the public notice,
-// the slots of open Incidents. It stands in the Platform's status and is changed under compare-and-swap.
+// the slots of open Incidents. All of it is in the Platform's status, and changes under the optimistic lock.
 package claims
 
 import (
@@ -14,21 +14,20 @@ import (
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
 )
 
-// insistFor bounds how long Insist tries. A manager that is being stopped has that long to write down what it did.
+// insistFor bounds how long Insist tries. A manager that is being stopped has that long to record what it did.
 const insistFor = 30 * time.Second
 
 // Claims reads and writes the status of Platforms.
 type Claims struct {
 	Client client.Client
-	// APIReader reads past the cache: a claim is decided on what is there now.
+	// APIReader reads from the API server, not from the cache: a claim is decided on the present status.
 	APIReader client.Reader
-	// Now is the clock.
-	Now func() time.Time
+	Now       func() time.Time
 }
 
-// Decide reads the Platform's status as it is now. decide may change it, and reports whether it did so to be written.
-// Decide returns the Platform as it is afterwards. Where somebody else wrote meanwhile, the error is a conflict and
-// nothing is claimed.
+// Decide reads the Platform's present status. decide may change it, and returns whether the change is to be written.
+// Decide returns the Platform as it is afterwards. If another writer was faster, the error is a conflict, and nothing
+// is claimed.
 func (c Claims) Decide(ctx context.Context, key client.ObjectKey,
 	decide func(*v1alpha1.PlatformStatus) bool) (*v1alpha1.Platform, error) {
 	fresh := &v1alpha1.Platform{}
@@ -38,7 +37,7 @@ func (c Claims) Decide(ctx context.Context, key client.ObjectKey,
 	return c.DecideOn(ctx, fresh, decide)
 }
 
-// DecideOn is Decide on a Platform that was just read past the cache, or just written. It saves a read.
+// DecideOn is Decide on a Platform that was just read from the API server, or just written. It saves a read.
 func (c Claims) DecideOn(ctx context.Context, base *v1alpha1.Platform,
 	decide func(*v1alpha1.PlatformStatus) bool) (*v1alpha1.Platform, error) {
 	changed := base.DeepCopy()
@@ -57,8 +56,8 @@ func (c Claims) Read(ctx context.Context, key client.ObjectKey) (*v1alpha1.Platf
 	return c.Decide(ctx, key, func(*v1alpha1.PlatformStatus) bool { return false })
 }
 
-// Insist is Decide for what happened already. It must be written, whoever else writes meanwhile, and also where the
-// manager is being stopped.
+// Insist is Decide for what has already happened. It must be written, so Insist tries again after a conflict, and goes
+// on while the manager is being stopped.
 func (c Claims) Insist(ctx context.Context, key client.ObjectKey,
 	change func(*v1alpha1.PlatformStatus)) (*v1alpha1.Platform, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), insistFor)

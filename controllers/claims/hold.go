@@ -14,7 +14,7 @@ import (
 	"github.com/1pass-dev/playbook-operator/controllers/signals"
 )
 
-// quietFor is spec.oncall.repeatSeconds where there is no spec.oncall.
+// quietFor stands for spec.oncall.repeatSeconds if there is no spec.oncall.
 const quietFor = 30 * time.Minute
 
 // +kubebuilder:rbac:groups=playbook.1pass.dev,namespace=playbook-system,resources=platforms,verbs=get;list;watch
@@ -23,10 +23,10 @@ const quietFor = 30 * time.Minute
 
 // Want is an Incident that signals ask for.
 type Want struct {
-	// Platform that has the place, as the cache has it or as it was just written.
+	// Platform that has the place, from the cache or just written.
 	Platform *v1alpha1.Platform
 	Place    Place
-	// Name that the Incident gets, where no other has it.
+	// Name that the Incident gets, if no other has it.
 	Name    string
 	Signals signals.Signals
 }
@@ -38,8 +38,8 @@ func repeat(p *v1alpha1.Platform) time.Duration {
 	return time.Duration(p.Spec.Oncall.RepeatSeconds) * time.Second
 }
 
-// Kept says whether, as far as the cache knows, nothing is to be opened in a place for what the signals say. While that
-// is so nothing is read past the cache.
+// Kept says whether the slot of a place keeps another Incident from opening for what the signals say. It reads the
+// cache only: while a slot does, the API server is not read.
 func (c Claims) Kept(ctx context.Context, p *v1alpha1.Platform, place Place, s signals.Signals) (bool, error) {
 	slot := Slot(&p.Status, place)
 	if slot == nil || slot.IncidentUID == "" {
@@ -57,13 +57,13 @@ func (c Claims) Kept(ctx context.Context, p *v1alpha1.Platform, place Place, s s
 	return keeps(*slot, open, Alarms(s, place.Category), c.Now(), repeat(p)), nil
 }
 
-// Take settles who has a place while signals ask for an Incident there. It returns the name of the Incident that the
-// caller is to create now, or none. Name and place are written by then, and whoever finds them without a UID creates
-// the same name: that is one object, however many do so. The Incident's first pass writes its UID, or Tidy does. A
-// conflict means that somebody else settles it.
+// Take decides who has a place while signals ask for an Incident there. It returns the name of the Incident that the
+// caller must create now, or none. The slot is written before it returns. Whoever finds a slot without a UID creates an
+// Incident of the same name, and the API server creates only one of them. The Incident's first pass writes the UID, or
+// Tidy does. A conflict means that another writer decides.
 func (c Claims) Take(ctx context.Context, want Want) (create string, err error) {
-	// A place that nobody has is written, which fails where the Platform is older than that. What is said of one that
-	// somebody has may be old, and is read again.
+	// A place that is free in the cache is taken without another read: if the cache is old, the write is a conflict. A
+	// place that is taken in the cache may be free by now, so the Platform is read again.
 	if Slot(&want.Platform.Status, want.Place) == nil {
 		if create, err = c.take(ctx, want); !apierrors.IsConflict(err) {
 			return create, err
@@ -76,7 +76,7 @@ func (c Claims) Take(ctx context.Context, want Want) (create string, err error) 
 }
 
 func (c Claims) take(ctx context.Context, want Want) (create string, err error) {
-	// After the slots: whoever takes one and creates its Incident after this was read changes the slot.
+	// This is read after the slots. Whoever takes a slot and creates its Incident after this read also changes the slot.
 	var all v1alpha1.IncidentList
 	if err := c.APIReader.List(ctx, &all, client.InNamespace(want.Platform.Namespace)); err != nil {
 		return "", fmt.Errorf("looking for open Incidents: %w", err)
@@ -101,7 +101,7 @@ func (c Claims) Fill(ctx context.Context, i *v1alpha1.Incident) error {
 	return err
 }
 
-// Free gives up a place that was taken for a name, since another Incident has that name.
+// Free gives up a place that was taken for a name, when another Incident has that name.
 func (c Claims) Free(ctx context.Context, platform client.ObjectKey, place Place, name string) error {
 	_, err := c.Insist(ctx, platform, func(status *v1alpha1.PlatformStatus) {
 		if slot := Slot(status, place); slot != nil && slot.Incident == name && slot.IncidentUID == "" {
@@ -111,9 +111,9 @@ func (c Claims) Free(ctx context.Context, platform client.ObjectKey, place Place
 	return err
 }
 
-// Hold takes the place of an Incident for it. It returns nil while the Incident has the place, and otherwise who has
-// it: then this one only pages, and calls Hold again in its next pass. While nothing changes, nothing is written, and
-// nothing is read past the cache. An Incident that ended, or is being deleted, takes no place.
+// Hold takes the place for an Incident. It returns nil while the Incident has the place. Otherwise it returns the slot
+// of the Incident that has it. Then this one only pages, and calls Hold again in its next pass. While nothing changes,
+// nothing is written, and only the cache is read. An Incident that ended, or is being deleted, takes no place.
 func (c Claims) Hold(ctx context.Context, i *v1alpha1.Incident, s signals.Signals) (first *v1alpha1.IncidentSlot,
 	err error) {
 	if Ended(i) || !i.DeletionTimestamp.IsZero() {
@@ -153,7 +153,7 @@ func (c Claims) Hold(ctx context.Context, i *v1alpha1.Incident, s signals.Signal
 	return slot, nil
 }
 
-// stands says whether a slot is of another Incident than i, which is open, or may be about to be created.
+// stands says whether a slot belongs to another Incident than i, and that Incident is open, or may be created soon.
 func (c Claims) stands(ctx context.Context, reader client.Reader, p *v1alpha1.Platform, slot *v1alpha1.IncidentSlot,
 	i *v1alpha1.Incident) (bool, error) {
 	if slot == nil || isOf(slot, i) {
@@ -169,18 +169,18 @@ func (c Claims) stands(ctx context.Context, reader client.Reader, p *v1alpha1.Pl
 	return slot.IncidentUID == "" && c.Now().Before(slot.At.Add(settle)), nil
 }
 
-// Resolved frees the place of an Incident that ended. Where spec.resolution ended it while a signal was bad, the place
-// is quiet. It is called after status.resolvedAt is set; where that is lost, Tidy does the same.
+// Resolved frees the place of an Incident that ended. If spec.resolution ended it while a signal was bad, the place is
+// quiet. It is called after status.resolvedAt is set. If the manager dies before the call, Tidy does the same.
 func (c Claims) Resolved(ctx context.Context, i *v1alpha1.Incident, s signals.Signals) error {
 	_, err := c.Insist(ctx, platformOf(i), func(status *v1alpha1.PlatformStatus) { end(status, i, s) })
 	if apierrors.IsNotFound(err) {
-		return nil // a Platform that is gone has no places
+		return nil // a deleted Platform has no places
 	}
 	return err
 }
 
-// Tidy takes out of a Platform's slots what is over. p is as the cache has it; while that says that nothing is over,
-// nothing is read past the cache.
+// Tidy removes from a Platform's slots what is over. p is from the cache. If nothing is over there, only the cache is
+// read.
 func (c Claims) Tidy(ctx context.Context, p *v1alpha1.Platform, s signals.Signals) error {
 	if len(p.Status.Incidents) == 0 {
 		return nil
@@ -215,7 +215,7 @@ func (c Claims) Tidy(ctx context.Context, p *v1alpha1.Platform, s signals.Signal
 	return err
 }
 
-// named are the Incidents of a Platform that slots name, as far as they exist.
+// named returns the Incidents that the slots of a Platform name, if they exist.
 func named(ctx context.Context, reader client.Reader, p *v1alpha1.Platform,
 	slots ...v1alpha1.IncidentSlot) ([]v1alpha1.Incident, error) {
 	var found []v1alpha1.Incident

@@ -8,10 +8,10 @@ import (
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
 )
 
-// maxSuspects is v1alpha1's.
+// maxSuspects is the maximum of status.suspects.
 const maxSuspects = 100
 
-// RollbackOf is the last rollback of a service; nil where there was none.
+// RollbackOf is the last rollback of a service, or nil if there was none.
 func RollbackOf(p *v1alpha1.PlatformStatus, service string) *v1alpha1.ServiceRollback {
 	i := slices.IndexFunc(p.Rollbacks, func(r v1alpha1.ServiceRollback) bool { return r.Service == service })
 	if i < 0 {
@@ -20,8 +20,8 @@ func RollbackOf(p *v1alpha1.PlatformStatus, service string) *v1alpha1.ServiceRol
 	return &p.Rollbacks[i]
 }
 
-// Suspect keeps a commit as unfit to go back to, unless it is kept already. The oldest is forgotten where there are too
-// many.
+// Suspect records a commit as unfit to go back to, unless it is recorded already. If there are too many, the oldest is
+// dropped.
 func Suspect(p *v1alpha1.PlatformStatus, service, commit, incident string, at *metav1.Time) {
 	if slices.ContainsFunc(p.Suspects, func(s v1alpha1.SuspectCommit) bool {
 		return s.Service == service &&

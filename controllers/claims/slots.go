@@ -14,13 +14,13 @@ import (
 )
 
 const (
-	// Platformwide is the application of what is not about a single one.
+	// Platformwide stands for the application of an Incident that is about none, or about several.
 	Platformwide = "0"
-	// settle is how long a name may stand in a slot before its Incident exists: longer than a Create can take.
+	// settle is how long a name may be in a slot before its Incident exists. It is longer than a Create can take.
 	settle = 30 * time.Second
 )
 
-// Place is what one Incident at a time responds to.
+// Place is a category and an application. One Incident at a time acts there.
 type Place struct {
 	Category      v1alpha1.IncidentCategory
 	ApplicationID string
@@ -35,7 +35,7 @@ func PlaceOf(i *v1alpha1.Incident) Place {
 	return place
 }
 
-// Slot of a place, in the status; nil where nobody has it.
+// Slot is the slot of a place in the status, or nil if nobody has it.
 func Slot(status *v1alpha1.PlatformStatus, place Place) *v1alpha1.IncidentSlot {
 	i := slices.IndexFunc(status.Incidents, func(slot v1alpha1.IncidentSlot) bool { return placeOf(slot) == place })
 	if i < 0 {
@@ -53,7 +53,7 @@ func Ended(i *v1alpha1.Incident) bool {
 		resolved.Status == metav1.ConditionFalse && resolved.Reason == v1alpha1.ReasonNotNeeded)
 }
 
-// endedAt is when an Incident ended that did.
+// endedAt is when an Incident ended. It is only for one that has.
 func endedAt(i *v1alpha1.Incident) metav1.Time {
 	if i.Status.ResolvedAt != nil {
 		return *i.Status.ResolvedAt
@@ -62,7 +62,7 @@ func endedAt(i *v1alpha1.Incident) metav1.Time {
 }
 
 // Alarms are the signals that an Incident of the category is opened for, the worst first. For Unclassified these are
-// the signals that people are asked about: what is bad has a category of its own.
+// the signals that people are asked about, since a signal that is bad has a category of its own.
 func Alarms(s signals.Signals, category v1alpha1.IncidentCategory) []signals.Signal {
 	var alarms []signals.Signal
 	for _, signal := range s.Of(category).Each {
@@ -78,13 +78,13 @@ func Alarms(s signals.Signals, category v1alpha1.IncidentCategory) []signals.Sig
 	return alarms
 }
 
-// isOf says whether a slot is an Incident's: by its UID, or by its name where the UID was not written yet.
+// isOf says whether a slot belongs to an Incident: by its UID, or by its name if the UID is not written yet.
 func isOf(slot *v1alpha1.IncidentSlot, i *v1alpha1.Incident) bool {
 	return slot != nil && placeOf(*slot) == PlaceOf(i) && slot.Incident == i.Name &&
 		(slot.IncidentUID == "" || slot.IncidentUID == string(i.UID))
 }
 
-// holderOf is the Incident, among some of the Platform, whose slot it is; nil where it does not exist.
+// holderOf is the Incident that has the slot, from a list of the Platform's Incidents. It is nil if it does not exist.
 func holderOf(slot *v1alpha1.IncidentSlot, incidents []v1alpha1.Incident) *v1alpha1.Incident {
 	i := slices.IndexFunc(incidents, func(i v1alpha1.Incident) bool { return isOf(slot, &i) })
 	if i < 0 {
@@ -93,13 +93,13 @@ func holderOf(slot *v1alpha1.IncidentSlot, incidents []v1alpha1.Incident) *v1alp
 	return &incidents[i]
 }
 
-// free takes the slot of a place away.
+// free removes the slot of a place.
 func free(status *v1alpha1.PlatformStatus, place Place) {
 	status.Incidents = slices.DeleteFunc(status.Incidents,
 		func(slot v1alpha1.IncidentSlot) bool { return placeOf(slot) == place })
 }
 
-// put gives the place of a slot to it.
+// put stores a slot in its place.
 func put(status *v1alpha1.PlatformStatus, slot v1alpha1.IncidentSlot) {
 	if was := Slot(status, placeOf(slot)); was != nil {
 		*was = slot
@@ -108,8 +108,7 @@ func put(status *v1alpha1.PlatformStatus, slot v1alpha1.IncidentSlot) {
 	status.Incidents = append(status.Incidents, slot)
 }
 
-// fresh are the alarms about which nobody decided. What a person knew is void when the quiet that it stands for is
-// over.
+// fresh are the alarms that no person knew when they decided. When the quiet is over, all alarms are fresh.
 func fresh(slot v1alpha1.IncidentSlot, alarms []signals.Signal, at time.Time, repeat time.Duration) []signals.Signal {
 	if slot.QuietSince != nil && !isQuiet(slot, at, repeat) {
 		return alarms
@@ -125,22 +124,22 @@ func isQuiet(slot v1alpha1.IncidentSlot, at time.Time, repeat time.Duration) boo
 	return slot.QuietSince != nil && len(slot.Known) > 0 && at.Before(slot.QuietSince.Add(repeat))
 }
 
-// keeps says whether a slot keeps an Incident from being opened for the alarms. open says whether the slot's own
-// Incident is.
+// keeps says whether a slot keeps another Incident from opening for the alarms. open says whether the slot's own
+// Incident is open.
 func keeps(slot v1alpha1.IncidentSlot, open bool, alarms []signals.Signal, at time.Time, repeat time.Duration) bool {
 	unheard := fresh(slot, alarms, at, repeat)
 	if !open {
 		return isQuiet(slot, at, repeat) && !slices.ContainsFunc(unheard,
 			func(s signals.Signal) bool { return s.Severity < slot.Severity })
 	}
-	// Without a person's severity the Incident rises with the signals. With one it stays what it is, and a sev1 needs its
-	// own.
+	// Without a person's severity, the Incident rises with the signals. With one it does not, and a sev1 needs an Incident
+	// of its own.
 	return slot.Severity == "" || slot.Severity == v1alpha1.Sev1 ||
 		!slices.ContainsFunc(unheard, func(s signals.Signal) bool { return s.Severity == v1alpha1.Sev1 })
 }
 
-// notGood are the alarms, and the signals that the Incident saw bad and that are unknown now: they were not good since.
-// After a restart all are unknown at first.
+// notGood are the alarms, and the signals that the Incident saw bad and that are unknown now. These were not good
+// since. After a restart, all signals are unknown at first.
 func notGood(i *v1alpha1.Incident, s signals.Signals) []signals.Signal {
 	found := Alarms(s, i.Spec.Category)
 	for _, signal := range s.Of(i.Spec.Category).Each {
@@ -164,8 +163,8 @@ func known(bad []signals.Signal) []v1alpha1.KnownSignal {
 	return all
 }
 
-// slotFor is the slot that an Incident has where nobody had it before. A person who gave a severity knew what was bad
-// by then.
+// slotFor is the slot of an Incident if nobody had its place before. A person who gave a severity knew the signals that
+// were bad by then.
 func slotFor(i *v1alpha1.Incident, s signals.Signals, at time.Time) v1alpha1.IncidentSlot {
 	place := PlaceOf(i)
 	slot := v1alpha1.IncidentSlot{
@@ -180,13 +179,13 @@ func slotFor(i *v1alpha1.Incident, s signals.Signals, at time.Time) v1alpha1.Inc
 	return slot
 }
 
-// hold gives an Incident its place, or brings what is written of it there up to date.
+// hold gives an Incident its place, or brings its slot up to date.
 func hold(status *v1alpha1.PlatformStatus, i *v1alpha1.Incident, s signals.Signals, at time.Time) {
 	slot := Slot(status, PlaceOf(i))
 	if !isOf(slot, i) {
 		taken := slotFor(i, s, at)
 		if slot != nil && slot.QuietSince != nil {
-			// The quiet is about the signals, not about whose place it is.
+			// The quiet is about the signals, not about the Incident that had the place.
 			taken.QuietSince, taken.Known = slot.QuietSince, slot.Known
 		}
 		put(status, taken)
@@ -199,8 +198,8 @@ func hold(status *v1alpha1.PlatformStatus, i *v1alpha1.Incident, s signals.Signa
 	slot.Severity = i.Spec.Severity
 }
 
-// end frees the slot of an Incident that ended. Where a person resolved it while something was bad, the slot stays for
-// as long as it is quiet.
+// end frees the slot of an Incident that ended. If a person resolved it while a signal was bad, the slot stays while it
+// is quiet.
 func end(status *v1alpha1.PlatformStatus, i *v1alpha1.Incident, s signals.Signals) {
 	slot, at := Slot(status, PlaceOf(i)), endedAt(i)
 	switch {
@@ -224,8 +223,8 @@ func end(status *v1alpha1.PlatformStatus, i *v1alpha1.Incident, s signals.Signal
 	slot.Severity = cmp.Or(i.Status.Severity, i.Spec.Severity, v1alpha1.Sev3)
 }
 
-// tidy takes out of the slots what is over: what was good once is not known any more, and an Incident that ended, or is
-// gone, has no place. incidents are those that the slots name, as far as they exist.
+// tidy removes from the slots what is over: the known signals that were good once, and the slots of Incidents that
+// ended or were deleted. incidents are those that the slots name, if they exist.
 func tidy(status *v1alpha1.PlatformStatus, incidents []v1alpha1.Incident, s signals.Signals, at time.Time,
 	repeat time.Duration) {
 	for _, was := range slices.Clone(status.Incidents) {
@@ -244,7 +243,7 @@ func tidy(status *v1alpha1.PlatformStatus, incidents []v1alpha1.Incident, s sign
 		case holder != nil:
 			slot.IncidentUID = string(holder.UID)
 		case slot.IncidentUID == "" && at.Before(slot.At.Add(settle)):
-			// Its Create may be on its way.
+			// Its Create may be under way.
 			holder = &v1alpha1.Incident{}
 		}
 		if slot != nil && (holder == nil || Ended(holder)) && !isQuiet(*slot, at, repeat) {
@@ -253,7 +252,7 @@ func tidy(status *v1alpha1.PlatformStatus, incidents []v1alpha1.Incident, s sign
 	}
 }
 
-// choose settles who has a place while there are alarms for it. It returns the name of the Incident to create, or none.
+// choose decides who has a place while there are alarms for it. It returns the name of the Incident to create, or none.
 // all are the Incidents of the namespace.
 func choose(status *v1alpha1.PlatformStatus, want Want, all []v1alpha1.Incident, at time.Time,
 	repeat time.Duration) (create string) {
@@ -264,7 +263,7 @@ func choose(status *v1alpha1.PlatformStatus, want Want, all []v1alpha1.Incident,
 	switch {
 	case slot == nil:
 	case holder == nil && slot.IncidentUID == "":
-		// Whoever wrote the name died before the Create, or is about to send it. The same name can't be created twice.
+		// The manager that wrote the name died before the Create, or is about to send it. A name can't be created twice.
 		return slot.Incident
 	case holder == nil && slot.QuietSince == nil:
 		free(status, want.Place)
@@ -279,7 +278,7 @@ func choose(status *v1alpha1.PlatformStatus, want Want, all []v1alpha1.Incident,
 		return ""
 	}
 	for _, other := range incidents {
-		// One that has no slot: the Platform was applied anew, or its first pass is yet to come.
+		// An Incident without a slot: the Platform was deleted and applied again, or the Incident had no pass yet.
 		if PlaceOf(&other) == want.Place && !Ended(&other) && !isOf(slot, &other) &&
 			keeps(slotFor(&other, want.Signals, at), true, alarms, at, repeat) {
 			hold(status, &other, want.Signals, at)

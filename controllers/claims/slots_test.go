@@ -68,7 +68,7 @@ func byHand(i *v1alpha1.Incident) {
 	i.Spec.Resolution = &v1alpha1.IncidentResolution{By: "kim"}
 }
 
-// text of slots: name/uid, severity, ~ where quiet, and what is known.
+// text writes slots as name/uid, severity, ~ if quiet, and the known signals.
 func text(status *v1alpha1.PlatformStatus) string {
 	var all []string
 	for _, slot := range status.Incidents {

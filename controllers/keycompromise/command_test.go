@@ -421,7 +421,7 @@ func TestCommandsThatCantBeRunAreRefusedAtApply(t *testing.T) {
 	render := `,"render":{"secretRef":{"name":"x"},"services":[{"name":"web","serviceID":"srv-abc"}]}`
 	for text, want := range map[string]string{
 		`"commands":{"type":"SSH"}`:                                                     "type SSH needs ssh",
-		`"commands":{"type":"SSH",` + ssh + `}`:                                         "whom to log in as is not known",
+		`"commands":{"type":"SSH",` + ssh + `}`:                                         "the user to log in as is not known",
 		`"commands":{"type":"RenderJob"}` + render:                                      "a Render job runs beside a service",
 		`"commands":{"type":"RenderJob","service":"web"}`:                               "is not in render.services",
 		`"commands":{"type":"RenderJob","service":"worker"}` + render:                   "is not in render.services",

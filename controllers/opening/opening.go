@@ -1,4 +1,4 @@
-// Package opening opens Incidents: one per cause.
+// Package opening opens Incidents for what the signals say: one per category.
 package opening
 
 import (
@@ -20,13 +20,13 @@ import (
 )
 
 const (
-	// openInterval is how often a Platform in trouble is asked whether its Incident is still open.
+	// openInterval is how often it is checked, while a signal is bad, that an Incident is still open.
 	openInterval = 5 * time.Second
-	// tidyInterval is how often a Platform that is well is asked whether its Incidents still exist.
+	// tidyInterval is how often it is checked, while no signal is bad, that the Incidents in the slots still exist.
 	tidyInterval = 30 * time.Second
-	// maxPlatformInName leaves room for the onset and a number in an Incident's name, whose limit is 253.
+	// maxPlatformInName leaves room for the onset and a number: an Incident's name has at most 253 characters.
 	maxPlatformInName = 200
-	// maxSummary is spec.summary's.
+	// maxSummary is the maximum length of spec.summary.
 	maxSummary = 255
 )
 
@@ -38,8 +38,8 @@ type Opener struct {
 
 // +kubebuilder:rbac:groups=playbook.1pass.dev,namespace=playbook-system,resources=incidents,verbs=create;get
 
-// Open opens the Incidents that the Platform wants for what its signals say, where nobody has their places. BadSince is
-// in the status by now, and so the name, which is made of the onset, stays the same over a restart.
+// Open opens the Incidents that the Platform wants for what its signals say, if their slots are free. The status has
+// BadSince already, and the name is made of it: after a restart the name is the same.
 func (o *Opener) Open(ctx context.Context, p *v1alpha1.Platform, s signals.Signals) (ctrl.Result, error) {
 	if !p.DeletionTimestamp.IsZero() {
 		return ctrl.Result{}, nil
@@ -55,7 +55,7 @@ func (o *Opener) Open(ctx context.Context, p *v1alpha1.Platform, s signals.Signa
 		again = openInterval
 		if err := o.open(ctx, p, claims.Place{Category: category, ApplicationID: claims.Platformwide},
 			s); apierrors.IsConflict(err) {
-			return ctrl.Result{RequeueAfter: time.Second}, nil // somebody else wrote the Platform's status
+			return ctrl.Result{RequeueAfter: time.Second}, nil // another writer changed the Platform's status
 		} else if err != nil {
 			return ctrl.Result{}, fmt.Errorf("opening an Incident of category %s: %w", category, err)
 		}
@@ -68,8 +68,8 @@ func (o *Opener) Open(ctx context.Context, p *v1alpha1.Platform, s signals.Signa
 	return ctrl.Result{RequeueAfter: again}, nil
 }
 
-// wanted are the categories of which Incidents open by themselves. What a signal asks people to find out is about the
-// platform's answers, as an Outage is.
+// wanted lists the categories that open by themselves. If that includes Outage, it includes Unclassified: such an
+// Incident asks people what an answer of the platform means.
 func wanted(p *v1alpha1.Platform) []v1alpha1.IncidentCategory {
 	categories := slices.Clone(p.Spec.AutoOpen)
 	if slices.Contains(categories, v1alpha1.CategoryOutage) {
@@ -78,7 +78,7 @@ func wanted(p *v1alpha1.Platform) []v1alpha1.IncidentCategory {
 	return categories
 }
 
-// open takes a place and creates its Incident, unless somebody keeps the place.
+// open takes a place and creates its Incident, unless the slot keeps it from opening.
 func (o *Opener) open(ctx context.Context, p *v1alpha1.Platform, place claims.Place, s signals.Signals) error {
 	if kept, err := o.Claims.Kept(ctx, p, place, s); err != nil || kept {
 		return err
@@ -102,7 +102,7 @@ func (o *Opener) open(ctx context.Context, p *v1alpha1.Platform, place claims.Pl
 	return nil
 }
 
-// adopt fills the slot where the name exists: another manager created it, or this one did and did not hear of it.
+// adopt fills the slot if the name exists already. Another manager created it, or this one did and lost the answer.
 func (o *Opener) adopt(ctx context.Context, wanted *v1alpha1.Incident, place claims.Place) error {
 	found := &v1alpha1.Incident{}
 	if err := o.Claims.APIReader.Get(ctx, client.ObjectKeyFromObject(wanted), found); err != nil {
@@ -115,8 +115,8 @@ func (o *Opener) adopt(ctx context.Context, wanted *v1alpha1.Incident, place cla
 	return o.Claims.Free(ctx, platform, place, wanted.Name)
 }
 
-// incidentFor is the Incident for what the signals of a category say. spec.severity is a person's; what was seen stands
-// beside it.
+// incidentFor is the Incident for what the signals of a category say. spec.severity stays empty, since only a person
+// sets it. The severity that was seen is in an annotation.
 func incidentFor(p *v1alpha1.Platform, category v1alpha1.IncidentCategory, s signals.Signals) *v1alpha1.Incident {
 	alarms := claims.Alarms(s, category)
 	onset := s.Of(category).BadSince()
@@ -136,7 +136,7 @@ func incidentFor(p *v1alpha1.Platform, category v1alpha1.IncidentCategory, s sig
 			Annotations: map[string]string{
 				v1alpha1.AnnotationSeenSeverity: string(alarms[0].Severity), v1alpha1.AnnotationSeenBy: alarms[0].Condition,
 			},
-			// It pages in its first pass. The finalizer that this needs costs no write of its own so.
+			// It pages in its first pass, and needs the finalizer for that. Here the finalizer costs no write of its own.
 			Finalizers: []string{v1alpha1.Finalizer},
 		},
 		Spec: v1alpha1.IncidentSpec{

@@ -80,10 +80,10 @@ func run(m *testing.M) (code int, err error) {
 	return m.Run(), nil
 }
 
-// start is when the first signal turns bad, and a second before that the Platform is applied.
+// start is when the first signal turns bad. The Platform is applied a second before it.
 var start = time.Now().Add(time.Second).Truncate(time.Second)
 
-// A scene is a namespace with a Platform, whose signals and clock the test sets.
+// A scene is a namespace with a Platform. The test sets its signals and its clock.
 type scene struct {
 	*testing.T
 	platform *v1alpha1.Platform
@@ -101,7 +101,7 @@ func newScene(t *testing.T) *scene {
 	return s
 }
 
-// apply makes the Platform, anew where it was deleted.
+// apply creates the Platform, also after it was deleted.
 func (s *scene) apply() {
 	s.Helper()
 	s.platform = &v1alpha1.Platform{
@@ -118,7 +118,7 @@ func (s *scene) apply() {
 
 func (s *scene) now() time.Time { return time.Now().Add(time.Duration(s.offset.Load())) }
 
-// opener is one manager's. Its requests pass through wire, where there is one.
+// opener is the Opener of one manager. If there is a wire, its requests pass through it.
 func (s *scene) opener(wire func(http.RoundTripper) http.RoundTripper) *opening.Opener {
 	s.Helper()
 	config := plane.Config()
@@ -166,7 +166,7 @@ func (s *scene) incidents() []v1alpha1.Incident {
 	return list.Items
 }
 
-// one expects a single Incident, which has the slot.
+// one expects a single Incident, and that it has the slot.
 func (s *scene) one() *v1alpha1.Incident {
 	s.Helper()
 	all, slots := s.incidents(), s.read().Status.Incidents
@@ -193,7 +193,7 @@ func (s *scene) ticket(name string, spec v1alpha1.IncidentSpec) *v1alpha1.Incide
 	return i
 }
 
-// resolve is a person's word and what the Incident controller does then.
+// resolve sets spec.resolution as a person does, and then does what the Incident controller does.
 func (s *scene) resolve(i *v1alpha1.Incident, severity v1alpha1.Severity) {
 	s.Helper()
 	i.Spec.Resolution = &v1alpha1.IncidentResolution{By: "kim"}
@@ -206,7 +206,7 @@ func (s *scene) resolve(i *v1alpha1.Incident, severity v1alpha1.Severity) {
 	}
 }
 
-// delete an object, whose finalizer its controller would take off.
+// delete deletes an object, and removes the finalizer as its controller would.
 func (s *scene) delete(obj client.Object) {
 	s.Helper()
 	patch := client.RawPatch(types.MergePatchType, []byte(`{"metadata": {"finalizers": null}}`))
@@ -233,8 +233,8 @@ func (f wire) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
 var errDied = errors.New("the manager died")
 
-// dying lets a manager die at its nth write: before it is sent, or after it was and nobody heard of it. Nothing is sent
-// after that.
+// dying lets a manager die at its nth write: before the write is sent, or after it was sent and before the answer
+// arrives. Nothing is sent after that.
 func dying(n int64, sent bool, writes *atomic.Int64) func(http.RoundTripper) http.RoundTripper {
 	return func(next http.RoundTripper) http.RoundTripper {
 		return wire(func(r *http.Request) (*http.Response, error) {
@@ -256,8 +256,7 @@ func dying(n int64, sent bool, writes *atomic.Int64) func(http.RoundTripper) htt
 	}
 }
 
-// The two writes are the name and the Create. The next manager sees another onset than the one that died
-// did.
+// The two writes are the name and the Create. The next manager sees another onset than the manager that died.
 func TestAManagerThatDiesLeavesOneIncident(t *testing.T) {
 	t.Parallel()
 	for n := int64(1); n <= 3; n++ {
@@ -366,7 +365,7 @@ func TestItIsQuietAfterAResolutionByHand(t *testing.T) {
 	}
 }
 
-// What a person lowered stays so for the signals that they knew, and for no others.
+// A severity that a person lowered holds for the signals that were bad then, and for no others.
 func TestALoweredSeverityIsAboutWhatWasBadThen(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -393,7 +392,7 @@ func TestALoweredSeverityIsAboutWhatWasBadThen(t *testing.T) {
 	}
 }
 
-// A second Incident of a person waits, costs nothing meanwhile, and takes over.
+// A second Incident of a person waits, costs no writes while it waits, and takes over.
 func TestASecondOneWaitsAndTakesOver(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)
@@ -444,7 +443,7 @@ func TestASecondOneWaitsAndTakesOver(t *testing.T) {
 	}
 }
 
-// Whoever asks people what a refused client means opens no Outage, and opens one Incident for it.
+// A signal that asks people what a refused client means opens one Unclassified Incident, and no Outage.
 func TestWhatPeopleAreAskedAboutOpensOnce(t *testing.T) {
 	t.Parallel()
 	s := newScene(t)

@@ -13,7 +13,7 @@ import (
 	"github.com/1pass-dev/playbook-operator/hack/world"
 )
 
-// A lock hangs the look between its sign of life and its end.
+// A lock makes the look hang after the database has answered the ping.
 func TestADatabaseThatHangsIsUnreachableAndWrittenOnce(t *testing.T) {
 	t.Parallel()
 	site := newDatabase(t)
@@ -41,7 +41,7 @@ func TestADatabaseThatHangsIsUnreachableAndWrittenOnce(t *testing.T) {
 	expect(t, look(t, r, p), whenReady...)
 }
 
-// usersOf returns what tells as whom the operator is connected to a site's database, in the order of their names.
+// usersOf returns a function that lists the roles as which the operator is connected to a site's database, sorted.
 func usersOf(t *testing.T, site *world.Site) func() string {
 	t.Helper()
 	conn, err := pgx.Connect(t.Context(), site.URLAs(""))
@@ -83,7 +83,7 @@ func TestAChangedSecretReplacesTheConnections(t *testing.T) {
 	}, users)
 	expect(t, look(t, r, p), whenReady...)
 
-	// Labelled for another Platform, it is not used any more, although a connection is open.
+	// The Secret is labelled for another Platform, so it is not used any more, although a connection is open.
 	changed.ResourceVersion, changed.Labels[v1alpha1.LabelPlatform] = "", "another"
 	if err := kube.Update(t.Context(), changed); err != nil {
 		t.Fatal(err)

@@ -32,15 +32,16 @@ import (
 )
 
 const (
-	// interval is how often a Platform that is ready is looked at.
+	// interval is the time between two looks at a Platform that is ready.
 	interval = 30 * time.Second
-	// troubledInterval is how often one that is not.
+	// troubledInterval is the time between two looks at a Platform that is not.
 	troubledInterval = 5 * time.Second
 	// lookTimeout bounds a look at a database that hangs.
 	lookTimeout = 20 * time.Second
-	// concurrency is how many Platforms are looked at at once: one whose database hangs must not keep the others waiting.
+	// concurrency is how many Platforms are looked at in parallel. The others don't wait for one with a database that
+	// hangs.
 	concurrency = 4
-	// conflictInterval gives the cache time to see what somebody else wrote.
+	// conflictInterval gives the cache time to receive what another writer wrote.
 	conflictInterval = 100 * time.Millisecond
 	// maxApplications is how many applications the status lists.
 	maxApplications = 50
@@ -49,7 +50,7 @@ const (
 // Reconciler looks at Platforms, writes what the Prober sees of them to their status, and opens Incidents.
 type Reconciler struct {
 	Client client.Client
-	// APIReader reads past the cache.
+	// APIReader reads from the API server, not from the cache.
 	APIReader   client.Reader
 	Connections *access.Connections
 	Recorder    events.EventRecorder
@@ -64,8 +65,8 @@ type Reconciler struct {
 // +kubebuilder:rbac:groups="",namespace=playbook-system,resources=secrets,verbs=get
 // +kubebuilder:rbac:groups=events.k8s.io,namespace=playbook-system,resources=events,verbs=create
 
-// SetupWithManager registers two controllers: one looks at databases, and may wait for one that hangs; the other one is
-// about signals, and waits for nothing but the API server.
+// SetupWithManager registers two controllers. One looks at databases, and may wait for a database that hangs. The other
+// writes signals, and waits only for the API server.
 func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 	if err := ctrl.NewControllerManagedBy(mgr).
 		For(&v1alpha1.Platform{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
@@ -79,7 +80,7 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 		Complete(reconcile.Func(r.ReconcileSignals))
 }
 
-// Reconcile looks at one Platform, and writes its status where something changed.
+// Reconcile looks at one Platform, and writes its status if something changed.
 func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
 	p := &v1alpha1.Platform{}
 	if err := r.Client.Get(ctx, req.NamespacedName, p); apierrors.IsNotFound(err) {
@@ -93,8 +94,8 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	looked := p.DeepCopy()
 	r.look(ctx, looked)
 	report(looked)
-	// A look can take long, and its conditions stand in one list with those of the signals, which may have changed
-	// meanwhile.
+	// A look can take long. Its conditions are in one list with those of the signals, and these may have changed during
+	// the look.
 	if err := r.Client.Get(ctx, req.NamespacedName, p); err != nil {
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
@@ -161,7 +162,8 @@ func (r *Reconciler) look(ctx context.Context, p *v1alpha1.Platform) {
 		notReachable(p, err)
 		return
 	}
-	// Only now: a condition that turns True and back within a look would count as changed, and be written each time.
+	// It is set only now. A condition that turns True and back within a look would count as changed, and would be written
+	// each time.
 	set(p, v1alpha1.ConditionDatabaseReachable, metav1.ConditionTrue, v1alpha1.ReasonSucceeded, "the database answers")
 	if err != nil {
 		set(p, v1alpha1.ConditionLedgerReady, metav1.ConditionFalse, reason(err), playbook.Normalise(err.Error()))
@@ -180,7 +182,7 @@ func (r *Reconciler) look(ctx context.Context, p *v1alpha1.Platform) {
 		return
 	}
 	if err := r.countDeadLetters(ctx, p); err != nil {
-		notReady(p, fmt.Errorf("playbooks can run, and monitoring can't: %w", err))
+		notReady(p, fmt.Errorf("playbooks can run, but monitoring can't: %w", err))
 		return
 	}
 	r.lookAtCommands(ctx, p)
@@ -224,16 +226,16 @@ func isReady(p *v1alpha1.Platform) {
 	switch {
 	case p.Spec.Database != nil:
 	case p.Spec.Commands == nil:
-		message += ". Of them Incidents: a DLQReplay needs spec.database, and a KeyCompromise that or spec.commands"
+		message += ". Without spec.database, only Incidents can run. With spec.commands, KeyCompromises via: Command can, too"
 	default:
-		message += ". Of them Incidents, and KeyCompromises via: Command, whose outcome JWKS alone tells: DLQReplays and " +
-			"KeyCompromises via: Database need spec.database"
+		message += ". Without spec.database, only Incidents and KeyCompromises via: Command can run. Then the outcome of a " +
+			"command is read from JWKS"
 	}
 	meta.RemoveStatusCondition(&p.Status.Conditions, v1alpha1.ConditionReconciling)
 	set(p, v1alpha1.ConditionReady, metav1.ConditionTrue, v1alpha1.ReasonSucceeded, message)
 }
 
-// countDeadLetters counts as the playbook's monitoring query does.
+// countDeadLetters counts like the playbook's monitoring query.
 func (r *Reconciler) countDeadLetters(ctx context.Context, p *v1alpha1.Platform) error {
 	db, err := r.Connections.Monitor(ctx, p)
 	if err != nil {

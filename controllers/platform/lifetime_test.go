@@ -71,7 +71,7 @@ func TestTheProberLeavesNothingBehind(t *testing.T) {
 	}
 	eventually(t, "the changed spec is probed", func() bool { return state() == "ok" }, state)
 	since := prober.Signals(key).ClearSince()
-	// What has nothing to do with probes makes it forget nothing.
+	// A change that is not about probes makes it forget nothing.
 	got.Spec.Automation = v1alpha1.AutomationObserveOnly
 	if err := kube.Update(t.Context(), got); err != nil {
 		t.Fatal(err)

@@ -12,15 +12,15 @@ import (
 var (
 	ready = prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "playbook_platform_ready",
-		Help: "1 where playbooks can work with the Platform, else 0.",
+		Help: "1 if playbooks can work with the Platform, else 0.",
 	}, []string{"namespace", "platform"})
 	deadLetters = prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "playbook_platform_dead_letters",
-		Help: "Webhooks that died undelivered, for the 50 applications with the most. As last counted.",
+		Help: "Webhooks that died undelivered, for the 50 applications with the most, by the last count.",
 	}, []string{"namespace", "platform", "application"})
 	deadLettersTotal = prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "playbook_platform_dead_letters_all",
-		Help: "Webhooks that died undelivered, over all applications. As last counted.",
+		Help: "Webhooks that died undelivered, over all applications, by the last count.",
 	}, []string{"namespace", "platform"})
 )
 

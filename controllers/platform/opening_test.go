@@ -24,7 +24,7 @@ func incidents(t *testing.T, namespace string) []v1alpha1.Incident {
 	return list.Items
 }
 
-// ObserveOnly still looks and opens: opening is reading and paging. The Incident is one, whatever becomes of managers.
+// ObserveOnly still looks and opens: opening only reads and pages. There is one Incident, even after a restart.
 func TestOneIncidentOpensPerTrouble(t *testing.T) {
 	t.Parallel()
 	site := newPlatform(t)
@@ -35,7 +35,7 @@ func TestOneIncidentOpensPerTrouble(t *testing.T) {
 	p.Spec.AutoOpen = []v1alpha1.IncidentCategory{v1alpha1.CategoryOutage}
 	p.Spec.Database.SecretRef.Name = "database"
 	database := secret(namespace, "database", site.URLAs("playbook_operator"))
-	// Too long for a label: the database can't be reached, which must not matter.
+	// The Platform's name is too long for a label, so no Secret can have it. Without a database, an Incident still opens.
 	create(t, database, p)
 	stop, _ := managed(t, namespace)
 	awaitSummary(t, p, "unknown: WebhooksDelivered")
@@ -63,7 +63,7 @@ func TestOneIncidentOpensPerTrouble(t *testing.T) {
 	}, func() string { return fmt.Sprintf("%+v", read(t, p).Status.Incidents) })
 	stop()
 
-	// Another manager, which knows nothing at first; and then while it is bad, nothing is written any more.
+	// Another manager starts, and knows nothing at first. After that, nothing is written while the signal stays bad.
 	_, writes := managed(t, namespace)
 	var seen []string
 	eventually(t, "the next manager judges by itself", func() bool {
@@ -75,7 +75,7 @@ func TestOneIncidentOpensPerTrouble(t *testing.T) {
 		t.Errorf("bad since %v, and before the restart since %v", got.Status.Signals.BadSince, since)
 	}
 	resolve(t, &first)
-	// A person resolved it, and its trouble goes on: it is quiet until that is good once.
+	// A person resolved it, and the signal stays bad. No Incident opens until it was good once.
 	settle(t, requests, writes)
 	if !one() {
 		t.Errorf("%d Incidents", len(all))
@@ -85,7 +85,7 @@ func TestOneIncidentOpensPerTrouble(t *testing.T) {
 		t.Errorf("the slots are %+v", slots)
 	}
 
-	// The next trouble has the next Incident.
+	// The next outage has its own Incident.
 	site.Render().Push(logi.WebService, "good")
 	got = awaitSummary(t, p, "unknown: WebhooksDelivered")
 	site.Render().Push(logi.WebService, "bad")
@@ -94,7 +94,7 @@ func TestOneIncidentOpensPerTrouble(t *testing.T) {
 		func() string { return fmt.Sprint(len(all)) })
 }
 
-// What a person opened is that trouble's Incident, also where they did so before it was judged.
+// If a person opened an Incident, it is the one for this outage, even if the signals were not bad yet.
 func TestNoIncidentOpensWhileOneIsOpen(t *testing.T) {
 	t.Parallel()
 	site := newPlatform(t)
@@ -126,7 +126,7 @@ func TestNoIncidentOpensWhileOneIsOpen(t *testing.T) {
 	}, func() string { return fmt.Sprint(len(incidents(t, namespace))) })
 }
 
-// A ticket that a person opened, about something else or of a lower severity, keeps no sev1 from opening.
+// A person's ticket of another category, or of a lower severity, does not keep a sev1 from opening.
 func TestATicketKeepsNoOutageFromOpening(t *testing.T) {
 	t.Parallel()
 	site := newPlatform(t)
@@ -147,7 +147,7 @@ func TestATicketKeepsNoOutageFromOpening(t *testing.T) {
 		spec.PlatformRef.Name = p.Name
 		create(t, &v1alpha1.Incident{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}, Spec: spec})
 	}
-	// The ticket is a second older than what is bad, whatever the clocks round.
+	// The ticket is at least a second older than the bad signal, so rounded times keep their order.
 	made := time.Now()
 	eventually(t, "a second later", func() bool { return time.Since(made) > time.Second }, func() string { return "" })
 	site.Render().Push(logi.WebService, "bad")
@@ -156,7 +156,7 @@ func TestATicketKeepsNoOutageFromOpening(t *testing.T) {
 		func() string { return fmt.Sprint(len(incidents(t, namespace))) })
 }
 
-// resolve is what the Incident controller does once a person has set spec.resolution.
+// resolve does what the Incident controller does after a person has set spec.resolution.
 func resolve(t *testing.T, i *v1alpha1.Incident) {
 	t.Helper()
 	i.Spec.Resolution = &v1alpha1.IncidentResolution{By: "kim"}

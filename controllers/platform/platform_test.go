@@ -27,13 +27,13 @@ import (
 	"github.com/1pass-dev/playbook-operator/hack/world"
 )
 
-// Each trouble is seen, named in words that say what to do, told as an event, and over once it is mended.
+// Each fault is seen. Its message says what to do, an event reports it, and it is over once it is mended.
 func TestATroubledPlatformSaysWhyAndRecovers(t *testing.T) {
 	t.Parallel()
 	site := newDatabase(t)
 	good := site.URLAs("playbook_operator")
 	const namespace = world.Namespace
-	// Their Secrets are mended by an update to the good URL and label.
+	// The test mends their Secrets with the good URL and label.
 	secretTrouble := []string{"DatabaseReachable=False/SecretUnusable", "LedgerReady=Unknown/SecretUnusable",
 		"Reconciling=True/SecretUnusable", "Ready=False/SecretUnusable"}
 	unreachable := []string{"DatabaseReachable=False/DatabaseUnreachable", "LedgerReady=Unknown/DatabaseUnreachable",
@@ -157,7 +157,7 @@ func TestAPlatformWithoutADatabaseSaysWhatItCanDo(t *testing.T) {
 	}
 	got := look(t, r, p)
 	expect(t, got, "Ready=True/Succeeded")
-	if text := describe(got); !strings.Contains(text, "a KeyCompromise that or spec.commands") ||
+	if text := describe(got); !strings.Contains(text, "Without spec.database, only Incidents can run") ||
 		got.Status.DeadLetters != nil {
 		t.Errorf("%s%+v", text, got.Status.DeadLetters)
 	}
@@ -181,7 +181,7 @@ func TestAPlatformWithoutADatabaseSaysWhatItCanDo(t *testing.T) {
 	got = look(t, r, p)
 	expect(t, got, "Ready=True/Succeeded")
 	if text := describe(got); !strings.Contains(text, "ObserveOnly") || !strings.Contains(text,
-		"KeyCompromises via: Command, whose outcome JWKS alone tells") {
+		"only Incidents and KeyCompromises via: Command can run") {
 		t.Error(text)
 	}
 	if again := look(t, r, p); again.ResourceVersion != got.ResourceVersion {
@@ -191,7 +191,7 @@ func TestAPlatformWithoutADatabaseSaysWhatItCanDo(t *testing.T) {
 	got.Spec.Probes = &v1alpha1.PlatformProbes{IntervalSeconds: 1}
 	got.Spec.AutoOpen = []v1alpha1.IncidentCategory{v1alpha1.CategoryWebhookDelivery}
 	if err := kube.Update(t.Context(), got); err == nil || !strings.Contains(err.Error(),
-		"needs database, which alone shows whether webhooks are delivered") {
+		"needs database: only the database shows whether webhooks are delivered") {
 		t.Errorf("webhooks that nobody can count would open Incidents: %v", err)
 	}
 
@@ -235,7 +235,7 @@ func TestMonitoringThatFailsIsToldApart(t *testing.T) {
 	got := await(t, p, "Ready", metav1.ConditionFalse, "DatabaseUnreachable")
 	expect(t, got, "DatabaseReachable=True/Succeeded", "LedgerReady=True/Succeeded",
 		"Reconciling=True/DatabaseUnreachable", "Ready=False/DatabaseUnreachable")
-	if text := describe(got); !strings.Contains(text, "playbooks can run, and monitoring can't") {
+	if text := describe(got); !strings.Contains(text, "playbooks can run, but monitoring can't") {
 		t.Errorf("it says\n%s", text)
 	}
 	noSecretIn(t, describe(got))
@@ -248,7 +248,7 @@ func TestMonitoringThatFailsIsToldApart(t *testing.T) {
 	expect(t, await(t, p, "Ready", metav1.ConditionTrue, "Succeeded"), whenReady...)
 }
 
-// A Platform meets its database down, up, and down again.
+// The database is down at first, then up, and then down again.
 func TestADatabaseThatIsDownAndUpAndDown(t *testing.T) {
 	t.Parallel()
 	site := newDatabase(t)
@@ -319,7 +319,7 @@ func forward(t *testing.T, from, to string) (down func()) {
 	return down
 }
 
-// reconciler is one of the test's own, for Platforms in a namespace that the manager does not watch.
+// reconciler belongs to the test. It is for Platforms in a namespace that the manager does not watch.
 func reconciler(t *testing.T) *platform.Reconciler {
 	t.Helper()
 	clientset, err := kubernetes.NewForConfig(w.ControlPlane.Config())

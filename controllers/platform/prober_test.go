@@ -35,14 +35,14 @@ import (
 	"github.com/1pass-dev/playbook-operator/hack/world"
 )
 
-// quiet is the summary where all is well, and no webhook was sent.
+// quiet is the summary when all is well, and no webhook was sent.
 const quiet = "unknown: WebhooksDelivered"
 
 // looked is how many requests a look makes.
 const looked = 12
 
-// probedOf is a Platform that is looked at each second, and two looks make a verdict: so many paths give latency enough
-// answers.
+// probedOf is a Platform that is looked at each second. Two looks make a verdict: the many paths give enough answers
+// for latency.
 func probedOf(namespace, name, url string) *v1alpha1.Platform {
 	p := platformOf(namespace, name)
 	p.Spec.URL = url
@@ -76,7 +76,7 @@ func awaitSummary(t *testing.T, p *v1alpha1.Platform, want string) *v1alpha1.Pla
 	return got
 }
 
-// proxy stands before a platform, and lets answer decide first. It counts requests.
+// proxy stands in front of a platform, and counts requests. answer may answer first.
 func proxy(t *testing.T, to string, answer func(w http.ResponseWriter, r *http.Request) bool) (url string,
 	requests *atomic.Int64) {
 	t.Helper()
@@ -102,7 +102,7 @@ func parse(t *testing.T, text string) *url.URL {
 	return u
 }
 
-// newPlatform is a site that publishes a key, where a good commit is live and some others are bad.
+// newPlatform is a site that publishes a key. A good commit is live, and some other commits are bad.
 func newPlatform(t *testing.T) *world.Site {
 	t.Helper()
 	site := newDatabase(t)
@@ -120,7 +120,7 @@ func newPlatform(t *testing.T) *world.Site {
 	return site
 }
 
-// Each signal is made bad by what makes it bad in life, and mended.
+// Each signal is made bad by a real fault, and is mended.
 func TestWhatIsBadIsSaidAndMended(t *testing.T) {
 	t.Parallel()
 	const unresolved = "/statuspage/v1/pages/p/incidents/unresolved"
@@ -159,7 +159,7 @@ func TestWhatIsBadIsSaidAndMended(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			// They failed within the window, ten seconds, for as long as the test takes.
+			// They stay within the window of ten seconds for as long as the test takes.
 			execute(t, site.URLAs(""), `CREATE FUNCTION later() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.updated_at = localtimestamp + interval ''1 hour''; RETURN NEW; END';
 				CREATE TRIGGER later BEFORE UPDATE ON webhook_outbox_entries FOR EACH ROW EXECUTE FUNCTION later()`)
 			if _, err := site.DispatchOnce(t.Context()); err != nil {
@@ -198,7 +198,7 @@ func TestWhatIsBadIsSaidAndMended(t *testing.T) {
 			}
 			noSecretIn(t, describe(got))
 			c.mend(t, site)
-			// What was delivered now is known to be; elsewhere nothing was ever sent.
+			// In this case webhooks were delivered, so the signal is known. In the others nothing was ever sent.
 			mended := map[string]string{"webhooks": "ok"}[name]
 			if got := awaitSummary(t, p, cmp.Or(mended, quiet)); got.Status.Signals.BadSince != nil {
 				t.Errorf("bad since %v", got.Status.Signals.BadSince)
@@ -251,7 +251,7 @@ func TestAPlatformWithoutADatabaseIsProbedAndOk(t *testing.T) {
 	awaitSummary(t, p, "ok")
 }
 
-// clientSecret is by what a token is asked for.
+// clientSecret is for the client that asks for tokens.
 func clientSecret(p *v1alpha1.Platform, password string) *corev1.Secret {
 	s := secret(p.Namespace, p.Spec.Probes.TokenSecretRef.Name, "")
 	s.Labels[v1alpha1.LabelPlatform] = p.Name
@@ -283,7 +283,7 @@ func TestAClientThatIsRefusedIsOurOwnMistake(t *testing.T) {
 		t.Errorf("%v\n%s", err, out)
 	}
 
-	// Without probes nothing of them is left.
+	// Without probes, the status has no signals.
 	patch := client.RawPatch("application/merge-patch+json", []byte(`{"spec":{"probes":null}}`))
 	if err := kube.Patch(t.Context(), read(t, p), patch); err != nil {
 		t.Fatal(err)
@@ -354,7 +354,7 @@ func TestAutoDeployThatAnIncidentSwitchedOffIsSaid(t *testing.T) {
 	claim(v1alpha1.AutoDeployOff)
 	got := await(t, p, v1alpha1.ConditionAutoDeployOff, metav1.ConditionTrue, v1alpha1.ReasonSwitchedOff)
 	for _, says := range []string{`service "web" since 2026-11-23T03:12:00Z, by Incident "api-502"`, "commit b1",
-		"Deploy a commit that mends it, or set the Incident's spec.resolution"} {
+		"deploy a commit that mends the outage, or set the Incident's spec.resolution"} {
 		if message := condition(got, v1alpha1.ConditionAutoDeployOff).Message; !strings.Contains(message, says) {
 			t.Errorf("it does not say %q: %s", says, message)
 		}
@@ -370,7 +370,7 @@ func TestAutoDeployThatAnIncidentSwitchedOffIsSaid(t *testing.T) {
 	}
 }
 
-// managed runs the Platform controllers for one namespace in this process. writes counts what they change in the API
+// managed runs the Platform controllers for one namespace in this process. writes counts their writes to the API
 // server.
 func managed(t *testing.T, namespace string) (stop func(), writes *atomic.Int64) {
 	t.Helper()
@@ -398,7 +398,7 @@ func managed(t *testing.T, namespace string) (stop func(), writes *atomic.Int64)
 		Recorder: mgr.GetEventRecorder("platform"), Prober: prober,
 		Opener: &opening.Opener{Claims: claims.Claims{Client: mgr.GetClient(), APIReader: mgr.GetAPIReader(),
 			Now: time.Now}, Recorder: mgr.GetEventRecorder("platform")}}
-	// Nobody reads this one, as when the Incident controller hangs.
+	// Nobody reads this channel, as if the Incident controller hung.
 	prober.Changes()
 	if err := mgr.Add(prober); err != nil {
 		t.Fatal(err)

@@ -18,7 +18,7 @@ import (
 	"github.com/1pass-dev/playbook-operator/controllers/signals"
 )
 
-// ReconcileSignals writes what the probes say to a Platform's status, where that changed, and opens its Incident.
+// ReconcileSignals writes what the probes say to a Platform's status, if that changed, and opens its Incidents.
 func (r *Reconciler) ReconcileSignals(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
 	p := &v1alpha1.Platform{}
 	if err := r.Client.Get(ctx, req.NamespacedName, p); err != nil {
@@ -33,7 +33,7 @@ func (r *Reconciler) ReconcileSignals(ctx context.Context, req ctrl.Request) (ct
 	case p.Spec.Probes == nil:
 		signals.Forget(p)
 	case len(s.Each) > 0:
-		// Else the Prober has not begun, and has yet to read what was bad before it did.
+		// With no signals, the Prober has not begun, and has not yet read from the status what was bad before.
 		signals.Report(p, s)
 	}
 	reportAutoDeploy(p)
@@ -41,7 +41,7 @@ func (r *Reconciler) ReconcileSignals(ctx context.Context, req ctrl.Request) (ct
 		if err := playbook.PatchStatus(ctx, r.Client, before, p); apierrors.IsConflict(err) {
 			return ctrl.Result{RequeueAfter: conflictInterval}, nil
 		} else if client.IgnoreNotFound(err) != nil {
-			return ctrl.Result{}, fmt.Errorf("writing what the signals are: %w", err)
+			return ctrl.Result{}, fmt.Errorf("writing the signals to the status: %w", err)
 		}
 		r.tellSignals(before, p)
 	}
@@ -53,12 +53,13 @@ func (r *Reconciler) ReconcileSignals(ctx context.Context, req ctrl.Request) (ct
 	return result, err
 }
 
-// reportAutoDeploy says which services don't deploy what is pushed to them, since an Incident saw to that.
+// reportAutoDeploy says of which services an Incident keeps auto-deploy off.
 func reportAutoDeploy(p *v1alpha1.Platform) {
 	var off []string
 	for _, rollback := range p.Status.Rollbacks {
 		if rollback.AutoDeploy == v1alpha1.AutoDeployOff {
-			off = append(off, fmt.Sprintf("service %q since %s, by Incident %q, which left commit %s for %s", rollback.Service,
+			off = append(off, fmt.Sprintf("service %q since %s, by Incident %q, for a rollback from commit %s to %s",
+				rollback.Service,
 				rollback.At.UTC().Format(time.RFC3339), rollback.Incident, rollback.FromCommit, rollback.ToCommit))
 		}
 	}
@@ -67,12 +68,12 @@ func reportAutoDeploy(p *v1alpha1.Platform) {
 		return
 	}
 	set(p, v1alpha1.ConditionAutoDeployOff, metav1.ConditionTrue, v1alpha1.ReasonSwitchedOff, fmt.Sprintf(
-		"auto-deploy is off: %s. Deploy a commit that mends it, or set the Incident's spec.resolution, and it is switched "+
-			"on again; where that Incident is gone, switch it on at Render",
+		"auto-deploy is off: %s. To have it switched on again, deploy a commit that mends the outage, or set the Incident's "+
+			"spec.resolution. If that Incident is gone, switch it on at Render",
 		strings.Join(off, "; ")))
 }
 
-// tellSignals emits an event when the severity changed, or auto-deploy.
+// tellSignals emits an event when the severity of the signals changed.
 func (r *Reconciler) tellSignals(before, p *v1alpha1.Platform) {
 	var was, is v1alpha1.PlatformSignals
 	if before.Status.Signals != nil {

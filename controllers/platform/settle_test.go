@@ -11,7 +11,7 @@ import (
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
 )
 
-// One look that fails among others is nothing, and where nothing changes nothing is written.
+// A single failed look changes nothing, and nothing is written.
 func TestABlipIsNothing(t *testing.T) {
 	t.Parallel()
 	site := newPlatform(t)
@@ -43,7 +43,7 @@ func TestABlipIsNothing(t *testing.T) {
 	}
 }
 
-// What fails again and again, never twice in a row, is told once, and is not good in between.
+// A signal that fails often, but never twice in a row, is told once. It is not good in between.
 func TestWhatFailsTooOftenIsSaidOnce(t *testing.T) {
 	t.Parallel()
 	site := newPlatform(t)
@@ -73,7 +73,7 @@ func TestWhatFailsTooOftenIsSaidOnce(t *testing.T) {
 	awaitSummary(t, p, quiet)
 }
 
-// settle waits until nothing is written for six looks, the time in which each part has its turn.
+// settle waits until nothing is written for six looks. In that time each part of the controllers has run.
 func settle(t *testing.T, requests, writes *atomic.Int64) {
 	t.Helper()
 	eventually(t, "nothing is written any more", func() bool {

@@ -13,18 +13,18 @@ import (
 	"github.com/1pass-dev/playbook-operator/controllers/signals"
 )
 
-// unknownFor is for how long a signal is unknown before people are told.
+// unknownFor is how long a signal is unknown before people are told.
 const unknownFor = 10 * time.Minute
 
-// unknowns tells of signals that stay unknown, once per episode. It remembers in memory whom it told: a manager that
-// starts knows nothing, and tells again if it learns nothing for as long.
+// unknowns emits events about signals that stay unknown, once per episode. It keeps in memory what it has told. After a
+// restart, it tells again if a signal is still unknown for that long.
 type unknowns struct {
 	mu   sync.Mutex
 	told map[types.NamespacedName]map[string]bool
 }
 
-// tell emits a Warning for each signal that is unknown for too long, and returns after how long the next one may be; 0
-// where none is unknown.
+// tell emits a Warning for each signal that has been unknown for too long. It returns when the next Warning may be due,
+// and 0 if no other signal is unknown.
 func (u *unknowns) tell(recorder events.EventRecorder, p *v1alpha1.Platform, s signals.Signals,
 	now time.Time) time.Duration {
 	u.mu.Lock()
@@ -32,7 +32,7 @@ func (u *unknowns) tell(recorder events.EventRecorder, p *v1alpha1.Platform, s s
 	key := client.ObjectKeyFromObject(p)
 	told, next := map[string]bool{}, time.Duration(0)
 	for _, signal := range s.Each {
-		// One that nobody has looked at yet has no beginning.
+		// A signal that nobody has looked at yet has no beginning.
 		if signal.State != metav1.ConditionUnknown || signal.Since.IsZero() {
 			continue
 		}
@@ -42,7 +42,7 @@ func (u *unknowns) tell(recorder events.EventRecorder, p *v1alpha1.Platform, s s
 			told[signal.Condition] = true
 		case left <= 0:
 			told[signal.Condition] = true
-			recorder.Eventf(p, nil, "Warning", v1alpha1.ReasonSignalUnknown, "Probe", "%s is unknown for %d min: %.900s",
+			recorder.Eventf(p, nil, "Warning", v1alpha1.ReasonSignalUnknown, "Probe", "%s has been unknown for %d min: %.900s",
 				signal.Condition, int(now.Sub(signal.Since).Minutes()), signal.Message)
 		case next == 0 || left < next:
 			next = left
@@ -58,7 +58,7 @@ func (u *unknowns) tell(recorder events.EventRecorder, p *v1alpha1.Platform, s s
 	return next
 }
 
-// forget a Platform that is gone: another one of its name is told of anew.
+// forget drops a Platform that is gone. A new Platform of the same name begins anew.
 func (u *unknowns) forget(key types.NamespacedName) {
 	u.mu.Lock()
 	defer u.mu.Unlock()

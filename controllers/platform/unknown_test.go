@@ -12,7 +12,7 @@ import (
 	"github.com/1pass-dev/playbook-operator/controllers/signals"
 )
 
-// What is unknown for ten minutes is told once, and again when it was known in between.
+// A signal that is unknown for ten minutes is told once, and again if it was known in between.
 func TestWhatStaysUnknownIsToldOnce(t *testing.T) {
 	t.Parallel()
 	start := time.Date(2026, 11, 23, 3, 0, 0, 0, time.UTC)
@@ -22,7 +22,7 @@ func TestWhatStaysUnknownIsToldOnce(t *testing.T) {
 	}
 	const tokens, up = v1alpha1.ConditionTokensIssued, v1alpha1.ConditionUpAnswers
 	warning := func(condition string, minutes int) string {
-		return fmt.Sprintf("Warning Unknown %s is unknown for %d min: HTTP 429", condition, minutes)
+		return fmt.Sprintf("Warning Unknown %s has been unknown for %d min: HTTP 429", condition, minutes)
 	}
 	u, recorder := &unknowns{}, events.NewFakeRecorder(10)
 	for i, step := range []struct {
@@ -36,14 +36,14 @@ func TestWhatStaysUnknownIsToldOnce(t *testing.T) {
 		{one(tokens, metav1.ConditionUnknown, start), "a", 9, "", time.Minute},
 		{one(tokens, metav1.ConditionUnknown, start), "a", 10, warning(tokens, 10), 0},
 		{one(tokens, metav1.ConditionUnknown, start), "a", 60, "", 0},
-		// Another Platform, and another signal, are told of too.
+		// Another Platform and another signal have Warnings of their own.
 		{one(tokens, metav1.ConditionUnknown, start), "b", 60, warning(tokens, 60), 0},
 		{one(up, metav1.ConditionUnknown, start), "a", 60, warning(up, 60), 0},
-		// What is bad is told as such, and ends the episode.
+		// A bad signal is not unknown: it ends the episode.
 		{one(tokens, metav1.ConditionFalse, start), "a", 61, "", 0},
 		{one(tokens, metav1.ConditionUnknown, start.Add(62*time.Minute)), "a", 63, "", 9 * time.Minute},
 		{one(tokens, metav1.ConditionUnknown, start.Add(62*time.Minute)), "a", 72, warning(tokens, 10), 0},
-		// One that nobody configured is no signal, and one that nobody looked at yet has no beginning.
+		// A signal that is not configured is not among them. A signal that nobody looked at yet has no beginning.
 		{signals.Signals{}, "a", 90, "", 0},
 		{one(tokens, metav1.ConditionUnknown, time.Time{}), "a", 91, "", 0},
 	} {

@@ -30,7 +30,7 @@ import (
 
 const (
 	deadline = 5 * time.Minute
-	// unwatched is a namespace that the manager does not watch: a Reconciler of the test's own is alone there.
+	// unwatched is a namespace that the manager does not watch. Only the test's own Reconciler works there.
 	unwatched = "unwatched"
 )
 
@@ -82,7 +82,7 @@ func run(m *testing.M) int {
 	return code
 }
 
-// newDatabase is one with the platform's tables, the ledger and its roles, and nothing that delivers.
+// newDatabase has the platform's tables, the ledger and its roles. Nothing delivers from it.
 func newDatabase(t *testing.T) *world.Site {
 	t.Helper()
 	site, err := w.NewSite(t.Context(), fmt.Sprintf("site-%d", databases.Add(1)), logi.Config{ManualDispatch: true})
@@ -113,7 +113,7 @@ func execute(t *testing.T, url, sql string, args ...any) {
 	}
 }
 
-// secret for the Platform called name, whose Secret is called like it.
+// secret is for the Platform called name, and has the same name.
 func secret(namespace, name, url string) *corev1.Secret {
 	return &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name,
@@ -185,7 +185,7 @@ func describe(p *v1alpha1.Platform) string {
 	return b.String()
 }
 
-// expect compares conditions with lines "Type=Status/Reason", all that the Platform has, in any order.
+// expect compares all conditions of the Platform with lines "Type=Status/Reason", in any order.
 func expect(t *testing.T, p *v1alpha1.Platform, want ...string) {
 	t.Helper()
 	got := map[string]bool{}

@@ -20,16 +20,16 @@ type Act struct {
 	Platform *v1alpha1.Platform
 	// Required are the steps that wait for an approval. Without one the act needs none.
 	Required []string
-	// Approvals are those that the object's spec gives.
+	// Approvals are those in the object's spec.
 	Approvals []v1alpha1.Approval
-	// Digest is of exactly what would be done, and What says the same to a person.
+	// Digest stands for exactly what would be done, and What describes it for people.
 	Digest, What string
-	// Again is how soon to look again while the act waits. Zero: not before the object or its Platform is changed.
+	// Again is how soon to look again while the act waits. Zero means: when the object or its Platform changes.
 	Again time.Duration
 }
 
-// Required are the steps of a kind that wait for an approval by the Platform's rules, where the act is about so many
-// entries.
+// Required lists the steps of a kind that wait for an approval by the Platform's rules. entries is how many entries the
+// act is about.
 func Required(p *v1alpha1.Platform, kind string, entries int64) []string {
 	var steps []string
 	for _, rule := range p.Spec.RequireApproval {
@@ -40,9 +40,8 @@ func Required(p *v1alpha1.Platform, kind string, entries int64) []string {
 	return steps
 }
 
-// MayAct returns the zero Outcome where the act may happen now, by what the object and its Platform say at this moment.
-// Otherwise it returns what the step waits for. It is asked before the first effect: what a person has not approved is
-// not tried either.
+// MayAct returns the zero Outcome if the object and its Platform allow the act now. Otherwise it returns what the step
+// waits for. A step calls it before its first effect.
 func (a Act) MayAct() Outcome {
 	if a.Platform.Spec.Automation == v1alpha1.AutomationObserveOnly {
 		return Wait(a.Again, v1alpha1.ReasonAutomationOff, "Platform %q is ObserveOnly: nothing is changed until its "+
@@ -62,8 +61,8 @@ func (a Act) MayAct() Outcome {
 		ApproveCommand(a.Object, a.Resource, a.Approvals, missing, a.Digest))
 }
 
-// Unapproved lists the required steps that are not approved with the digest, and those of them that are approved with
-// another.
+// Unapproved lists the required steps that have no approval of this digest. other lists those among them that have an
+// approval of another digest.
 func Unapproved(given []v1alpha1.Approval, required []string, digest string) (missing, other []string) {
 	for _, step := range required {
 		i := slices.IndexFunc(given, func(a v1alpha1.Approval) bool { return a.Step == step })
@@ -78,8 +77,8 @@ func Unapproved(given []v1alpha1.Approval, required []string, digest string) (mi
 	return missing, other
 }
 
-// ApproveCommand is what to type to approve missing steps. A merge patch replaces the list, so it repeats the approvals
-// that stay.
+// ApproveCommand is the command that approves missing steps. A merge patch replaces the list, so the command repeats
+// the approvals that stay.
 func ApproveCommand(obj client.Object, resource string, given []v1alpha1.Approval, missing []string,
 	digest string) string {
 	approvals := slices.DeleteFunc(slices.Clone(given), func(a v1alpha1.Approval) bool {

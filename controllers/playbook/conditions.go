@@ -10,7 +10,7 @@ import (
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
 )
 
-// Begin writes the set of steps on the first visit: it is the object's playbook for life.
+// Begin writes the steps on the first visit. The object keeps this set of steps for its whole life.
 func Begin[S any](obj Object, lanes Lanes[S]) {
 	if condition(obj, v1alpha1.ConditionReady) != nil {
 		return
@@ -21,7 +21,7 @@ func Begin[S any](obj Object, lanes Lanes[S]) {
 	}
 }
 
-// Finished says whether the playbook is complete. A finished object runs nothing, ever.
+// Finished says whether the playbook is complete. A finished object never runs a step again.
 func Finished(obj Object) bool {
 	return meta.IsStatusConditionTrue(*obj.GetConditions(), v1alpha1.ConditionReady)
 }
@@ -31,8 +31,8 @@ func Stalled(obj Object) bool {
 	return meta.IsStatusConditionTrue(*obj.GetConditions(), v1alpha1.ConditionStalled)
 }
 
-// Resume lets a stalled playbook go on where it stopped: the step that stalled is pending again, and what is settled
-// stays so.
+// Resume lets a stalled playbook go on where it stopped: the step that stalled is pending again, and settled steps stay
+// settled.
 func Resume(obj Object) {
 	meta.RemoveStatusCondition(obj.GetConditions(), v1alpha1.ConditionStalled)
 	for _, c := range *obj.GetConditions() {
@@ -42,7 +42,7 @@ func Resume(obj Object) {
 	}
 }
 
-// Reopen makes a settled step unknown again: what its condition says no longer holds.
+// Reopen makes a settled step unknown again, because its condition no longer holds.
 func Reopen(obj Object, step, reason, message string) {
 	setStep(obj, step, metav1.ConditionUnknown, reason, message)
 }
@@ -60,7 +60,7 @@ func Announce(obj Object, step, reason, message string) {
 	proceed(obj, reason, message)
 }
 
-// Happened settles a step before its turn: what its condition names does not depend on the steps that hold it up.
+// Happened settles a step before its turn, because it happened although earlier steps are not settled.
 func Happened(obj Object, step, format string, args ...any) {
 	setStep(obj, step, metav1.ConditionTrue, v1alpha1.ReasonSucceeded, fmt.Sprintf(format, args...))
 }
@@ -82,8 +82,8 @@ func settled(c *metav1.Condition) bool {
 	return c.Status == metav1.ConditionTrue || c.Status == metav1.ConditionFalse && c.Reason == v1alpha1.ReasonNotNeeded
 }
 
-// proceed reports work in progress. Ready is False rather than Unknown, since kstatus reads both as in progress and
-// people read False.
+// proceed reports work in progress. Ready is False rather than Unknown: kstatus takes both for progress, and people
+// understand False.
 func proceed(obj Object, reason, message string) {
 	meta.RemoveStatusCondition(obj.GetConditions(), v1alpha1.ConditionStalled)
 	set(obj, v1alpha1.ConditionReconciling, metav1.ConditionTrue, reason, message)
@@ -96,7 +96,7 @@ func complete(obj Object, reason, message string) {
 	set(obj, v1alpha1.ConditionReady, metav1.ConditionTrue, reason, message)
 }
 
-// setStep changes a step that the object has: its set is never added to.
+// setStep changes a step that the object has. It never adds one.
 func setStep(obj Object, step string, status metav1.ConditionStatus, reason, message string) {
 	if condition(obj, step) != nil {
 		set(obj, step, status, reason, message)

@@ -20,11 +20,12 @@ import (
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
 )
 
-// Controller begins to build the controller of a kind: it runs so many objects at once, wakes them when they or their
-// Platform are changed by somebody, and retries what failed ever later, up to slowestRetry.
+// Controller begins to build the controller of a kind. It runs as many objects in parallel as concurrency says. It
+// wakes an object when somebody changes it or its Platform. It retries a failure after ever longer waits, up to
+// slowestRetry.
 func Controller(mgr ctrl.Manager, kind Object, list client.ObjectList, concurrency int,
 	slowestRetry time.Duration) *builder.Builder {
-	// Our own status writes must not wake us: a pass says itself when it wants to come back.
+	// The controller's own status writes must not wake the object: a pass returns when it wants to come back.
 	asked := predicate.Or(predicate.GenerationChangedPredicate{}, predicate.AnnotationChangedPredicate{})
 	return ctrl.NewControllerManagedBy(mgr).
 		For(kind, builder.WithPredicates(asked)).
@@ -37,7 +38,7 @@ func Controller(mgr ctrl.Manager, kind Object, list client.ObjectList, concurren
 		})
 }
 
-// Unfinished wakes the objects of a kind, that of list, that a change of their Platform may let go on.
+// Unfinished wakes the unfinished objects of list's kind when their Platform changes, since that may let them go on.
 func Unfinished(c client.Reader, list client.ObjectList) handler.EventHandler {
 	return handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, platform client.Object) []reconcile.Request {
 		found := list.DeepCopyObject().(client.ObjectList)
@@ -58,18 +59,18 @@ func Unfinished(c client.Reader, list client.ObjectList) handler.EventHandler {
 	})
 }
 
-// Result is what a reconciler returns after a pass that wants to come back after a while or failed, and a write of its
-// status.
+// Result is what a reconciler returns after a pass and the write of its status. after is when the pass wants to come
+// back, err is its error, and writeErr is that of the write.
 //
-// Where both failed, the pass's own error is kept as text only. Joined as an error, a terminal one would make the whole
-// terminal, and the write that was lost would never be tried again.
+// If both failed, the pass's own error is kept as text only. If it were joined as an error, a terminal error would make
+// the whole terminal, and the lost write would never be tried again.
 func Result(ctx context.Context, after time.Duration, err, writeErr error) (ctrl.Result, error) {
-	// An object that is gone meanwhile has no status.
+	// An object that was deleted during the pass has no status.
 	writeErr = client.IgnoreNotFound(writeErr)
 	switch {
 	case apierrors.IsConflict(writeErr):
-		// Somebody changed the object meanwhile, and the next pass reads it. What was done is in the ledger, or was written
-		// before.
+		// Somebody changed the object during the pass, and the next pass reads it. What was done is in the ledger, or was
+		// written before.
 		if err != nil && !apierrors.IsConflict(err) {
 			ctrl.LoggerFrom(ctx).Error(err, "a pass whose status could not be written, since somebody else changed the object")
 		}

@@ -8,10 +8,10 @@ import (
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
 )
 
-// maxMessage keeps one message readable in kubectl describe; the API server takes up to 32 KiB.
+// maxMessage keeps one message readable in kubectl describe. The API server accepts up to 32 KiB.
 const maxMessage = 1024
 
-// troubles are the reasons of what is retried.
+// troubles are the reasons of failures that are retried.
 var troubles = []string{
 	v1alpha1.ReasonRetrying, v1alpha1.ReasonPlatformNotFound, v1alpha1.ReasonSecretUnusable, v1alpha1.ReasonNoDatabase,
 	v1alpha1.ReasonDatabaseUnreachable, v1alpha1.ReasonDatabaseSessionUnfit, v1alpha1.ReasonDatabaseRowsHidden,
@@ -41,8 +41,8 @@ var volatile = []struct {
 	{regexp.MustCompile(`\s+`), " "},
 }
 
-// Normalise takes out of an error text what differs from one retry to the next, so that a failure that repeats costs no
-// write.
+// Normalise removes from an error text what differs from one retry to the next. Then the same failure again changes
+// nothing, and costs no write.
 func Normalise(text string) string {
 	for _, v := range volatile {
 		text = v.pattern.ReplaceAllString(text, v.with)

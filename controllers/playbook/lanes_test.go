@@ -102,7 +102,7 @@ func TestALaneThatFailsIsPutOffWhileOthersGoOn(t *testing.T) {
 		t.Errorf("a lane that is put off says %+v", c)
 	}
 
-	// Whoever wakes the object early may have mended it.
+	// A person who wakes the object early may have mended the fault.
 	s.errs, s.outcomes["Noticed"] = nil, playbook.Wait(time.Hour, "Telling", "at it")
 	runLanes(t, obj, threeLanes, s, m)
 	runLanes(t, obj, threeLanes, s, m)

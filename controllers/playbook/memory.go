@@ -13,11 +13,11 @@ import (
 )
 
 const (
-	// fastestRetry is how soon what failed is repeated first; each further time it takes twice as long.
+	// fastestRetry is the wait before the first retry. Each further wait is twice as long.
 	fastestRetry = 200 * time.Millisecond
-	// slowestRetry is the longest, unless a kind sets its own.
+	// slowestRetry is the longest wait, unless a kind sets its own.
 	slowestRetry = time.Minute
-	// conflictRetry is how soon an object is read again that somebody else changed.
+	// conflictRetry is the wait before an object is read again that somebody else changed.
 	conflictRetry = time.Millisecond
 )
 

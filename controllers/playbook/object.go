@@ -11,11 +11,11 @@ import (
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
 )
 
-// maxRequest is what the status can keep of a request.
+// maxRequest is how many bytes of a request the status can keep.
 const maxRequest = 256
 
-// Request is the value by which a person asks the object to go on; the last one that was acted on, where nobody asks
-// any more.
+// Request is the value of the annotation by which a person asks the object to go on. Without the annotation, it is the
+// last value that was acted on.
 func Request(obj Object) string {
 	value := obj.GetAnnotations()[v1alpha1.AnnotationRequestedAt]
 	if value == "" {
@@ -31,13 +31,13 @@ func Asked(obj Object) bool {
 	return Stalled(obj) && Request(obj) != *handled
 }
 
-// ResumeCommand is what to type to let a stalled object go on; resource is its kind in kubectl's words.
+// ResumeCommand is the command that lets a stalled object go on. resource is its kind in kubectl's words.
 func ResumeCommand(obj client.Object, resource string) string {
 	return fmt.Sprintf("kubectl -n %s annotate %s %s --overwrite %s=$(date +%%FT%%T)",
 		obj.GetNamespace(), resource, obj.GetName(), v1alpha1.AnnotationRequestedAt)
 }
 
-// Digest of what an object asks for, as approvals and the ledger name it.
+// Digest is the digest of what an object asks for. Approvals and the ledger use it.
 func Digest(spec any) (string, error) {
 	text, err := json.Marshal(spec)
 	if err != nil {

@@ -17,14 +17,15 @@ import (
 )
 
 // Run takes an object that was begun through its playbook. Each lane goes on until its next step waits, stalls or
-// fails, which holds up that lane only. Run writes what happened into the conditions; the caller writes the status. It
-// returns how long to wait until the next pass, and zero where only a change brings the object back.
+// fails. That holds up this lane only. Run writes what happened into the conditions, and the caller writes the status.
+// Run returns how long to wait until the next pass, and zero if only a change brings the object back.
 //
-// An error of a step is not the pass's: controller-runtime ignores RequeueAfter where a pass returns an error, so one
-// lane that fails would keep the others from coming back in time. It is logged, and retried ever later, lane by lane.
+// Run returns no error of a step. controller-runtime ignores RequeueAfter if a pass returns an error, so one lane that
+// fails would keep the others from coming back in time. The error is logged, and its lane is retried after ever longer
+// waits.
 //
-// A settled step is not run again, and a finished object runs nothing. A step that is not among the object's conditions
-// was added by a later release than the one that began it: it is neither run, counted nor spoken of.
+// A settled step is not run again, and a finished object runs nothing. If a step is not among the object's conditions,
+// a later release added it. It is not run, not counted, and not in any message.
 func Run[S any](ctx context.Context, obj Object, lanes Lanes[S], s S, memory *Memory) time.Duration {
 	if Finished(obj) {
 		return 0
@@ -38,7 +39,7 @@ func Run[S any](ctx context.Context, obj Object, lanes Lanes[S], s S, memory *Me
 		outcome := runLane(ctx, obj, lane, s, attempts{memory, key, i, woken})
 		switch outcome.verdict {
 		case unsaid:
-			continue // it is through
+			continue // the lane is through
 		case finish, moot:
 			endAll(obj, lanes, outcome)
 			return 0
@@ -47,7 +48,7 @@ func Run[S any](ctx context.Context, obj Object, lanes Lanes[S], s S, memory *Me
 				stalled = &outcome
 			}
 		default:
-			waiting = &outcome // the last lane speaks
+			waiting = &outcome // the last lane's message is shown
 			after = Soonest(after, outcome.after)
 		}
 		if outcome.loud && loud == nil {
@@ -63,7 +64,7 @@ func Run[S any](ctx context.Context, obj Object, lanes Lanes[S], s S, memory *Me
 	return after
 }
 
-// begun leaves out what the object did not begin with.
+// begun leaves out the steps that the object did not begin with.
 func begun[S any](obj Object, lanes Lanes[S]) Lanes[S] {
 	known := make(Lanes[S], len(lanes))
 	for i, lane := range lanes {
@@ -117,8 +118,7 @@ func runLane[S any](ctx context.Context, obj Object, lane []Step[S], s S, tries 
 	return Outcome{}
 }
 
-// runStep runs one step. An error becomes a wait: until it is retried, or for a moment where somebody else changed an
-// object.
+// runStep runs one step. An error becomes a wait until the step is retried. After a conflict that wait is short.
 func runStep[S any](ctx context.Context, obj Object, step Step[S], s S, tries attempts) Outcome {
 	outcome, err := step.Run(ctx, s)
 	if err == nil && !outcome.Stops() {
@@ -144,8 +144,8 @@ func runStep[S any](ctx context.Context, obj Object, step Step[S], s S, tries at
 	return Wait(tries.failed(), reasonOf(err), "%s", Normalise(err.Error()))
 }
 
-// report writes the root condition while lanes wait: it speaks for what is loud, then for what is stalled, then for the
-// last lane.
+// report writes Ready while lanes wait. Its message is that of a loud lane, else of a stalled one, else of the last
+// one.
 func report(obj Object, stalled, waiting, loud *Outcome) {
 	voice := waiting
 	switch {
@@ -162,7 +162,7 @@ func report(obj Object, stalled, waiting, loud *Outcome) {
 	set(obj, v1alpha1.ConditionReady, metav1.ConditionFalse, voice.reason, voice.message)
 }
 
-// endAll ends the playbook for all lanes: what is not settled is not needed any more.
+// endAll ends the playbook for all lanes: a step that is not settled is not needed any more.
 func endAll[S any](obj Object, lanes Lanes[S], outcome Outcome) {
 	for _, step := range slices.Concat(lanes...) {
 		if !settled(condition(obj, step.Condition)) {
@@ -198,7 +198,7 @@ func finishAll[S any](obj Object, lanes Lanes[S]) {
 	complete(obj, v1alpha1.ReasonSucceeded, last.Message)
 }
 
-// Soonest is the shorter of two waits, of which zero is none.
+// Soonest is the shorter of two waits. Zero stands for no wait.
 func Soonest(a, b time.Duration) time.Duration {
 	if a == 0 || b > 0 && b < a {
 		return b

@@ -1,4 +1,4 @@
-// Package playbook runs the steps of a playbook and reports each as a status condition. It knows no system.
+// Package playbook runs the steps of a playbook, and reports each as a status condition. It imports no system.
 package playbook
 
 import (
@@ -17,21 +17,21 @@ import (
 type Step[S any] struct {
 	Condition string
 	Run       func(ctx context.Context, s S) (Outcome, error)
-	// Ends marks the step whose message the finished object shows. Without one it is that of the last step that happened.
+	// Ends marks a step whose message the finished object shows. If no step is marked, the object shows the message of the
+	// last step that happened.
 	Ends bool
 }
 
-// Lanes are a playbook: lists of steps. Each list is run from top to bottom, and none waits for another. A kind that
-// has one list has one lane.
+// Lanes are a playbook: lists of steps. Each list is run from top to bottom, and no list waits for another.
 type Lanes[S any] [][]Step[S]
 
 // Object is what a playbook reports on.
 type Object interface {
 	client.Object
 	GetConditions() *[]metav1.Condition
-	// PlatformName is the name of the Platform that it is about.
+	// PlatformName is the name of the Platform that it uses.
 	PlatformName() string
-	// Observed returns the generation and the last request that the status knows, for reading and setting.
+	// Observed returns the status fields with the observed generation and the last request, for reading and setting.
 	Observed() (generation *int64, requestedAt *string)
 	// SetStatusOf takes over the status of another object of the same kind.
 	SetStatusOf(runtime.Object)
@@ -49,10 +49,10 @@ const (
 	moot
 )
 
-// An Outcome is what a step came to. An error is not an outcome: it is retried.
+// An Outcome is the result of a step. An error is not an outcome: it is retried.
 //
-// The zero Outcome says nothing. Between the functions of a step it means "go on", as a nil error does. A step that
-// returns it to the engine has a mistake, and the engine says so.
+// The zero Outcome means "go on" between the functions of a step, as a nil error does. A step must not return it to the
+// engine. The engine reports that as a mistake.
 type Outcome struct {
 	verdict verdict
 	reason  string
@@ -71,7 +71,7 @@ func NotNeeded(format string, args ...any) Outcome {
 	return Outcome{verdict: notNeeded, reason: v1alpha1.ReasonNotNeeded, message: fmt.Sprintf(format, args...)}
 }
 
-// Wait reports what the step is doing, and comes back after d. With a d of zero only a change of the object or of its
+// Wait reports what the step is doing, and comes back after d. If d is zero, only a change of the object or of its
 // Platform brings the step back.
 func Wait(d time.Duration, reason, format string, args ...any) Outcome {
 	return Outcome{verdict: wait, reason: reason, message: fmt.Sprintf(format, args...), after: d}
@@ -82,29 +82,29 @@ func Stall(reason, format string, args ...any) Outcome {
 	return Outcome{verdict: stall, reason: reason, message: fmt.Sprintf(format, args...)}
 }
 
-// Finish settles a step and the whole playbook with it: all steps that are not settled are not needed, and Ready has
-// this reason.
+// Finish settles a step and the whole playbook with it. The other steps that are not settled are not needed, and Ready
+// has this reason.
 func Finish(reason, format string, args ...any) Outcome {
 	return Outcome{verdict: finish, reason: reason, message: fmt.Sprintf(format, args...)}
 }
 
-// Moot settles the whole playbook without this step: neither it nor any other that is not settled is needed, and Ready
-// has this reason.
+// Moot settles the whole playbook. This step, and each other step that is not settled, is not needed, and Ready has
+// this reason.
 func Moot(reason, format string, args ...any) Outcome {
 	return Outcome{verdict: moot, reason: reason, message: fmt.Sprintf(format, args...)}
 }
 
-// Loud makes a Wait or a Stall the one that Ready speaks of, whatever other lanes wait for.
+// Loud makes Ready show the message of this Wait or Stall, before those of other lanes.
 func (o Outcome) Loud() Outcome {
 	o.loud = true
 	return o
 }
 
-// Stops says whether the step ends here, with this outcome. The zero Outcome lets it go on.
+// Stops says whether the step ends here with this outcome. The zero Outcome lets it go on.
 func (o Outcome) Stops() bool { return o.verdict != unsaid }
 
-// Waiting is an error with a reason of its own: the operation can't go on until something outside changes, and says
-// which. It is retried like any other.
+// Waiting is an error with a reason of its own: the operation can't go on until something outside changes. It is
+// retried like any other error.
 type Waiting struct {
 	Reason string
 	Err    error

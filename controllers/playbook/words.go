@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// Words writes a duration as people do, in its two largest units: 45 s, 30 min, 1 h 5 min, 3 d.
+// Words writes a duration as people do, with at most two units: 45 s, 30 min, 1 h 5 min, 3 d.
 func Words(d time.Duration) string {
 	if d < 0 {
 		return "-" + Words(-d)

@@ -1,4 +1,4 @@
-// Package bench measures how fast replays are, and what they cost those who share the database. The README says what
+// Package bench measures how fast replays are, and what they cost other users of the database. The README says what
 // each metric means.
 package bench
 
@@ -57,8 +57,8 @@ func run(m *testing.M) int {
 	return m.Run()
 }
 
-// startPostgres starts a server that nothing disturbs while it is measured, that writes to recycled log files as one
-// that has run for long does, and that is as safe as in production.
+// startPostgres starts a server that nothing else uses while it is measured. It is as safe as in production, and writes
+// to recycled log files like a server that has run for long.
 func startPostgres() (*servers.Postgres, error) {
 	return servers.StartPostgres(context.Background(), filepath.Join(dir, "postgres"), servers.PostgresOptions{
 		Settings: map[string]string{"autovacuum": "off", "checkpoint_timeout": "1h", "max_wal_size": "16GB",
@@ -66,7 +66,7 @@ func startPostgres() (*servers.Postgres, error) {
 	})
 }
 
-// database is one with an outbox and a ledger.
+// database has an outbox and a ledger.
 type database struct {
 	name  string
 	owner *pgx.Conn
@@ -87,8 +87,8 @@ func newDatabase(b *testing.B, name string) *database {
 	return d
 }
 
-// copyOutbox creates a database whose outbox has a million rows, a tenth of them dead: each time the same, down to the
-// block.
+// copyOutbox creates a database with a million rows in its outbox, a tenth of them dead. Each copy is the same, block
+// by block.
 func copyOutbox(b *testing.B) *database {
 	b.Helper()
 	if template == nil {
@@ -133,13 +133,13 @@ func (d *database) seed(b *testing.B, application int64, delivered, dead int) {
 	check(b, logi.SeedFiller(b.Context(), d.owner, application, delivered, dead))
 }
 
-// settle leaves nothing of what happened before for the next statement to clean up or to write out.
+// settle cleans up and writes out what earlier statements left, so the next statement does not have to.
 func (d *database) settle(b *testing.B) {
 	d.exec(b, "VACUUM ANALYZE")
 	d.checkpoint(b)
 }
 
-// checkpoint lets the server and the kernel write what they owe, so that nothing is measured that came before.
+// checkpoint makes the server and the kernel write all pending data, so that earlier writes are not measured.
 func (d *database) checkpoint(b *testing.B) {
 	d.exec(b, "CHECKPOINT")
 	syscall.Sync()
@@ -151,7 +151,7 @@ func (d *database) exec(b *testing.B, sql string, args ...any) {
 	check(b, err)
 }
 
-// replay is an operation on all dead entries of an application, as a DLQReplay with the defaults opens it.
+// replay is an operation on all dead entries of an application, like that of a DLQReplay with the defaults.
 type replay struct {
 	*platformdb.DB
 	uid       string
@@ -199,7 +199,7 @@ func check(b *testing.B, err error) {
 
 func median[T cmp.Ordered](values []T) T { return quantile(values, 0.5) }
 
-// quantile is the smallest value that at least the fraction q of the values doesn't exceed.
+// quantile is the smallest value such that at least the fraction q of the values is not above it.
 func quantile[T cmp.Ordered](values []T, q float64) T {
 	sorted := slices.Sorted(slices.Values(values))
 	return sorted[max(0, int(float64(len(sorted))*q+0.9999999)-1)]

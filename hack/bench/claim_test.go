@@ -16,14 +16,14 @@ import (
 )
 
 const (
-	// workers of the dispatcher, and how long a relying party takes to answer: together at most 800 deliveries a second.
+	// workers of the dispatcher and the time of an answer allow at most 800 deliveries a second.
 	workers = 4
 	answer  = 5 * time.Millisecond
 	// freshPerTick webhooks of an application are enqueued each tick, 200 a second.
 	freshPerTick = 20
 	tick         = 100 * time.Millisecond
 	phase        = 5 * time.Second
-	// observeInterval is the controller's.
+	// observeInterval is the same as the controller's.
 	observeInterval = 250 * time.Millisecond
 )
 
@@ -67,7 +67,7 @@ func BenchmarkClaim(b *testing.B) {
 // keepRequeueing does what the controller does, until ctx is done or nothing remains. It adds how many milliseconds
 // each batch took to batches.
 func (r *replay) keepRequeueing(ctx context.Context, pace platformdb.Pace, batches *[]float64) error {
-	whole := context.WithoutCancel(ctx) // a batch is not cut off
+	whole := context.WithoutCancel(ctx) // a batch runs to its end
 	var observed time.Time
 	for ctx.Err() == nil {
 		if time.Since(observed) > observeInterval {
@@ -94,9 +94,9 @@ func (r *replay) keepRequeueing(ctx context.Context, pace platformdb.Pace, batch
 	return nil
 }
 
-// traffic plays the platform for a time, or where that is 0 for as long as run takes: webhooks that come for each
-// application, and a dispatcher that delivers. It returns how many milliseconds each claim took, and each insertion of
-// the first application's.
+// traffic plays the platform for a time. If that is 0, it plays for as long as run takes. Webhooks arrive for each
+// application, and a dispatcher delivers them. It returns how many milliseconds each claim took, and each insertion for
+// the first application.
 func (d *database) traffic(b *testing.B, length time.Duration, run func(context.Context) error,
 	applications ...int64) (claims, enqueues []float64) {
 	b.Helper()

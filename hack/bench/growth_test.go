@@ -13,8 +13,8 @@ const (
 	grown       = 50_000
 )
 
-// BenchmarkOutboxGrowth replays as many entries in a small outbox as in one that is ten times larger. Each round has a
-// relying party of its own, so that nothing must be restored.
+// BenchmarkOutboxGrowth replays the same number of entries in a small outbox and in one that is ten times larger. Each
+// round has its own relying party, so nothing has to be restored between rounds.
 func BenchmarkOutboxGrowth(b *testing.B) {
 	outboxes := []*database{newDatabase(b, "small"), newDatabase(b, "large")}
 	for i, size := range []int{smallOutbox, largeOutbox} {

@@ -36,21 +36,21 @@ import (
 
 const (
 	incidents = 100
-	// base is the commit whose manager ours is compared with, unless BASE names another one: the release whose stored
-	// objects hack/upgrade keeps.
+	// base is the commit of the manager that the present one is compared with, unless BASE names another commit. It is the
+	// release that stored the objects of hack/upgrade.
 	base = "d571d10"
 	// openIncidents on one Platform.
 	openIncidents = 100
-	// quiet is for how long nothing was written where nothing changes, and atRest how long that is then watched.
+	// quiet is how long nothing must be written before the rest is measured, and atRest how long it is measured.
 	quiet  = 30 * time.Second
 	atRest = time.Minute
 	// patience with what takes seconds.
 	patience = 5 * time.Minute
-	// perClock is in what /proc counts a process's time: USER_HZ, which is 100 on all that Go runs on.
+	// perClock is the unit of a process's time in /proc: USER_HZ, which is 100 on all systems that Go supports.
 	perClock = 10 * time.Millisecond
 )
 
-// response is a control plane with the real manager, and the client of who administers it.
+// response is a control plane with the real manager, and an administrator's client.
 type response struct {
 	*world.World
 	client.Client
@@ -85,7 +85,7 @@ func until(b *testing.B, what string, done func() bool) {
 	}
 }
 
-// farSide is a platform, its Render and its pager, which answer at once. It notes when what is measured reached it.
+// farSide is a platform with its Render and its pager. They answer at once. It records when a measured request arrived.
 type farSide struct {
 	*httptest.Server
 	name   string
@@ -98,8 +98,8 @@ type farSide struct {
 	reads                    []time.Time
 }
 
-// newFarSide makes one on which a bad commit followed a good one, and the Secrets and the Platform that say where it
-// is.
+// newFarSide makes a farSide on which a bad commit followed a good one. It also makes the Secrets and the Platform for
+// it.
 func newFarSide(b *testing.B, r *response, name, probes string) *farSide {
 	b.Helper()
 	public, _, err := ed25519.GenerateKey(rand.Reader)
@@ -174,7 +174,7 @@ spec:
 	return f
 }
 
-// note enters the first time that something happened.
+// note records when something happened first.
 func (f *farSide) note(at *time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -203,9 +203,9 @@ func checkout(b *testing.B, commit string) (tree string) {
 	return tree
 }
 
-// BenchmarkIncident lets platforms go down one after the other, and measures how long it takes from the look that finds
-// that out to the page, and to the request for a rollback. The manager of an earlier commit has the same done to it in
-// turns.
+// BenchmarkIncident lets platforms go down one after the other. It measures the time from the look that detects it to
+// the page, and to the request for a rollback. The manager of an earlier commit is measured in turns with the present
+// one.
 func BenchmarkIncident(b *testing.B) {
 	ours := newResponse(b, "incident", world.Root())
 	theirs := newResponse(b, "base", checkout(b, cmp.Or(os.Getenv("BASE"), base)))
@@ -235,7 +235,7 @@ func (s *spans) add(f *farSide) {
 func (r *response) goesDown(b *testing.B, name string) *farSide {
 	b.Helper()
 	ctx := b.Context()
-	// One bad look is a verdict here: how many it takes is the Platform's decision, and no work of the manager.
+	// Here one bad look makes the verdict. The Platform decides how many it takes, and that is not the manager's own time.
 	f := newFarSide(b, r, name, "  probes: {intervalSeconds: 1, failures: 1}\n  autoOpen: [Outage]\n")
 	until(b, f.name+" is up", func() bool { return f.signalsUp(b, r) })
 	f.down.Store(true)
@@ -244,7 +244,7 @@ func (r *response) goesDown(b *testing.B, name string) *farSide {
 		defer f.mu.Unlock()
 		return !f.rollback.IsZero() && !f.paged.IsZero()
 	})
-	// Nothing of it disturbs the next one.
+	// The cleanup must not disturb the next outage.
 	in := client.InNamespace(world.Namespace)
 	platform := &v1alpha1.Platform{ObjectMeta: metav1.ObjectMeta{Namespace: world.Namespace, Name: f.name}}
 	check(b, r.Patch(ctx, platform,
@@ -261,8 +261,8 @@ func (r *response) goesDown(b *testing.B, name string) *farSide {
 	return f
 }
 
-// BenchmarkOpenIncidents opens a hundred Incidents at once on one Platform that stays down, and measures what they ask
-// of Render at its own limits, and then what they cost while nothing changes.
+// BenchmarkOpenIncidents opens a hundred Incidents at once on one Platform that stays down. It measures their requests
+// to a Render with its real limits, and then their cost while nothing changes.
 func BenchmarkOpenIncidents(b *testing.B) {
 	ctx := b.Context()
 	r := newResponse(b, "open", world.Root())
@@ -279,7 +279,7 @@ func BenchmarkOpenIncidents(b *testing.B) {
 			},
 		}))
 	}
-	// A rollback that did not help is told after a minute: what is said may change until then.
+	// After a minute, the Incident says that the rollback did not help. Its message may change until then.
 	writes, since := r.writes(b), time.Now()
 	until(b, "nothing is written any more", func() bool {
 		if now := r.writes(b); now != writes {
@@ -326,8 +326,7 @@ func most(times []time.Time, span time.Duration) (n int) {
 	return n
 }
 
-// writes is how many requests the API server had so far that write what is the manager's to write: its own kinds, and
-// events.
+// writes is how many requests so far wrote one of the operator's kinds or an event, by the API server's count.
 func (r *response) writes(b *testing.B) (n int) {
 	b.Helper()
 	metrics, err := r.Kubectl(b.Context(), "get", "--raw", "/metrics")
@@ -354,7 +353,7 @@ func (r *response) cpu(b *testing.B) time.Duration {
 	b.Helper()
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", r.manager.Pid()))
 	check(b, err)
-	// The second field is the program's name in parentheses, which may hold anything.
+	// The second field is the program's name in parentheses. The name may contain any character.
 	fields := strings.Fields(string(stat[strings.LastIndex(string(stat), ")")+1:]))
 	var user, system int
 	_, err = fmt.Sscan(fields[11]+" "+fields[12], &user, &system)

@@ -14,8 +14,8 @@ import (
 	"github.com/1pass-dev/playbook-operator/hack/world"
 )
 
-// BenchmarkManagerMemory lets the real manager replay a million entries, and compares the most memory that it ever had
-// with what it had before.
+// BenchmarkManagerMemory lets the real manager replay a million entries, and compares its peak memory with its memory
+// before the replay.
 func BenchmarkManagerMemory(b *testing.B) {
 	ctx := b.Context()
 	w, err := world.Start(ctx, filepath.Join(dir, "world"), servers.PostgresOptions{})
@@ -59,8 +59,8 @@ spec:
 	b.ReportMetric(0, "ns/op")
 }
 
-// BenchmarkRevokeMemory lets the real manager end a key under a million undelivered entries, and sign them all anew in
-// the same transaction: more of them than its default does.
+// BenchmarkRevokeMemory lets the real manager revoke a key with a million undelivered entries, and sign them all anew
+// in the same transaction. By default it would sign fewer.
 func BenchmarkRevokeMemory(b *testing.B) {
 	ctx := b.Context()
 	w, err := world.Start(ctx, filepath.Join(dir, "revocation"), servers.PostgresOptions{})
@@ -74,7 +74,7 @@ func BenchmarkRevokeMemory(b *testing.B) {
 	defer conn.Close(ctx)
 	check(b, site.CreateApplication(ctx, application, "acme"))
 	check(b, logi.SeedFiller(ctx, conn, application, 0, outbox))
-	// Of the filler's key there is no private half.
+	// The filler's key has no private half.
 	var kid string
 	_, err = conn.Exec(ctx, `DELETE FROM webhook_signing_keys WHERE kid = $1`, filler)
 	check(b, err)
@@ -113,7 +113,7 @@ spec:
 	b.ReportMetric(0, "ns/op")
 }
 
-// memory reads a line of the kernel's account of a process, in KiB.
+// memory reads a line of a process's status in /proc, in KiB.
 func memory(b *testing.B, p *servers.Process, name string) int {
 	b.Helper()
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.Pid()))

@@ -9,10 +9,11 @@ import (
 	"github.com/1pass-dev/playbook-operator/controllers/systems/platformdb"
 )
 
-// byHand is how many entries the row-by-row loop gets: enough for a rate, which does not depend on it.
+// byHand is how many entries the row-by-row loop gets. It is enough to measure a rate, and the rate does not depend on
+// it.
 const byHand = 3000
 
-// BenchmarkRequeue compares batches with what people type instead, each on a copy of its own of the same outbox.
+// BenchmarkRequeue compares batches with the loop that people type. Each gets its own copy of the same outbox.
 func BenchmarkRequeue(b *testing.B) {
 	var batches, ofSingleUpdate, xRowByRow, perSecond []float64
 	for round := range rounds {

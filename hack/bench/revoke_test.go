@@ -28,15 +28,15 @@ const (
 	// filler is the kid that the outbox of the benchmark is signed by.
 	filler = "whk_filler_1"
 
-	// bareUpdateSQL writes what a revocation writes to the same rows, with signatures as long, and reads and signs
+	// bareUpdateSQL writes to the same rows as a revocation, with signatures of the same length. It reads and signs
 	// nothing.
 	bareUpdateSQL = `UPDATE webhook_outbox_entries SET kid = 'whk_1_abcdefghij', signature = repeat('s', $2), updated_at = clock_timestamp()
 		WHERE oauth_application_id = $1 AND dlq_at IS NOT NULL AND delivered_at IS NULL`
 	signatureLength = 150
 )
 
-// BenchmarkRevoke compares a revocation that signs 100,000 undelivered entries anew with the larger of its parts: one
-// bare UPDATE of the same rows with a signature as long, and the signing alone on all cores.
+// BenchmarkRevoke compares a revocation that signs 100,000 undelivered entries anew with the larger of its two parts:
+// one bare UPDATE of the same rows with signatures of the same length, and the signing alone on all cores.
 func BenchmarkRevoke(b *testing.B) {
 	for _, algorithm := range []string{"EdDSA", "ES256"} {
 		var ofLimit, took []float64
@@ -84,7 +84,7 @@ func BenchmarkRevoke(b *testing.B) {
 	b.ReportMetric(0, "ns/op")
 }
 
-// BenchmarkRevokeLarge measures a revocation with more undelivered entries than it signs anew, each round in the same
+// BenchmarkRevokeLarge measures a revocation with more undelivered entries than it signs anew. All rounds use the same
 // outbox.
 func BenchmarkRevokeLarge(b *testing.B) {
 	d := newDatabase(b, "undelivered")
@@ -100,7 +100,7 @@ func BenchmarkRevokeLarge(b *testing.B) {
 		if !r.Deferred {
 			b.Fatal("it was not deferred")
 		}
-		// The next round ends the same key again.
+		// The next round revokes the same key again.
 		d.exec(b, "DELETE FROM playbook.key_revocations")
 		d.exec(b, "DELETE FROM webhook_outbox_entries WHERE id = $1", r.EventEntryID)
 		d.exec(b, "DELETE FROM webhook_signing_keys WHERE kid = $1", r.SuccessorKid)
@@ -110,7 +110,7 @@ func BenchmarkRevokeLarge(b *testing.B) {
 	b.ReportMetric(0, "ns/op")
 }
 
-// giveKey puts a key in the place of the filler's, and returns what signs with one of its kind.
+// giveKey replaces the filler's key, and returns a function that signs with a key of the same kind.
 func (d *database) giveKey(b *testing.B, algorithm string) (sign func([]byte)) {
 	b.Helper()
 	var key any
@@ -135,7 +135,7 @@ func (d *database) giveKey(b *testing.B, algorithm string) (sign func([]byte)) {
 	return sign
 }
 
-// revoke ends the filler's key.
+// revoke revokes the filler's key.
 func (d *database) revoke(b *testing.B, limit int64) *platformdb.Revocation {
 	b.Helper()
 	url, uid := d.compromise(b)
@@ -147,7 +147,7 @@ func (d *database) revoke(b *testing.B, limit int64) *platformdb.Revocation {
 	return r
 }
 
-// compromise opens an operation, and returns the URL of the role that a KeyCompromise revokes by.
+// compromise opens an operation, and returns the URL of the role that a KeyCompromise uses.
 func (d *database) compromise(b *testing.B) (url, uid string) {
 	b.Helper()
 	server, err := postgres()
@@ -166,8 +166,8 @@ func (d *database) compromise(b *testing.B) (url, uid string) {
 // revokeEnv names an operation to a process of this binary that revokes the filler's key for it.
 const revokeEnv = "BENCH_REVOKE"
 
-// revokeApart revokes the filler's key in a process of its own, as the manager is one: goroutines that sign would
-// otherwise keep those that play the dispatcher waiting for Go's scheduler.
+// revokeApart revokes the filler's key in a process of its own, like the manager. In the same process, goroutines that
+// sign would delay those of the dispatcher in Go's scheduler.
 func revokeApart(ctx context.Context, url, uid string) (*platformdb.Revocation, error) {
 	cmd := exec.CommandContext(ctx, os.Args[0])
 	cmd.Env = append(os.Environ(), revokeEnv+"="+uid, "DATABASE_URL="+url)
@@ -198,14 +198,14 @@ func revokeAlone(uid string) int {
 	return 0
 }
 
-// BenchmarkRevokeClaim measures what a revocation that signs 100,000 dead entries anew costs the dispatcher, whose
-// webhooks are mostly of others, and those who enqueue for the same application; and what one bare UPDATE of the same
-// rows costs the dispatcher.
+// BenchmarkRevokeClaim measures what a revocation that signs 100,000 dead entries anew costs two others: the
+// dispatcher, and those who enqueue for the same application. It also measures what one bare UPDATE of the same rows
+// costs the dispatcher.
 func BenchmarkRevokeClaim(b *testing.B) {
 	const other = 2
 	var xClaim, xClaimUpdate, xEnqueue []float64
 	for round := range rounds {
-		// It happens once, so there is no other order.
+		// A key is revoked only once, so the order can't alternate.
 		measure := func(change func(d *database) (run func(context.Context) error)) (idleClaims, claims, idleEnqueues,
 			enqueues float64) {
 			d := copyOutbox(b)

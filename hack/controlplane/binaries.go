@@ -18,15 +18,15 @@ import (
 	"github.com/1pass-dev/playbook-operator/hack/servers"
 )
 
-// packages of the module binaries/, by the program that they build.
+// packages are the main packages in the module binaries/, by the program that each builds.
 var packages = map[string]struct{ module, main string }{
 	"etcd":           {"go.etcd.io/etcd/server/v3", "go.etcd.io/etcd/server/v3"},
 	"kube-apiserver": {"k8s.io/kubernetes", "k8s.io/kubernetes/cmd/kube-apiserver"},
 	"kubectl":        {"k8s.io/kubernetes", "k8s.io/kubernetes/cmd/kubectl"},
 }
 
-// binary returns the path of a program: from KUBEBUILDER_ASSETS where it is set, else one that setup-envtest has or can
-// download, else one built from the source that binaries/go.mod pins.
+// binary returns the path of a program. It is from KUBEBUILDER_ASSETS if that is set, else from what setup-envtest has
+// or can download. Else it is built from the source that binaries/go.mod pins.
 func binary(ctx context.Context, program string) (string, error) {
 	if assets := os.Getenv("KUBEBUILDER_ASSETS"); assets != "" {
 		path := filepath.Join(assets, program)
@@ -40,7 +40,7 @@ func binary(ctx context.Context, program string) (string, error) {
 		return "", err
 	}
 	path := filepath.Join(root(), "bin", "controlplane", program+"-"+version)
-	// Packages of tests run side by side; one of them builds.
+	// Packages of tests run in parallel. Only one of them builds.
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return "", fmt.Errorf("making the folder of built programs: %w", err)
 	}
@@ -58,7 +58,7 @@ func binary(ctx context.Context, program string) (string, error) {
 	return path, build(ctx, program, version, path)
 }
 
-// envtest asks setup-envtest, which downloads what it does not have. Many machines can't reach where it downloads from.
+// envtest asks setup-envtest, which downloads what it does not have. Many machines can't reach its server.
 func envtest(ctx context.Context, program string) string {
 	version, err := pinned("kube-apiserver")
 	if err != nil {
@@ -90,11 +90,11 @@ func build(ctx context.Context, program, version, path string) error {
 			flags += fmt.Sprintf(" -X k8s.io/component-base/version.%s=%s", name, value)
 		}
 	}
-	// Into a file of its own first: an interrupted build leaves no half a program.
+	// The build writes to another file first, so an interrupted build leaves no incomplete program.
 	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", flags, "-o", path+
 		".new", packages[program].main)
 	cmd.Dir = binariesModule()
-	// The caller may be a test with flags of its own.
+	// GOFLAGS is emptied: the caller may be a test that runs with flags of its own.
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("building %s: %w\n%s", program, err, out)
@@ -105,8 +105,8 @@ func build(ctx context.Context, program, version, path string) error {
 	return nil
 }
 
-// kubectl is the one in PATH where its version is at most one minor version from the server's, as Kubernetes supports,
-// else the pinned one.
+// kubectl is the one in PATH if it is at most one minor version away from the server, as Kubernetes supports. Else it
+// is the pinned one.
 func kubectl(ctx context.Context) (string, error) {
 	version, err := pinned("kubectl")
 	if err != nil {

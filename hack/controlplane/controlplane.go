@@ -117,7 +117,7 @@ func (c *ControlPlane) StartAPIServer(ctx context.Context) error {
 		"--service-account-issuer=https://kubernetes.default.svc", "--service-account-key-file="+
 			c.path("service-account.pem"),
 		"--service-account-signing-key-file="+c.path("service-account.pem"), "--service-cluster-ip-range=10.0.0.0/24",
-		// Nothing creates a default ServiceAccount without a controller manager, and pods are only validated here.
+		// Without a controller manager, nothing creates a default ServiceAccount. Here pods are only validated.
 		"--disable-admission-plugins=ServiceAccount", "--allow-privileged=true", "--profiling=false", "--v=1")
 	if c.apiserver, err = servers.StartProcess("kube-apiserver", cmd, c.path("kube-apiserver.log")); err != nil {
 		return err
@@ -148,7 +148,7 @@ func (c *ControlPlane) Stop(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// Config is the cluster administrator's.
+// Config is for the cluster's administrator.
 func (c *ControlPlane) Config() *rest.Config { return rest.CopyConfig(c.config) }
 
 // Kubeconfig is the path of the cluster administrator's kubeconfig.
@@ -160,8 +160,8 @@ func (c *ControlPlane) Kubectl(ctx context.Context) (string, error) {
 	return c.kubectl, c.kubectlErr
 }
 
-// KubeconfigForServiceAccount writes a kubeconfig that holds nothing but a token of the ServiceAccount, and returns its
-// path.
+// KubeconfigForServiceAccount writes a kubeconfig with a token of the ServiceAccount as the only credential. It returns
+// the path.
 func (c *ControlPlane) KubeconfigForServiceAccount(ctx context.Context, namespace, name string) (string, error) {
 	client, err := kubernetes.NewForConfig(c.config)
 	if err != nil {
@@ -177,7 +177,7 @@ func (c *ControlPlane) KubeconfigForServiceAccount(ctx context.Context, namespac
 	return path, writeKubeconfig(path, c.config, token.Status.Token)
 }
 
-// awaitDefaultNamespace waits until the server has made the namespaces and roles that it makes for itself.
+// awaitDefaultNamespace waits until the server has created its own namespaces and roles.
 func (c *ControlPlane) awaitDefaultNamespace(ctx context.Context) error {
 	client, err := kubernetes.NewForConfig(c.config)
 	if err != nil {
@@ -201,7 +201,7 @@ func healthy(ctx context.Context, client *http.Client, url string) error {
 		return err
 	}
 	defer response.Body.Close()
-	// Anonymous or forbidden still means that it serves; only a 5xx says that it is not ready.
+	// A 401 or 403 still means that it serves. Only a 5xx means that it is not ready.
 	if response.StatusCode >= http.StatusInternalServerError {
 		return fmt.Errorf("%s answered %s", url, response.Status)
 	}
@@ -215,7 +215,7 @@ func writeKubeconfig(path string, config *rest.Config, token string) error {
 	kubeconfig.AuthInfos[name] = &clientcmdapi.AuthInfo{Token: token}
 	kubeconfig.Contexts[name] = &clientcmdapi.Context{Cluster: name, AuthInfo: name}
 	kubeconfig.CurrentContext = name
-	// A manager that was started a moment ago may be reading the file that another one's start replaces.
+	// The file is replaced in one step: a manager that was just started may be reading it.
 	next := path + ".next"
 	if err := clientcmd.WriteToFile(*kubeconfig, next); err != nil {
 		return fmt.Errorf("writing %s: %w", next, err)

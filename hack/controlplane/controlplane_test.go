@@ -24,7 +24,7 @@ import (
 
 const orphanDir = "PLAYBOOK_TEST_ORPHAN_DIR"
 
-// TestMain also plays the parent that TestNoProcessOutlivesItsParent kills.
+// TestMain is also the parent process that TestNoProcessOutlivesItsParent kills.
 func TestMain(m *testing.M) {
 	dir := os.Getenv(orphanDir)
 	if dir == "" {

@@ -9,8 +9,8 @@ import (
 	"os"
 )
 
-// writeCredentials writes what the API server reads when it starts: the administrator's token and the key that signs
-// the tokens of ServiceAccounts. Its certificate it makes itself.
+// writeCredentials writes what the API server reads when it starts: the administrator's token, and the key that signs
+// the tokens of ServiceAccounts. The server makes its certificate itself.
 func (c *ControlPlane) writeCredentials(token string) error {
 	tokens := fmt.Appendf(nil, "%s,admin,admin,system:masters\n", token)
 	if err := os.WriteFile(c.path("tokens.csv"), tokens, 0o600); err != nil {

@@ -1,5 +1,5 @@
-// The demo tells the story of a replay, and of a key that leaks, in kubectl's own output, on a real API server, a real
-// Postgres and the stand-in platform. With -dev it keeps the same world running until Ctrl-C.
+// The demo tells the story of a replay, a leaked key and an outage in kubectl's own output. It runs a real API server,
+// a real Postgres and the stand-in platform. With -dev it keeps the same servers running until Ctrl-C.
 package main
 
 import (
@@ -38,7 +38,7 @@ func main() {
 	}
 }
 
-// applications of the stand-in platform: one that is broken, and two that are well.
+// applications of the stand-in platform. One is broken, and two work.
 var applications = []struct {
 	id   int64
 	name string
@@ -57,7 +57,7 @@ func run(ctx context.Context, dev bool) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, w.Stop(context.WithoutCancel(ctx))) }()
-	// Hours in the platform, seconds here.
+	// What takes hours in production takes seconds here.
 	backoff := []time.Duration{time.Second, 2 * time.Second, 4 * time.Second, 8 * time.Second, 16 * time.Second}
 	site, err := w.NewSite(ctx, "production", logi.Config{Backoff: backoff, JWKSMaxAge: 10 * time.Second})
 	if err != nil {
@@ -74,7 +74,7 @@ func run(ctx context.Context, dev bool) (err error) {
 			return err
 		}
 	}
-	// What a bad deploy is rolled back to.
+	// A bad deploy is rolled back to this commit.
 	site.Render().AddDeploy(logi.WebService, "a1b2c3d", "live", "new_commit", time.Now().Add(-20*time.Hour))
 	if dev {
 		return keep(ctx, w, site, manager)
@@ -126,11 +126,11 @@ The manager's log is %s. Ctrl-C stops everything.
 	}
 }
 
-// removeInTheEnd removes a file when the returned function is called, or when this process ends, however that happens:
-// a shell waits for the end of a pipe that nobody else holds.
+// removeInTheEnd removes a file when the returned function is called, or when this process ends in any way. A shell
+// waits until a pipe closes, and only this process holds the pipe open.
 func removeInTheEnd(path string) (forget func(), err error) {
 	shell := exec.Command("sh", "-c", `read _; rm -f "$0"`, path)
-	shell.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is not for it
+	shell.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C must not end the shell
 	pipe, err := shell.StdinPipe()
 	if err == nil {
 		err = shell.Start()
@@ -139,7 +139,7 @@ func removeInTheEnd(path string) (forget func(), err error) {
 		return nil, fmt.Errorf("seeing to it that %s is removed: %w", path, err)
 	}
 	return func() {
-		_ = pipe.Close() // that is what it waits for
-		_ = shell.Wait() // read reports the end as a failure
+		_ = pipe.Close() // the shell waits for this
+		_ = shell.Wait() // read returns an error at the end of the pipe
 	}, nil
 }

@@ -24,7 +24,7 @@ const (
 type story struct {
 	*world.World
 	site *world.Site
-	// stolen is acme's key, as somebody has it who found it in a CI log.
+	// stolen is a copy of acme's key, as if somebody found it in a CI log.
 	stolen *logi.StolenKey
 }
 
@@ -41,7 +41,8 @@ func tell(ctx context.Context, w *world.World, site *world.Site) error {
 }
 
 func (s *story) outage(ctx context.Context) error {
-	say("acme (application 42) is down. Its webhooks were tried again until they died; those of globex and initech " +
+	say("acme (application 42) is down. Its webhooks were tried again until they died. The webhooks of globex and " +
+		"initech " +
 		"arrive.")
 	s.site.SetFault(42, logi.Fault{Status: 503, Body: "Service Unavailable"})
 	if _, err := s.site.SeedDead(ctx, 42, outage*9/10, "HTTP 503: Service Unavailable", 7); err != nil {
@@ -59,7 +60,7 @@ func (s *story) outage(ctx context.Context) error {
 }
 
 func (s *story) platform(ctx context.Context) error {
-	say("The platform is connected: its URL, its database by three roles of least privilege, its admin API.")
+	say("The Platform names the URL, the database with three roles of least privilege, and the admin API.")
 	fmt.Println("$ kubectl apply -f platform.yaml")
 	out, err := s.KubectlInput(ctx, s.site.Manifest(), "apply", "-f", "-")
 	fmt.Print(out)
@@ -73,7 +74,7 @@ func (s *story) platform(ctx context.Context) error {
 }
 
 func (s *story) plan(ctx context.Context) error {
-	say("First a plan: it counts and breaks down, and changes nothing.")
+	say("First a plan: it counts the dead entries by cause, and changes nothing.")
 	if err := s.apply(ctx, "acme-plan", "  mode: Plan\n"); err != nil {
 		return err
 	}
@@ -171,7 +172,7 @@ func (s *story) proof(_ context.Context) error {
 }
 
 func (s *story) leak(ctx context.Context) error {
-	say("Second chapter: acme's signing key was found in a CI log. Whoever has it forges webhooks that acme believes.")
+	say("Second chapter: acme's signing key was found in a CI log. With it, anybody can forge webhooks that acme accepts.")
 	if _, err := s.site.SeedDead(ctx, 42, leftover, "HTTP 503: Service Unavailable", 7); err != nil {
 		return err
 	}
@@ -196,7 +197,7 @@ func (s *story) forge(ctx context.Context) (int, error) {
 }
 
 func (s *story) end(ctx context.Context) error {
-	say(fmt.Sprintf("One manifest ends the key. %d webhooks of acme are undelivered, and signed by it.", leftover))
+	say(fmt.Sprintf("One manifest revokes the key. %d webhooks of acme are undelivered, and signed by it.", leftover))
 	if err := s.applyKind(ctx, "KeyCompromise", "acme-leak",
 		fmt.Sprintf("  kid: %s\n  reason: private key found in a CI log\n", s.stolen.Kid())); err != nil {
 		return err
@@ -219,7 +220,7 @@ func (s *story) end(ctx context.Context) error {
 }
 
 func (s *story) bringRest(ctx context.Context) error {
-	say("What was undelivered is signed by the successor now, and is delivered like anything else.")
+	say("The undelivered webhooks are now signed by the successor, and are delivered like any others.")
 	if err := s.apply(ctx, "acme-leftover", ""); err != nil {
 		return err
 	}
@@ -229,7 +230,7 @@ func (s *story) bringRest(ctx context.Context) error {
 	if err := s.kubectl(ctx, "get", "dlqreplay", "acme-leftover"); err != nil {
 		return err
 	}
-	// With the forged one that it believed, and the event.
+	// acme also received the forged webhook that it accepted, and the event.
 	if acme := s.site.Counts()[42]; acme.Received != outage+leftover+2 || acme.Duplicates != 0 {
 		return fmt.Errorf("acme received %d webhooks, %d of them twice; it should have received %d, each once", acme.Received,
 			acme.Duplicates, outage+leftover+2)
@@ -238,7 +239,8 @@ func (s *story) bringRest(ctx context.Context) error {
 }
 
 func (s *story) watched(ctx context.Context) error {
-	say("Third chapter: the platform is probed from outside, and who is on call is known. It deploys what is pushed.")
+	say("Third chapter: the platform is probed from outside, and it is known who is on call. Each pushed commit is " +
+		"deployed.")
 	fmt.Println("$ kubectl apply -f platform.yaml")
 	out, err := s.KubectlInput(ctx, s.site.IncidentManifest(), "apply", "-f", "-")
 	fmt.Print(out)
@@ -255,11 +257,11 @@ func (s *story) watched(ctx context.Context) error {
 	return s.kubectl(ctx, "get", "platforms")
 }
 
-// ageOfIncident is the place of its age in the row of an Incident that reached somebody.
+// ageOfIncident is the column of the age, in the row of an Incident that reached somebody.
 const ageOfIncident = 5
 
 func (s *story) badDeploy(ctx context.Context) error {
-	say("Commit 9fceb02 is pushed and deployed. It breaks everything, and nobody does anything about it by hand.")
+	say("Commit 9fceb02 is pushed and deployed. It breaks everything. Nobody does anything by hand.")
 	s.site.Render().SetRollbackDelay(3 * time.Second)
 	s.site.Render().BreakCommit("9fceb02", logi.Breakage{Tokens: true, JWKS: true})
 	s.site.Render().Push(logi.WebService, "9fceb02")
@@ -270,7 +272,7 @@ func (s *story) badDeploy(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		// Without its age. Columns that are not set yet are blank, and then there are fewer.
+		// Leave out the age. Columns that are not set yet are blank, so the row has fewer fields.
 		if fields := strings.Fields(line); strings.HasPrefix(line, "production") && len(fields) > ageOfIncident {
 			fields[ageOfIncident] = ""
 			if row := strings.Join(fields, " "); row != last {
@@ -299,7 +301,7 @@ func (s *story) badDeploy(ctx context.Context) error {
 
 func (s *story) fix(ctx context.Context) error {
 	say("In the morning somebody deploys the fix, d4e5f6a. When it is live and the signals stayed good, auto-deploy " +
-		"comes back.")
+		"is switched on again.")
 	s.site.Render().DeployCommit(logi.WebService, "d4e5f6a")
 	name, err := s.Kubectl(ctx, "-n", world.Namespace, "get", "incidents", "-o", "jsonpath={.items[0].metadata.name}")
 	if err != nil {

@@ -26,7 +26,7 @@ import (
 
 var (
 	kube client.WithWatch
-	// farSides of all cells, at one address: a cell's begin with its name.
+	// farSides has the other systems of all cells, at one address. The paths of a cell begin with its name.
 	farSides sync.Map
 	address  string
 )
@@ -82,7 +82,7 @@ func run(m *testing.M) (code int, err error) {
 	return m.Run(), nil
 }
 
-// serve gives a request to the far side of its cell.
+// serve passes a request to the system of its cell.
 func serve(w http.ResponseWriter, r *http.Request) {
 	name, _, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
 	far, ok := farSides.Load(name)

@@ -28,11 +28,11 @@ const (
 	approved       = "approved"
 	approvedOther  = "another pair approved"
 	resolvedByHand = "resolved by hand"
-	// workers keep the API server busy while the far sides are waited for.
+	// workers is how many cells run in parallel. It keeps the API server busy while cells wait for other systems.
 	workers = 6
 )
 
-// A cell is one Incident, what the signals say of it, and what else is so.
+// A cell is one Incident, a pattern of its signals, and a twist.
 type cell struct {
 	category v1alpha1.IncidentCategory
 	pattern  string
@@ -46,8 +46,8 @@ func (c cell) String() string {
 		c.twist)
 }
 
-// cells are the product, and without a severity, pairwise, what else is so: with each pattern of an Outage whoever
-// opened it, and with each pattern of another category by one of the two in turn.
+// cells lists the product. For Incidents without a severity, it also pairs twists with the cells. An Outage has each
+// twist with each pattern and each opener. Another category has each twist with each pattern, and the openers in turn.
 func cells() (all []cell) {
 	categories := append(of(v1alpha1.CategoryUnclassified, outage, webhook, keyExposed), reported...)
 	for _, category := range categories {
@@ -62,7 +62,7 @@ func cells() (all []cell) {
 					switch {
 					case t.name == ackedUnseen && pattern != Rises:
 					case t.name == sameOpen && opener == bySignals:
-						// The signals open none then: controllers/claims holds that.
+						// In these cells the signals open no Incident. controllers/claims tests that.
 					case category == outage, t.name == ackedUnseen, t.name == sameOpen, (i+j+k)%2 == 0:
 						all = append(all, cell{category, pattern, opener, notGiven, t.name})
 					}
@@ -103,8 +103,8 @@ func TestEvidenceMatrix(t *testing.T) {
 		len(all), beyond.Load(), caught, len(variants), time.Since(began).Round(time.Second))
 }
 
-// play runs a cell: the Incident is opened, the manager looks; two minutes later, after the turn, comes the twist; the
-// manager looks after eight minutes, and after 31.
+// play runs a cell. The Incident is opened, and the manager looks. Two minutes later, after the turn, the twist comes.
+// The manager looks after 8 minutes, and after 31.
 func (c cell) play(ctx context.Context, name string, faulty faults) (string, error) {
 	automation := v1alpha1.AutomationEnabled
 	if c.twist == observeOnly {
@@ -145,7 +145,7 @@ func (c cell) passes(s *scene, obj, first string) error {
 		return err
 	}
 	if c.twist == acknowledged {
-		// Before the turn, and seen by then.
+		// This twist comes before the turn, and the manager has seen it by then.
 		if err := s.patch(&v1alpha1.Incident{}, obj, `{"spec":{"acknowledgement":{"by":"kim"}}}`); err != nil {
 			return err
 		}
@@ -170,7 +170,7 @@ func (c cell) passes(s *scene, obj, first string) error {
 	return nil
 }
 
-// openFirst opens the Incident that is open beside the cell's: a person's sev3, while all is good.
+// openFirst opens the other Incident, before the cell's: a person's sev3, while all signals are good.
 func (c cell) openFirst(s *scene) (string, error) {
 	category := c.category
 	switch {
@@ -200,7 +200,7 @@ func affected(category v1alpha1.IncidentCategory) *v1alpha1.IncidentAffected {
 	return nil
 }
 
-// open the cell's Incident. A severity of one that opened by itself is patched in before the first pass.
+// open opens the cell's Incident. If the signals opened it, its severity is patched in before the first pass.
 func (c cell) open(s *scene) (string, error) {
 	i := &v1alpha1.Incident{ObjectMeta: metav1.ObjectMeta{Name: "cell"}}
 	i.Spec.Category, i.Spec.Affected = c.category, affected(c.category)
@@ -220,7 +220,7 @@ func (c cell) open(s *scene) (string, error) {
 	return name, err
 }
 
-// turns does what the twist is.
+// turns makes the twist happen.
 func (c cell) turns(s *scene, name string) error {
 	switch c.twist {
 	case ackedUnseen:
@@ -242,7 +242,8 @@ func (c cell) turns(s *scene, name string) error {
 	return nil
 }
 
-// approve the pair that an Incident asks for, or where it asks for none or for another, one that is not live.
+// approve approves the pair that an Incident asks for. For the other twist, or if it asks for none, it approves a pair
+// that is not live.
 func (s *scene) approve(name string, other bool) error {
 	obj, err := s.get(name)
 	if err != nil {

@@ -29,7 +29,7 @@ const (
 	ownerKey    = "R0utingKeyOfTheProjectOwner00000"
 )
 
-// A scene is what one cell plays in: a namespace, a Platform, far sides and a clock of its own.
+// A scene is for one cell: a namespace, a Platform, other systems and a clock of its own.
 type scene struct {
 	ctx      context.Context
 	name     string
@@ -43,12 +43,12 @@ type scene struct {
 	faulty   faults
 }
 
-// faults are how a broken manager differs from ours.
+// faults are the differences of a broken manager.
 type faults struct {
 	client    func(client.WithWatch) client.Client
 	signals   func([]signals.Signal) []signals.Signal
 	transport http.RoundTripper
-	// before each pass over an Incident
+	// before runs before each pass over an Incident.
 	before func(*scene, string) error
 }
 
@@ -105,7 +105,7 @@ func (s *scene) applyPlatform() error {
 		Spec: s.spec})
 }
 
-// newManager is one that has just started.
+// newManager is a manager that has just started.
 func (s *scene) newManager() *incident.Reconciler {
 	c := client.Client(kube)
 	if s.faulty.client != nil {
@@ -124,7 +124,7 @@ func (s *scene) newManager() *incident.Reconciler {
 	}
 }
 
-// open creates an Incident as a person does, or an alert, and lets the clock stand at its creation.
+// open creates an Incident like a person or an alert, and sets the clock to its creation.
 func (s *scene) open(i *v1alpha1.Incident) (string, error) {
 	i.Namespace, i.Spec.PlatformRef.Name = s.name, "p"
 	if err := kube.Create(s.ctx, i); err != nil {
@@ -191,7 +191,7 @@ func (s *scene) get(name string) (*v1alpha1.Incident, error) {
 	return obj, kube.Get(s.ctx, types.NamespacedName{Namespace: s.name, Name: name}, obj)
 }
 
-// outcome is what the far sides saw, and how the Incident says that it stands.
+// outcome is what the other systems received, and the state of the Incident by its own words.
 func (s *scene) outcome(name string) (string, error) {
 	obj, err := s.get(name)
 	if err != nil {
@@ -200,8 +200,8 @@ func (s *scene) outcome(name string) (string, error) {
 	return fmt.Sprintf("%s; %s; %s; %s", s.pages(), s.rolledBack(obj), state(obj), s.public()), nil
 }
 
-// pages that PagerDuty has, as the tier's initial and the severity: r is resolved, a acknowledged, and otherwise it
-// rings.
+// pages are the alerts of PagerDuty, as the tier's initial and the severity. r is resolved, a is acknowledged. Without
+// a letter, the page still rings.
 func (s *scene) pages() string {
 	var texts []string
 	for _, p := range s.services.Pages() {
@@ -219,7 +219,7 @@ func (s *scene) pages() string {
 	return strings.Join(texts, " ")
 }
 
-// rolledBack is what Render was asked for, and if it was not, what is waited for.
+// rolledBack is what Render was asked for. If it was not asked, it is what the Incident waits for.
 func (s *scene) rolledBack(obj *v1alpha1.Incident) string {
 	text := "-"
 	c := meta.FindStatusCondition(obj.Status.Conditions, v1alpha1.StepRolledBack)
@@ -240,7 +240,7 @@ func (s *scene) rolledBack(obj *v1alpha1.Incident) string {
 	return text
 }
 
-// state is closed, or what the Incident says that it waits for.
+// state is closed, or what the Incident waits for by its own words.
 func state(obj *v1alpha1.Incident) string {
 	if obj.Status.ResolvedAt != nil {
 		return "closed"

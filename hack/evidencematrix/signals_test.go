@@ -17,7 +17,7 @@ const (
 	webhooks  = v1alpha1.ConditionWebhooksDelivered
 )
 
-// What the signals say, from when the Incident is opened on. turn is a minute later.
+// The patterns are what the signals say from the opening of the Incident on. turn is a minute later.
 const (
 	Good            = "good"
 	Bad             = "bad"               // /up by 502, and the webhooks, since before the Incident was opened
@@ -38,7 +38,7 @@ var patterns = []string{
 
 const turn = time.Minute
 
-// say makes a signal that is in a state since an instant.
+// say makes a signal that has been in a state since an instant.
 func say(condition string, state metav1.ConditionStatus, since time.Time) signals.Signal {
 	severity := v1alpha1.Sev1
 	if condition == endpoints || condition == webhooks {
@@ -88,13 +88,13 @@ func seen(category v1alpha1.IncidentCategory, pattern string, at time.Time) []si
 	return []signals.Signal{bad(up, v1alpha1.Sev1, pattern != BadBy4xx, since)}
 }
 
-// look is what the signals say at an instant after the Incident was opened at one.
+// look is what the signals say at an instant. The Incident was opened at another.
 func look(pattern string, bySignals bool, opened, now time.Time) []signals.Signal {
 	turned := !now.Before(opened.Add(turn))
 	long, since, then := opened.Add(-10*time.Hour), opened.Add(-30*time.Second), opened.Add(turn)
 	broken := []signals.Signal{bad(up, v1alpha1.Sev1, true, since), bad(webhooks, v1alpha1.Sev2, false, since)}
 	if bySignals && (pattern == Good || pattern == GoodThenUnknown) {
-		long = opened // they saw it bad a moment before
+		long = opened // the signals saw it bad just before
 	}
 	switch pattern {
 	case Good:

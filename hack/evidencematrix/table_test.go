@@ -31,14 +31,14 @@ func of[T any](v ...T) []T { return v }
 var (
 	sev1, sev3 = v1alpha1.Sev1, v1alpha1.Sev3
 	reported   = of(v1alpha1.CategoryMergeInconsistency, v1alpha1.CategoryKeyMismatch)
-	// quiet are the patterns in which no signal is bad from the moment on at which the Incident is there.
+	// quiet are the patterns in which no signal is bad after the Incident was opened.
 	quiet = of(Good, BadBefore, Unknown, NeverGood, GoodThenUnknown)
 )
 
 // table is written by hand from the evidence table of the Incident. Each cell has exactly one row.
 var table = []row{
-	// An Outage that a person reports. Its floor is sev2. What no signal confirms is never closed by signals, and never
-	// rolled back without an approval.
+	// An Outage that a person reports. Its floor is sev2. If no signal confirms it, signals never close it, and a rollback
+	// needs an approval.
 	{of(outage), person, of(notGiven), quiet, "E2; asks; unconfirmed; -"},
 	{of(outage), person, of(notGiven), of(Bad), "E1 O1; back; bad; public"},
 	{of(outage), person, of(notGiven), of(BadBy4xx), "E1 O1; asks; bad; public"},
@@ -61,7 +61,7 @@ var table = []row{
 	{of(outage), person, of(sev3), of(BadThenGood), "-; back; closed; -"},
 	{of(outage), person, of(sev3), of(BadThenUnknown), "-; back; lost; -"},
 
-	// An Outage that the signals opened: what they saw confirms it, also where it is good or unknown a moment later.
+	// An Outage that the signals opened. What they saw confirms it, even if the signal is good or unknown a moment later.
 	{of(outage), bySignals, of(notGiven, sev1), of(Good, BadBefore), "E1r; -; closed; -"},
 	{of(outage), bySignals, of(notGiven, sev1), of(Unknown, NeverGood, GoodThenUnknown), "E1 O1; asks; lost; -"},
 	{of(outage), bySignals, of(notGiven, sev1), of(Bad), "E1 O1; back; bad; public"},
@@ -104,12 +104,12 @@ var table = []row{
 	{append(of(webhook, v1alpha1.CategoryUnclassified), reported...), all, of(sev3), patterns, "-; -; person; -"},
 }
 
-// twists are what else is so, each with what it changes of an outcome. An outcome that a twist does not name stays as
-// it is.
+// twists are the other events, each with the outcomes that it changes. An outcome that a twist does not name stays the
+// same.
 var twists = []struct {
 	name    string
 	changes map[string]string
-	// rising are the changes of what only rises after the twist, where they are others.
+	// rising are the changes for cells that rise only after the twist, if these differ.
 	rising map[string]string
 }{
 	{name: otherOpen},
@@ -137,7 +137,7 @@ var twists = []struct {
 		// It was acknowledged as sev3, before anybody was paged.
 		"E2; -; person; -": "E2; -; person; -",
 	}},
-	// The page of the lower severity is not acknowledged any more: the higher one rings.
+	// The acknowledgement was for the lower severity only. The page of the higher one rings.
 	{name: ackedUnseen, changes: map[string]string{
 		"E2; -; person; -": "E2a; -; person; -",
 	}, rising: map[string]string{
@@ -149,7 +149,8 @@ var twists = []struct {
 		"E1 O1; asks; bad; public": "E1 O1; back; bad; public",
 		"E1 O1; asks; lost; -":     "E1 O1; back; lost; -",
 	}},
-	// A pair that is not live any more. The new one is live since after the turn, and no signal is bad by a ground since.
+	// The approved pair is not live any more. A new deploy went live after the turn, and since then no signal is bad in a
+	// way that allows a rollback.
 	{name: approvedOther},
 	{name: resolvedByHand, changes: map[string]string{
 		"E2; asks; unconfirmed; -":    "E2r; -; closed; -",
@@ -167,8 +168,8 @@ var twists = []struct {
 	}, rising: map[string]string{
 		"E2; -; person; -": "-; -; closed; -",
 	}},
-	// The first keeps the place, and is a person's sev3 about nothing. This one pages only. It does not close what it
-	// cannot see the end of.
+	// The first Incident keeps the place. It is a person's sev3, and no signal was bad for it. This one only pages. It
+	// does not close, since it can't see the end.
 	{name: sameOpen, changes: map[string]string{
 		"E2; asks; unconfirmed; -":    "E2; WaitingForOther; unconfirmed; -",
 		"E2; asks; bad; -":            "E2; WaitingForOther; bad; -",
@@ -180,7 +181,7 @@ var twists = []struct {
 	}},
 }
 
-// rises says that nothing that is about the cell was bad, or had been seen bad, when the twist came.
+// rises says that no signal of the cell was bad, or had been seen bad, when the twist came.
 func (c cell) rises() bool { return c.pattern == Rises && c.category == webhook && c.opener == person }
 
 // want is the outcome of a cell by the table, and how many rows select it.

@@ -19,8 +19,8 @@ import (
 	"github.com/1pass-dev/playbook-operator/controllers/signals"
 )
 
-// variants are managers that are broken on purpose. Each is caught by its cell, whose outcome must be another than the
-// table's.
+// variants are managers that are broken on purpose. Each names a cell. It is caught if the cell's outcome differs from
+// the table.
 var variants = []struct {
 	name   string
 	cell   cell
@@ -63,14 +63,14 @@ func unknownIsBad(each []signals.Signal) (turned []signals.Signal) {
 	return turned
 }
 
-// rewrite merges JSON into the status of an object, as a manager with other rules would have left it.
+// rewrite merges JSON into the status of an object, as if a manager with other rules had written it.
 func (s *scene) rewrite(obj client.Object, name, merge string) error {
 	obj.SetNamespace(s.name)
 	obj.SetName(name)
 	return kube.Status().Patch(s.ctx, obj, client.RawPatch(types.MergePatchType, []byte(merge)))
 }
 
-// confirmByThePast takes a signal that was bad before the Incident for its confirmation.
+// confirmByThePast confirms an Incident by a signal that was bad before it.
 func confirmByThePast(s *scene, name string) error {
 	return s.rewrite(&v1alpha1.Incident{}, name, fmt.Sprintf(
 		`{"status":{"confirmedAt":%q,"confirmedBy":"UpAnswers"}}`, s.opened.UTC().Format(time.RFC3339)))
@@ -96,7 +96,7 @@ func settleEarly(s *scene, name string) error {
 	return kube.Status().Update(s.ctx, obj)
 }
 
-// swallowSev1 answers 202 to each page of sev1 in PagerDuty's place.
+// swallowSev1 answers 202 to each sev1 page, and PagerDuty does not get it.
 type swallowSev1 struct{}
 
 func (swallowSev1) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -132,7 +132,7 @@ func reading(change func(client.Object)) func(client.WithWatch) client.Client {
 	}
 }
 
-// oneSlot has the first Incident, of whatever category, in the place of the outage.
+// oneSlot puts the first Incident, of any category, into the slot of the outage.
 var oneSlot = reading(func(obj client.Object) {
 	switch o := obj.(type) {
 	case *v1alpha1.Platform:
@@ -148,7 +148,7 @@ var oneSlot = reading(func(obj client.Object) {
 	}
 })
 
-// anyDigest takes each approval for the pair that is planned.
+// anyDigest takes every approval as one of the planned pair.
 var anyDigest = reading(func(obj client.Object) {
 	if o, ok := obj.(*v1alpha1.Incident); ok && o.Status.Rollback != nil {
 		for i := range o.Spec.Approvals {

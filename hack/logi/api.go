@@ -143,7 +143,7 @@ type nonce struct {
 	used  bool
 }
 
-// IssueNonce makes a step-up nonce for the retry of one entry, as a person does with a second factor. It is good once.
+// IssueNonce makes a step-up nonce for the retry of one entry, like a person with a second factor. It works once.
 func (s *Server) IssueNonce(entry int64) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -182,7 +182,7 @@ func (s *Server) retryEntry(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// spend uses a nonce up, or says why it can't.
+// spend uses up a nonce, or returns why it can't.
 func (s *Server) spend(text string, entry int64) (code string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -1,5 +1,5 @@
--- What tests believe: it counts each requeue, whoever made it, of a dead entry or again of one that is alive. Only a requeue sets
--- enqueued_at. It is not the platform's, and the operator's role has no right to it.
+-- Tests trust this trigger. It records each requeue, by anybody: of a dead entry, or of one that was requeued before. Only a requeue
+-- sets enqueued_at. The trigger does not belong to the platform, and the operator's role has no access to its table.
 CREATE SCHEMA logi_test;
 CREATE TABLE logi_test.requeues (
     id bigserial PRIMARY KEY,

@@ -21,18 +21,18 @@ const (
 	taking = `SELECT e.id, e.oauth_application_id, e.event_type, e.payload::text, e.idempotency_key, e.signature, e.attempts, coalesce(a.webhook_url, '')
 	FROM webhook_outbox_entries e JOIN oauth_applications a ON a.id = e.oauth_application_id WHERE ` + due
 
-	// ClaimQuery takes the entry that is due first. Its row lock is held until the attempt has been written down, HTTP
-	// call included.
+	// ClaimQuery takes the entry that is due first. Its row lock is held during the HTTP call, until the attempt has been
+	// recorded.
 	ClaimQuery = taking + ` ORDER BY e.enqueued_at, e.id LIMIT 1 FOR UPDATE OF e SKIP LOCKED`
 	claimOne   = taking + ` AND e.id = $1 FOR UPDATE OF e SKIP LOCKED`
 )
 
-// idle is how long a worker that found nothing waits.
+// idle is how long a worker waits after it found nothing.
 const idle = 20 * time.Millisecond
 
 func (s *Server) work(ctx context.Context) {
 	for ctx.Err() == nil {
-		// An error is the database's, which tests take away: the platform's dispatcher too is restarted until it is back.
+		// An error is from the database, which tests stop. The platform's dispatcher is also restarted until it is back.
 		if delivered, err := s.deliverOne(ctx, ClaimQuery); err == nil && delivered {
 			continue
 		}
@@ -43,8 +43,8 @@ func (s *Server) work(ctx context.Context) {
 	}
 }
 
-// DispatchOnce attempts each entry that is due once, and returns how many. What becomes due meanwhile waits for the
-// next time: a replay refills what is dispatched, and would otherwise be followed to its end.
+// DispatchOnce attempts each entry that is due once, and returns how many. An entry that becomes due during the call
+// waits for the next call. Otherwise a replay, which adds entries as others are sent, would keep it going to its end.
 func (s *Server) DispatchOnce(ctx context.Context) (int, error) {
 	rows, err := s.pool.Query(ctx, `SELECT e.id FROM webhook_outbox_entries e WHERE `+due+` ORDER BY e.enqueued_at, e.id`)
 	if err != nil {
@@ -78,7 +78,7 @@ type claimed struct {
 	problem         string // for last_error
 }
 
-// deliverOne attempts the entry that a query claims; it reports false where it claims none.
+// deliverOne attempts the entry that a query claims. It returns false if the query claims none.
 func (s *Server) deliverOne(ctx context.Context, claim string, args ...any) (delivered bool, err error) {
 	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 		var e claimed
@@ -107,7 +107,7 @@ func (s *Server) attempt(ctx context.Context, e *claimed) {
 		e.problem = "URI::InvalidURIError: " + err.Error()
 		return
 	}
-	// net/http takes a request with an Idempotency-Key for one that it may send again: an attempt would become two.
+	// net/http may send a request with an Idempotency-Key again by itself. Then one attempt would become two.
 	request.GetBody = nil
 	request.Header.Set("Content-Type", "application/json")
 	request.Header.Set("Idempotency-Key", e.key)
@@ -146,8 +146,8 @@ func rubyError(err error) string {
 	return "SocketError: " + err.Error()
 }
 
-// writeDown follows the platform's rule: 2xx is delivered, 5xx, 408, 429 and no answer are retried with backoff, and
-// any other answer goes straight to the DLQ.
+// writeDown records an attempt by the platform's rule. A 2xx is delivered. A 5xx, 408, 429 or no answer is retried with
+// backoff. Any other answer makes the entry dead at once.
 func (s *Server) writeDown(ctx context.Context, tx pgx.Tx, e *claimed) error {
 	attempts := e.attempts + 1
 	retried := e.answered == 0 || e.answered >= 500 || e.answered == http.StatusRequestTimeout ||

@@ -55,7 +55,7 @@ func page(w http.ResponseWriter, status int, title string) {
 		"</h1></body></html>")
 }
 
-// serveUp answers as Rails' health controller, in HTML or JSON: it looks at neither the database nor Redis.
+// serveUp answers like Rails' health controller, in HTML or JSON. It checks neither the database nor Redis.
 func serveUp(w http.ResponseWriter, r *http.Request) {
 	if strings.Contains(r.Header.Get("Accept"), "application/json") {
 		respond(w, http.StatusOK, map[string]string{"status": "up", "timestamp": time.Now().UTC().Format(time.RFC3339)})

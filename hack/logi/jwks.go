@@ -15,7 +15,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// JWKSFault is how JWKS fails, at every replica and for everybody who asks. The empty one is JWKS that is well.
+// JWKSFault is how JWKS fails, at every replica and for every client. The empty fault is none.
 type JWKSFault string
 
 // The faults of JWKS.
@@ -46,15 +46,15 @@ func (s *Server) SetJWKSFault(fault JWKSFault) {
 	s.jwksDown = fault
 }
 
-// SetJWKSTTL makes an application's relying party keep the keys that it fetches from now on for a time of its own,
-// whatever JWKS says of them.
+// SetJWKSTTL makes an application's relying party cache the keys that it fetches from now on for a time of its own, and
+// not for the time that JWKS allows.
 func (s *Server) SetJWKSTTL(application int64, ttl time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.jwksTTL[application] = ttl
 }
 
-// StaleReplica makes a replica of JWKS, counted from 0, serve for ever what is published now.
+// StaleReplica makes a replica of JWKS, counted from 0, always serve what is published now.
 func (s *Server) StaleReplica(ctx context.Context, n int) error {
 	set, err := s.published(ctx)
 	if err != nil {
@@ -104,7 +104,7 @@ func (s *Server) controlJWKS(ctx context.Context, in struct {
 	return in, nil
 }
 
-// replica is one of the processes that serve JWKS, with what it keeps.
+// replica is one of the processes that serve JWKS, with its cache.
 type replica struct {
 	set   jose.JSONWebKeySet
 	read  time.Time
@@ -169,7 +169,7 @@ func (s *Server) serveJWKS(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// keep remembers what a replica read, unless it was made stale meanwhile.
+// keep caches what a replica read, unless it was made stale during the read.
 func (s *Server) keep(n int, read replica) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -178,8 +178,8 @@ func (s *Server) keep(n int, read replica) {
 	}
 }
 
-// publishedSQL is which keys JWKS shows: one in grace stays until its grace ends. The keys of SeedFiller have no public
-// part.
+// publishedSQL selects the keys that JWKS shows. A key in grace stays until its grace ends. The keys of SeedFiller have
+// no public part.
 const publishedSQL = `(status = 'active' OR status = 'grace' AND (grace_until IS NULL OR grace_until > clock_timestamp())) AND public_key <> ''`
 
 // published reads the keys that JWKS shows now.

@@ -74,7 +74,7 @@ func issueKey(ctx context.Context, tx pgx.Tx, application int64, algorithm jose.
 	return nil
 }
 
-// signer of an application's active key, which a rotation may have replaced since the last time.
+// signer signs with an application's active key. It reads the key each time, since a rotation may have replaced it.
 func (s *Server) signer(ctx context.Context, application int64) (signer, error) {
 	var kid, algorithm, private string
 	if err := s.pool.QueryRow(ctx, `SELECT kid, algorithm, private_key FROM webhook_signing_keys WHERE oauth_application_id = $1 AND status = 'active'
@@ -119,7 +119,7 @@ var (
 	errNoKeys     = errors.New("no keys to verify with")
 )
 
-// verify checks a webhook as a relying party does: against the keys that it fetched from JWKS and keeps.
+// verify checks a webhook like a relying party, with the keys that it fetched from JWKS and cached.
 func (s *Server) verify(ctx context.Context, application int64, signature string, body []byte) error {
 	s.mu.Lock()
 	cached, leaked := s.jwks[application], s.leaked[application]
@@ -153,7 +153,7 @@ func (s *Server) verify(ctx context.Context, application int64, signature string
 	return err
 }
 
-// StolenKey is a copy of a signing key, as somebody has it who found it where it should not be.
+// StolenKey is a copy of a signing key that somebody found where it should not be.
 type StolenKey struct {
 	signer
 	server      *Server

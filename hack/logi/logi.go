@@ -1,6 +1,6 @@
 // Package logi plays the identity platform 1pass.dev: its tables, its webhook dispatcher, its relying parties and its
-// HTTP API, so that a playbook's step can't tell the difference. It counts what it is told to do, and can be told to
-// fail. It is test equipment, and knows nothing of the controllers.
+// HTTP API. A playbook's step can't tell the difference. It counts what it is told to do, and can be told to fail. It
+// is test equipment, and imports nothing of the controllers.
 package logi
 
 import (
@@ -33,19 +33,19 @@ type Config struct {
 	Listen string
 	// Workers of the dispatcher; the default is 8.
 	Workers int
-	// ManualDispatch leaves the workers out: DispatchOnce delivers.
+	// ManualDispatch starts no workers: only DispatchOnce delivers.
 	ManualDispatch bool
 	// Backoff before each retry; an entry that fails once more after the last dies. The default takes nine hours.
 	Backoff []time.Duration
 	// DeliveryTimeout of one attempt; the default is 5 s.
 	DeliveryTimeout time.Duration
-	// JWKSMaxAge is for how long relying parties keep the keys that they fetched; the default is 5 minutes.
+	// JWKSMaxAge is how long relying parties cache the keys that they fetched; the default is 5 minutes.
 	JWKSMaxAge time.Duration
-	// JWKSReplicas serve JWKS in turn, request by request; each keeps what it read for so long. The default is one that
-	// keeps nothing.
+	// JWKSReplicas has a duration for each replica that serves JWKS: how long it caches what it read. They serve in turn,
+	// request by request. The default is one replica without a cache.
 	JWKSReplicas []time.Duration
-	// Settle409 switches on the mended rule: a 409 to a retry settles the entry as delivered. As the platform is today, it
-	// dies.
+	// Settle409 switches on the mended rule: a 409 to a retry settles the entry as delivered. Without it the entry dies,
+	// as on the real platform.
 	Settle409 bool
 }
 
@@ -88,7 +88,7 @@ func Migrate(ctx context.Context, databaseURL string) error {
 	return execute(ctx, databaseURL, "creating the platform's tables", schema)
 }
 
-// InstallAudit adds a trigger that enters each revival of a dead entry into the table logi_test.requeues.
+// InstallAudit adds a trigger that records each requeue in the table logi_test.requeues.
 func InstallAudit(ctx context.Context, databaseURL string) error {
 	return execute(ctx, databaseURL, "installing the audit trigger", audit)
 }
@@ -105,7 +105,7 @@ func execute(ctx context.Context, databaseURL, doing, sql string) error {
 	return nil
 }
 
-// AddMigration enters a migration as one that has run, by the time at which it was written.
+// AddMigration records a migration that has run. Its version is the time at which it was written.
 func (s *Server) AddMigration(ctx context.Context, written time.Time) error {
 	if _,
 		err := s.pool.Exec(ctx, `INSERT INTO schema_migrations VALUES ($1)`,
@@ -181,7 +181,7 @@ func (s *Server) URL() string { return s.url }
 // AdminToken opens the admin API.
 func (s *Server) AdminToken() string { return s.adminToken }
 
-// Close stops the dispatcher and the HTTP server. What was being delivered stays undelivered.
+// Close stops the dispatcher and the HTTP server. Deliveries under way stay undelivered.
 func (s *Server) Close() error {
 	s.cancel()
 	err := s.server.Close()

@@ -23,11 +23,11 @@ type Notice struct {
 	CreatedAt time.Time                  `json:"created_at"`
 	// ResolvedAt is nil while it is open.
 	ResolvedAt *time.Time `json:"resolved_at"`
-	// Updates, newest first. The slice is never changed, only replaced.
+	// Updates have the newest first. The slice is never changed, only replaced.
 	Updates []NoticeUpdate `json:"incident_updates"`
 }
 
-// NoticeUpdate is what subscribers were sent.
+// NoticeUpdate is an update that subscribers were sent.
 type NoticeUpdate struct {
 	Status    string    `json:"status"`
 	Body      string    `json:"body"`

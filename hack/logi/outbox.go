@@ -8,12 +8,12 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// CreateApplication registers a relying party whose endpoint is one of ours, with a signing key of EdDSA.
+// CreateApplication registers a relying party with an endpoint of this server, and with an EdDSA signing key.
 func (s *Server) CreateApplication(ctx context.Context, id int64, name string) error {
 	return s.CreateApplicationWithKey(ctx, id, name, jose.EdDSA)
 }
 
-// CreateApplicationWithKey is CreateApplication with a signing key of EdDSA, ES256 or RS256.
+// CreateApplicationWithKey is CreateApplication with a signing key for EdDSA, ES256 or RS256.
 func (s *Server) CreateApplicationWithKey(ctx context.Context, id int64, name string,
 	algorithm jose.SignatureAlgorithm) error {
 	return pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
@@ -32,8 +32,8 @@ func (s *Server) Enqueue(ctx context.Context, application int64, n int) ([]int64
 	return s.insert(ctx, application, n, "clock_timestamp() + n * interval '1 microsecond'", "")
 }
 
-// SeedDead puts n signed webhooks into the outbox that died over the last hour with the same last_error, and returns
-// their ids in the order in which they were enqueued. Their attempts are as given.
+// SeedDead puts n signed webhooks into the outbox that died over the last hour. All have the same last_error and
+// attempts. It returns their ids in the order in which they were enqueued.
 func (s *Server) SeedDead(ctx context.Context, application int64, n int, lastError string, attempts int) ([]int64,
 	error) {
 	// They were enqueued over an hour that ended two hours ago, and died an hour after that.
@@ -62,7 +62,7 @@ func (s *Server) insert(ctx context.Context, application int64, n int, enqueuedA
 	}
 	ids := make([]int64, 0, n)
 	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-		// The body is what Postgres makes of the payload, so that is what is signed.
+		// The body is the payload as Postgres writes it, so that text is signed.
 		rows, err := tx.Query(ctx, `WITH ids AS (SELECT n, nextval('webhook_outbox_entries_id_seq') AS id FROM generate_series(1, $1::int) n)
 			SELECT id, n, jsonb_build_object('id', 'evt_' || id, 'type', 'user.updated', 'data', jsonb_build_object('sub', md5(id::text), 'n', n))::text
 			FROM ids ORDER BY n`, n)
@@ -90,9 +90,9 @@ func (s *Server) insert(ctx context.Context, application int64, n int, enqueuedA
 	return ids, err
 }
 
-// SeedFiller fills an outbox for measurements, by SQL alone: delivered entries and dead ones, with a payload and a
-// signature of the usual length that nobody verifies. The dead ones lie evenly among the others, as the webhooks of a
-// relying party that is down lie among those that arrive. It creates the application.
+// SeedFiller creates an application and fills an outbox for measurements, by SQL alone. It adds delivered and dead
+// entries. Their payloads and signatures have the usual length, and nobody verifies them. The dead entries are spread
+// evenly, like those of one relying party that is down.
 func SeedFiller(ctx context.Context, conn *pgx.Conn, application int64, delivered, dead int) error {
 	for _, statement := range []struct {
 		sql  string

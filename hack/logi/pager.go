@@ -19,7 +19,7 @@ import (
 	"time"
 )
 
-// Services plays those by whom people are told: PagerDuty, Slack, receivers of signed webhooks, and Statuspage.io. It
+// Services plays the services that notify people: PagerDuty, Slack, receivers of signed webhooks, and Statuspage.io. It
 // serves HTTP by itself, and as a part of Server.
 type Services struct {
 	mux           *http.ServeMux
@@ -66,7 +66,7 @@ type ServiceFault struct {
 	// Refuse closes the connection before anything was taken, LoseReply after it was.
 	Refuse    bool `json:"refuse,omitempty"`
 	LoseReply bool `json:"loseReply,omitempty"`
-	// Garbage answers what is no HTTP, with the request's own headers and body in it.
+	// Garbage answers with bytes that are not HTTP, and that contain the request's own headers and body.
 	Garbage bool `json:"garbage,omitempty"`
 	// Times is how many requests are hit; 0 means each.
 	Times int `json:"times,omitempty"`
@@ -85,7 +85,7 @@ type Page struct {
 	Source   string            `json:"source"`
 	Links    []string          `json:"links"`
 	Details  map[string]string `json:"details"`
-	// When it was first triggered, acknowledged and resolved; zero where it wasn't.
+	// The times at which it was first triggered, acknowledged and resolved, or zero.
 	TriggeredAt    time.Time `json:"triggeredAt"`
 	AcknowledgedAt time.Time `json:"acknowledgedAt"`
 	ResolvedAt     time.Time `json:"resolvedAt"`
@@ -97,7 +97,7 @@ type Chat struct {
 	Text    string `json:"text"`
 }
 
-// Webhook is one whose signature was right.
+// Webhook is a webhook with a valid signature.
 type Webhook struct {
 	Name string `json:"name"`
 	ID   string `json:"id"`
@@ -106,7 +106,7 @@ type Webhook struct {
 	Times int `json:"times"`
 }
 
-// NewServices makes services that are well and know nobody.
+// NewServices makes services without faults and without clients.
 func NewServices() *Services {
 	s := &Services{
 		mux: http.NewServeMux(), statuspageKey: rand.Text(),
@@ -164,21 +164,21 @@ func (s *Services) Pages() []Page {
 	return slices.Clone(s.pages)
 }
 
-// Chats in the order in which they came.
+// Chats in the order in which they arrived.
 func (s *Services) Chats() []Chat {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Clone(s.chats)
 }
 
-// Webhooks in the order in which they first came.
+// Webhooks in the order in which they first arrived.
 func (s *Services) Webhooks() []Webhook {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Clone(s.webhooks)
 }
 
-// Forget forgets faults, counts and what came, as if the services had just started; secrets stay.
+// Forget drops faults, counts and everything that arrived, as if the services had just started. Secrets stay.
 func (s *Services) Forget() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -187,7 +187,7 @@ func (s *Services) Forget() {
 	s.pages, s.chats, s.webhooks, s.notices = nil, nil, nil, nil
 }
 
-// faulty reads the request, and lets do take it and say the answer unless the service's fault is in the way.
+// faulty reads the request. Unless a fault of the service prevents it, do handles the request and returns the answer.
 func (s *Services) faulty(service string,
 	do func(r *http.Request, body []byte) (status int, answer any)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
@@ -207,7 +207,7 @@ func (s *Services) faulty(service string,
 			panic(http.ErrAbortHandler)
 		case fault.Garbage:
 			if conn, _, err := w.(http.Hijacker).Hijack(); err == nil {
-				// In one word, which net/http repeats in its error.
+				// It is one word, since net/http repeats one word in its error.
 				_, _ = io.WriteString(conn, strings.ReplaceAll(request, " ", "_")+"\r\n\r\n")
 				_ = conn.Close()
 			}
@@ -267,7 +267,7 @@ func stall(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// xs reads as x for ever.
+// xs reads as an endless sequence of x.
 type xs struct{}
 
 func (xs) Read(p []byte) (int, error) {
@@ -319,7 +319,7 @@ type event struct {
 	} `json:"links"`
 }
 
-// problem is what PagerDuty says of an event that it does not take; empty where it takes it.
+// problem is PagerDuty's reason to refuse an event. It is empty if the event is accepted.
 func (in *event) problem() string {
 	switch p := in.Payload; {
 	case !routingKeyPattern.MatchString(in.RoutingKey):
@@ -382,7 +382,7 @@ func (s *Services) enqueue(_ *http.Request, body []byte) (int, any) {
 			page.Links = append(page.Links, link.Href)
 		}
 		s.pages = append(s.pages, page)
-	case open < 0: // dropped, and accepted all the same
+	case open < 0: // it is dropped, but the answer is still 202
 	case in.EventAction == "trigger":
 		s.pages[open].Triggers++
 	case in.EventAction == "acknowledge":
@@ -422,7 +422,7 @@ func (s *Services) chat(r *http.Request, body []byte) (int, any) {
 // Webhooks.
 const webhookTolerance = 5 * time.Minute
 
-// receive verifies a webhook as Standard Webhooks 1.0.0 has it.
+// receive verifies a webhook by Standard Webhooks 1.0.0.
 func (s *Services) receive(r *http.Request, body []byte) (int, any) {
 	name, id, sent := r.PathValue("name"), r.Header.Get("webhook-id"), r.Header.Get("webhook-timestamp")
 	s.mu.Lock()

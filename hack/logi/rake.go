@@ -30,20 +30,20 @@ type RakeFault struct {
 	Fail bool
 	// Hang is how long it waits before it does anything.
 	Hang time.Duration
-	// Drop kills the SSH connection that it was started over, after it did its work; DropBefore, instead of doing it.
+	// Drop kills the rake's SSH connection after the work. DropBefore kills it, and the work is not done.
 	Drop, DropBefore bool
-	// Print is printed along.
+	// Print is printed in addition.
 	Print string
 }
 
 // RakeRun is one start of the platform's rake.
 type RakeRun struct {
-	// Directory that it was started in, and its arguments.
+	// Directory in which it was started, and its arguments.
 	Directory string
 	Arguments []string
 }
 
-// rakes is what the platform knows of its rake.
+// rakes is the state of the platform's rake.
 type rakes struct {
 	runs   []RakeRun
 	fault  RakeFault
@@ -81,7 +81,7 @@ curl --silent --show-error --fail-with-body --data-urlencode "directory=$PWD" --
 	return path, nil
 }
 
-// serveRake runs the rake for the program of InstallBundle, which ends with a failure where the answer's status is one.
+// serveRake runs the rake for the program of InstallBundle. That program fails if the answer's status is an error.
 func (s *Server) serveRake(w http.ResponseWriter, r *http.Request) {
 	if err := r.ParseForm(); err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
@@ -98,8 +98,8 @@ func (s *Server) serveRake(w http.ResponseWriter, r *http.Request) {
 // rakeTask is Rake::Application#parse_task_string, for tasks of two arguments.
 var rakeTask = regexp.MustCompile(`^([^\[]+)\[\s*((?:[^\\,]|\\.)*?)\s*,\s*((?:[^\\,]|\\.)*?)\s*\]$`)
 
-// Rake is `bundle <arguments>`, started in a directory by a process: it returns what it prints, and whether it
-// succeeds.
+// Rake runs `bundle <arguments>` as if a process had started it in a directory. It returns what it prints, and whether
+// it succeeds.
 func (s *Server) Rake(ctx context.Context, directory string, arguments []string, pid int) (printed string, ok bool) {
 	s.mu.Lock()
 	s.rakes.runs = append(s.rakes.runs, RakeRun{directory, arguments})
@@ -133,7 +133,7 @@ func (s *Server) Rake(ctx context.Context, directory string, arguments []string,
 	if err != nil {
 		return abort("ActiveRecord::RecordNotFound: Couldn't find OauthApplication with 'id'=%s", task[2])
 	}
-	// The command goes on when whoever started it has gone.
+	// The command goes on after the caller has gone.
 	said, err := s.compromise(context.WithoutCancel(ctx), application, unescape.ReplaceAllString(task[3], "$1"))
 	if err != nil {
 		return abort("%v", err)
@@ -144,8 +144,8 @@ func (s *Server) Rake(ctx context.Context, directory string, arguments []string,
 	return printed + said + "\n", true
 }
 
-// compromise does what the platform's rake does, in one transaction: the key is revoked, a new one issued, what is
-// undelivered signed anew, and the event enqueued. It does that each time it is asked.
+// compromise does the work of the platform's rake in one transaction. It revokes the key, issues a new one, signs the
+// undelivered entries anew, and enqueues the event. It does so in each call.
 func (s *Server) compromise(ctx context.Context, application int64, kid string) (said string, err error) {
 	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 		tag, err := tx.Exec(ctx, `UPDATE webhook_signing_keys SET status = 'revoked', revoked_at = clock_timestamp(), updated_at = clock_timestamp()
@@ -251,13 +251,13 @@ func killSSH(pid int) {
 		if err != nil {
 			return
 		}
-		// pid (name) state parent: a name may have blanks and brackets.
+		// The fields are pid (name) state parent. The name may contain blanks and brackets.
 		name, rest := string(stat), ""
 		if end := strings.LastIndexByte(name, ')'); end > 0 {
 			name, rest = name[strings.IndexByte(name, '(')+1:end], name[end+1:]
 		}
 		if strings.HasPrefix(name, "sshd") {
-			_ = syscall.Kill(pid, syscall.SIGKILL) // one that has ended is as good
+			_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended already
 			return
 		}
 		fields := strings.Fields(rest)
@@ -270,8 +270,8 @@ func killSSH(pid int) {
 	}
 }
 
-// EncryptKeys encrypts the private keys of the platform, those there are and those to come, as Active Record Encryption
-// does: only the platform itself can read them from now on.
+// EncryptKeys encrypts the platform's present and future private keys like Active Record Encryption. From now on, only
+// the platform itself can read them.
 func (s *Server) EncryptKeys(ctx context.Context) error {
 	key := make([]byte, 32)
 	if _, err := rand.Read(key); err != nil {
@@ -320,7 +320,7 @@ type encrypted struct {
 	} `json:"h"`
 }
 
-// sealed is a private key as the column has it.
+// sealed is the text of a private key in the column.
 func (s *Server) sealed(private string) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -340,7 +340,7 @@ func (s *Server) sealed(private string) string {
 	return string(text)
 }
 
-// opened is the private key of a column.
+// opened is the private key from the text of a column.
 func (s *Server) opened(column string) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()

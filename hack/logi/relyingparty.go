@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// Fault is how a relying party fails. The zero Fault is a relying party that is well.
+// Fault is how a relying party fails. The zero Fault is no fault.
 type Fault struct {
 	// Status and Body answer instead of 200.
 	Status int    `json:"status,omitempty"`
@@ -18,7 +18,7 @@ type Fault struct {
 	DelayMilliseconds int `json:"delayMilliseconds,omitempty"`
 	// Refuse closes the connection without an answer.
 	Refuse bool `json:"refuse,omitempty"`
-	// EveryKth attempt only is hit by Status or Refuse; 0 means each.
+	// EveryKth means that Status or Refuse hits only every kth attempt; 0 means each.
 	EveryKth int `json:"everyKth,omitempty"`
 	// Percent of attempts only is hit; 0 means each.
 	Percent int `json:"percent,omitempty"`
@@ -26,10 +26,10 @@ type Fault struct {
 	ConflictOnSeen bool `json:"conflictOnSeen,omitempty"`
 }
 
-// ApplicationCounts is what a relying party saw.
+// ApplicationCounts is what a relying party received.
 type ApplicationCounts struct {
-	// Attempts that reached it, by the status that it answered; 0 where it closed the connection, or the dispatcher had
-	// gone.
+	// Attempts that reached it, by the status that it answered. 0 means that it closed the connection, or that the
+	// dispatcher had gone.
 	Attempts map[int]int `json:"attempts"`
 	// Received webhooks that it accepted, each counted once by its idempotency key.
 	Received int `json:"received"`
@@ -44,8 +44,8 @@ func (s *Server) SetFault(application int64, fault Fault) {
 	s.faults[application] = fault
 }
 
-// Forget forgets faults, counts, what was received, keys and for how long they are kept, nonces, clients and deploys,
-// as if the platform had just started.
+// Forget drops faults, counts, received webhooks, cached keys and their lifetimes, nonces, clients and deploys, as if
+// the platform had just started.
 func (s *Server) Forget() {
 	s.render.Forget()
 	s.Services.Forget()
@@ -162,8 +162,8 @@ func (s *Server) count(application int64, status int) {
 	s.countsOf(application).Attempts[status]++
 }
 
-// accept takes a delivery and counts it. It is false, and counts a 409, where the key was accepted before and that is a
-// conflict.
+// accept counts a delivery and returns true. If the key was accepted before, and the fault makes that a conflict, it
+// counts a 409 and returns false.
 func (s *Server) accept(application int64, key string, conflictOnSeen bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

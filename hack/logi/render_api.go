@@ -15,9 +15,9 @@ import (
 	"time"
 )
 
-// ServeHTTP counts, fails as it is told, checks the key, and does what is asked.
+// ServeHTTP counts the request, injects the faults, checks the key, and does what is asked.
 func (r *Render) ServeHTTP(w http.ResponseWriter, request *http.Request) {
-	// net/http notices that a client has gone only after the body was read. The body is read before the lock is taken.
+	// net/http notices that a client has gone only after the body was read. So the body is read before the lock is taken.
 	text, err := io.ReadAll(request.Body)
 	if err != nil {
 		panic(http.ErrAbortHandler)
@@ -100,7 +100,7 @@ func (r *Render) arrive(request *http.Request) RenderFault {
 	return RenderFault{}
 }
 
-// unheard takes an answer that nobody gets.
+// unheard discards an answer.
 type unheard struct{ header http.Header }
 
 func (u *unheard) Header() http.Header       { return u.header }
@@ -176,8 +176,8 @@ func listJobs(request *http.Request, s *renderService) (int, any) {
 	return paged(request, "job", s.jobs, func(j *renderJob) (string, time.Time) { return j.ID, j.CreatedAt })
 }
 
-// paged answers a page of a list as [{cursor, <what>}], by the hashes of the ids: Render promises no order, and a list
-// that grows keeps its place. createdAfter is the one filter.
+// paged answers a page of a list as [{cursor, <what>}]. The list is sorted by the hashes of the ids: Render promises no
+// order, and a cursor stays valid when the list grows. createdAfter is the only filter.
 func paged[T any](request *http.Request, what string, all []T, of func(T) (string, time.Time)) (int, any) {
 	query := request.URL.Query()
 	limit := 20
@@ -235,7 +235,7 @@ func (r *Render) startJob(request *http.Request, s *renderService) (int, any) {
 	return http.StatusCreated, j
 }
 
-// run runs a job, under the lock, which it does not wait for.
+// run starts a job under the lock, and does not wait for its end.
 func (r *Render) run(j *renderJob) {
 	run := r.runJob
 	r.running.Go(func() {

@@ -16,7 +16,7 @@ import (
 
 const servicePath = logi.RenderPath + "/services/" + logi.WebService
 
-// render asks Render's API with the platform's key, and returns the answer's status.
+// render calls Render's API with the platform's key, and returns the answer's status.
 func (p *platform) render(method, path, body string, out any) int {
 	p.t.Helper()
 	return p.request(method, path, p.Render().Key(), body, out)

@@ -2,14 +2,14 @@ package logi
 
 import "slices"
 
-// RenderSaved is all that Render knows of a service, so that a test can go on where another one's platform was.
+// RenderSaved is the whole state of a service at Render. With it, a test can begin in a state that another test saved.
 type RenderSaved struct {
 	AutoDeploy bool            `json:"autoDeploy"`
 	Deploys    []*renderDeploy `json:"deploys,omitempty"`
 	Jobs       []*renderJob    `json:"jobs,omitempty"`
 }
 
-// Saved is what Render knows of a service.
+// Saved is the state of a service.
 func (r *Render) Saved(service string) RenderSaved {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -25,7 +25,7 @@ func (r *Render) Saved(service string) RenderSaved {
 	return saved
 }
 
-// Restore makes a service what was saved. A job that had not ended runs again; a rollback that was under way goes on
+// Restore sets a service to a saved state. A job that had not ended runs again. A rollback that was under way goes on
 // when SetDeployStatus says so.
 func (r *Render) Restore(service string, saved RenderSaved) {
 	r.mu.Lock()
@@ -39,7 +39,7 @@ func (r *Render) Restore(service string, saved RenderSaved) {
 	}
 }
 
-// Restore makes pages and notices what Pages and Notices returned.
+// Restore sets pages and notices to what Pages and Notices returned.
 func (s *Services) Restore(pages []Page, notices []Notice) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

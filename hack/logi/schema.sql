@@ -1,5 +1,5 @@
--- The tables of the platform that webhooks live in, as Rails writes them: bigint ids, timestamps without a zone that mean UTC. And
--- where Rails keeps which migrations have run, each by the time in UTC at which it was written.
+-- The platform's tables for webhooks, as Rails writes them: ids are bigint, and timestamps have no zone and mean UTC. In
+-- schema_migrations Rails lists the migrations that have run. A version is the time in UTC at which the migration was written.
 CREATE TABLE schema_migrations (
     version varchar NOT NULL PRIMARY KEY
 );

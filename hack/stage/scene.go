@@ -44,8 +44,8 @@ type Scene[O Object] struct {
 	stage *Stage
 }
 
-// New makes a scene with a platform in w, which may be another World than the stage's. It has neither an application
-// nor a Platform object yet, and ends with the test.
+// New makes a scene with a platform in w, which may be another World than the stage's. The scene has no application and
+// no Platform object yet. It ends with the test.
 func New[O Object](t *testing.T, stage *Stage, w *world.World, name string, config logi.Config) *Scene[O] {
 	t.Helper()
 	s := &Scene[O]{T: t, Ctx: t.Context(), stage: stage}
@@ -65,7 +65,8 @@ func New[O Object](t *testing.T, stage *Stage, w *world.World, name string, conf
 	return s
 }
 
-// end takes away what the scene put into the control plane, and the platform. A failed test shows what it left.
+// end removes the scene's objects from the control plane, and the platform. If the test failed, it logs the objects
+// first.
 func (s *Scene[O]) end() {
 	ctx, cancel := context.WithTimeout(context.Background(), Deadline)
 	defer cancel()
@@ -117,7 +118,7 @@ func (s *Scene[O]) objects(ctx context.Context) []O {
 		s.Errorf("listing what to clean up: %v", err)
 	}
 	var objects []O
-	_ = meta.EachListItem(list, func(item runtime.Object) error { // it fails where the function does
+	_ = meta.EachListItem(list, func(item runtime.Object) error { // the function never fails
 		if o := item.(O); o.PlatformName() == s.Site.Name {
 			objects = append(objects, o)
 		}
@@ -145,7 +146,7 @@ func (s *Scene[O]) Exec(sql string, args ...any) {
 	}
 }
 
-// Query is the one value that an SQL query returns.
+// Query runs an SQL query that returns one value.
 func Query[V any, O Object](s *Scene[O], sql string, args ...any) V {
 	s.Helper()
 	rows, err := s.DB.Query(s.Ctx, sql, args...)
@@ -159,8 +160,8 @@ func Query[V any, O Object](s *Scene[O], sql string, args ...any) V {
 	return value
 }
 
-// Object of the scene's Platform, whose full name begins with that one's. spec is YAML, indented by nothing; what it
-// leaves out of defaults is added.
+// Object is an object for the scene's Platform. Its full name begins with the Platform's name. spec is YAML without
+// indentation. Fields that it leaves out are taken from defaults.
 func (s *Scene[O]) Object(name, spec string, defaults map[string]any) *unstructured.Unstructured {
 	s.Helper()
 	content := map[string]any{}
@@ -184,7 +185,7 @@ func (s *Scene[O]) Object(name, spec string, defaults map[string]any) *unstructu
 	return obj
 }
 
-// Create creates what a manifest says, and returns its name. A field that the API does not have is refused.
+// Create creates the object of a manifest, and returns its name. A field that the API does not have is refused.
 func (s *Scene[O]) Create(manifest *unstructured.Unstructured) string {
 	s.Helper()
 	if err := s.stage.Kube.Create(s.Ctx, manifest, client.FieldValidation(metav1.FieldValidationStrict)); err != nil {
@@ -272,7 +273,7 @@ func (s *Scene[O]) Await(name, what string, cond func(O) bool) O {
 	return o
 }
 
-// Condition of an object; one that is not there is empty.
+// Condition is a condition of an object. It is empty if the object does not have it.
 func Condition(o Object, name string) metav1.Condition {
 	if c := meta.FindStatusCondition(*o.GetConditions(), name); c != nil {
 		return *c
@@ -286,7 +287,7 @@ func Ended[O Object](o O) bool {
 		Condition(o, v1alpha1.ConditionStalled).Status == metav1.ConditionTrue
 }
 
-// AwaitReason waits until the root condition has a reason, seen for the newest spec, while the object goes on or waits.
+// AwaitReason waits until Ready has a reason for the newest spec, and the object is neither complete nor stalled.
 func (s *Scene[O]) AwaitReason(name, want string) O {
 	s.Helper()
 	o := s.Await(name, "reason "+want, func(o O) bool {
@@ -296,7 +297,7 @@ func (s *Scene[O]) AwaitReason(name, want string) O {
 	return o
 }
 
-// AwaitStalled waits until an object needs a person, for this reason and no other.
+// AwaitStalled waits until an object is stalled. It must be stalled for this reason.
 func (s *Scene[O]) AwaitStalled(name, want string) O {
 	s.Helper()
 	o := s.Await(name, "stalled as "+
@@ -319,7 +320,7 @@ func (s *Scene[O]) AwaitReady(name string) O {
 	return o
 }
 
-// observed is the generation that the manager has seen; -1 or 0 while it has seen none.
+// observed is the generation that the manager has seen. It is -1 or 0 if it has seen none.
 func (s *Scene[O]) observed(o O) int64 {
 	s.Helper()
 	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(o)
@@ -333,7 +334,7 @@ func (s *Scene[O]) observed(o O) int64 {
 	return generation
 }
 
-// Healthy compares what Flux and Argo CD make of an object, unless its spec was changed since the manager looked.
+// Healthy checks the health that kstatus computes for an object, unless the manager has not seen the newest spec yet.
 func (s *Scene[O]) Healthy(o O, want status.Status) {
 	s.Helper()
 	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(o)

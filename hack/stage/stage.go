@@ -1,5 +1,5 @@
-// Package stage is what the tests of a kind play on: a World whose one manager they share, and for each test a scene,
-// which is a platform of its own.
+// Package stage is for the tests of a kind. They share a World with one manager. Each test has a scene, which is a
+// platform of its own.
 package stage
 
 import (
@@ -22,20 +22,20 @@ import (
 	"github.com/1pass-dev/playbook-operator/hack/world"
 )
 
-// Deadline is how long a test waits for what must happen: long enough for a busy machine.
+// Deadline is how long a test waits for something that must happen. It is long enough for a busy machine.
 const Deadline = 5 * time.Minute
 
 // Stage is what the tests of a package share.
 type Stage struct {
 	*world.World
-	// Kube is the cluster's administrator.
+	// Kube is the client of the cluster's administrator.
 	Kube    client.WithWatch
 	Manager *servers.Process
 	// MetricsURL is where the manager serves its metrics.
 	MetricsURL string
 }
 
-// Main runs a package's tests on the stage, which it fills in, and ends the process. settings are Postgres'.
+// Main fills in the stage, runs a package's tests on it, and ends the process. settings are for Postgres.
 func Main(m *testing.M, s *Stage, settings map[string]string) {
 	flag.Parse()
 	// The tests wait far more than they work.
@@ -52,7 +52,7 @@ func Main(m *testing.M, s *Stage, settings map[string]string) {
 
 func (s *Stage) run(m *testing.M, settings map[string]string) (code int, err error) {
 	ctx := context.Background()
-	ctrl.SetLogger(logr.Discard()) // the manager's is in a file
+	ctrl.SetLogger(logr.Discard()) // the manager's log is in a file
 	dir, err := os.MkdirTemp("", "playbook-stage-")
 	if err != nil {
 		return 0, fmt.Errorf("making a folder for the servers: %w", err)

@@ -17,7 +17,7 @@ import (
 	"github.com/1pass-dev/playbook-operator/hack/world"
 )
 
-// Ctrl-C, and the end that no program can see to.
+// The program ends by Ctrl-C, or is killed and can't clean up.
 func TestDemoAndDevLeaveNothingBehind(t *testing.T) {
 	dir, err := os.MkdirTemp("", "playbook-dev-")
 	if err != nil {
@@ -50,7 +50,7 @@ func TestDemoAndDevLeaveNothingBehind(t *testing.T) {
 		name   string
 		args   []string
 		signal syscall.Signal
-		early  bool // before it is ready
+		early  bool // the signal comes before the program is ready
 	}{
 		{"dev, Ctrl-C while it starts", dev, syscall.SIGINT, true},
 		{"dev, SIGKILL while it starts", dev, syscall.SIGKILL, true},
@@ -70,7 +70,7 @@ func TestDemoAndDevLeaveNothingBehind(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			t.Cleanup(func() { _ = program.Signal(syscall.SIGKILL) }) // it has ended, unless the test failed
+			t.Cleanup(func() { _ = program.Signal(syscall.SIGKILL) }) // it still runs only if the test failed
 			switch {
 			case c.early:
 				eventually(t, 5*time.Minute, "etcd and Postgres to run", func() (bool, string) {
@@ -89,7 +89,7 @@ func TestDemoAndDevLeaveNothingBehind(t *testing.T) {
 				expectUsable(t, env)
 			}
 
-			// To the process group, as a terminal sends it.
+			// A terminal sends the signal to the process group.
 			if err := syscall.Kill(-program.Pid(), c.signal); err != nil {
 				t.Fatal(err)
 			}

@@ -29,7 +29,7 @@ const grantsSQL = `WITH grants (acl, object) AS (
 	SELECT g.privilege_type || object, g.grantee::regrole::text FROM grants, aclexplode(acl) g
 	WHERE g.grantee IN ('playbook_operator'::regrole, 'playbook_monitor'::regrole, 'playbook_signer'::regrole) ORDER BY 2, 1`
 
-// Each grant is revoked in turn. One without which every call succeeds is one too many.
+// Each grant is revoked in turn. If every call still succeeds, the grant is not needed.
 func TestTheDatabaseRolesNeedEachGrantThatTheyHave(t *testing.T) {
 	site := newSite(t, "grants", logi.Config{ManualDispatch: true})
 	owner := connect(t, site, "")
@@ -71,8 +71,8 @@ func TestTheDatabaseRolesNeedEachGrantThatTheyHave(t *testing.T) {
 	}
 }
 
-// useDatabase makes each call that the controllers and the subcommands make, for an application of its own, and returns
-// the first that failed.
+// useDatabase makes each call that the controllers and the subcommands make, for an application of its own. It returns
+// the first error.
 func useDatabase(t *testing.T, site *world.Site, owner *pgx.Conn, application int64) (call string, err error) {
 	t.Helper()
 	ctx := t.Context()
@@ -370,7 +370,7 @@ func TestTheDatabaseRolesAreNobody(t *testing.T) {
 	if powers != "" {
 		t.Error(powers)
 	}
-	// What ends a leaked key reads payloads and private keys.
+	// Only the role that revokes a leaked key reads payloads and private keys.
 	ofTheSigner := []string{
 		`SELECT payload FROM webhook_outbox_entries`,
 		`SELECT idempotency_key FROM webhook_outbox_entries`,

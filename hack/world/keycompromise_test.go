@@ -17,8 +17,7 @@ import (
 	"github.com/1pass-dev/playbook-operator/hack/world"
 )
 
-// Two managers that don't elect a leader end one key. One of them is killed within the transaction, when all but its
-// COMMIT is done.
+// Two managers that don't elect a leader revoke one key. One of them is killed in the transaction, before its COMMIT.
 func TestTwoManagersOneOfThemKilledEndAKeyOnce(t *testing.T) {
 	site := newSite(t, "key-pair", logi.Config{JWKSMaxAge: time.Second})
 	if _, err := site.SeedDead(t.Context(), application, 50, "HTTP 503: Service Unavailable", 7); err != nil {
@@ -28,7 +27,7 @@ func TestTwoManagersOneOfThemKilledEndAKeyOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	conn := connect(t, site, "")
-	// The ledger's row takes its time, so that there is a moment to kill.
+	// The insert of the ledger's row is slow, so the test can kill the manager during it.
 	if _, err := conn.Exec(t.Context(), `CREATE TABLE logi_test.slow AS SELECT 1;
 		CREATE FUNCTION logi_test.linger() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
 			IF EXISTS (SELECT FROM logi_test.slow) THEN PERFORM pg_sleep(2); END IF;
@@ -94,7 +93,7 @@ func TestTwoManagersOneOfThemKilledEndAKeyOnce(t *testing.T) {
 		return ready.Status == metav1.ConditionTrue, ready.Message
 	})
 
-	// The dead webhooks are delivered too: all of them under the successor.
+	// The dead webhooks are delivered, too. All of them are signed by the successor.
 	if _,
 		err := conn.Exec(t.Context(),
 		`UPDATE webhook_outbox_entries SET dlq_at = NULL WHERE dlq_at IS NOT NULL`); err != nil {

@@ -16,7 +16,7 @@ import (
 
 var seedFlag = flag.Uint64("seed", 0, "seed of the moments at which managers are killed; 0 takes a random one")
 
-// The replay takes small batches without a pause, so that most kills hit one. A kill counts if the replay was not over.
+// The replay runs small batches without a pause, so most kills hit a batch. A kill counts if the replay was not over.
 func TestManagersKilledAtRandomMomentsRequeueEachEntryOnce(t *testing.T) {
 	const entries, kills = 20_000, 20
 	seed := *seedFlag

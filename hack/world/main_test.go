@@ -29,7 +29,7 @@ const application = 42
 
 var (
 	theWorld *world.World
-	kube     client.Client // the cluster's administrator
+	kube     client.Client // of the cluster's administrator
 )
 
 func TestMain(m *testing.M) {
@@ -84,7 +84,7 @@ func newSite(t *testing.T, name string, config logi.Config) *world.Site {
 	return site
 }
 
-// connect opens a connection to the Site's database for a role; the superuser's is "".
+// connect opens a connection to the Site's database for a role. "" is the superuser.
 func connect(t *testing.T, site *world.Site, role string) *pgx.Conn {
 	t.Helper()
 	conn, err := pgx.Connect(t.Context(), site.URLAs(role))
@@ -147,7 +147,7 @@ func awaitReady(t *testing.T, replay *v1alpha1.DLQReplay) {
 	})
 }
 
-// eventually waits until a condition holds; it also says what is the case instead.
+// eventually waits until a condition holds. The condition also returns the present state, for the failure.
 func eventually(t *testing.T, deadline time.Duration, what string, holds func() (bool, string)) {
 	t.Helper()
 	for end := time.Now().Add(deadline); ; time.Sleep(10 * time.Millisecond) {
@@ -161,7 +161,7 @@ func eventually(t *testing.T, deadline time.Duration, what string, holds func() 
 	}
 }
 
-// progress is what the ledger says about the replay.
+// progress is the state of the replay by the ledger.
 type progress struct {
 	Open      bool  `db:"open"`
 	Remaining int64 `db:"remaining"`

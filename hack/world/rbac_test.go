@@ -33,7 +33,7 @@ import (
 	"github.com/1pass-dev/playbook-operator/hack/world"
 )
 
-// managerRoles are what config/default binds the manager's ServiceAccount to.
+// managerRoles are the Roles that config/default binds to the manager's ServiceAccount.
 var managerRoles = []string{"playbook-leader-election", "playbook-manager"}
 
 // permission is the smallest part of a Role that can be taken away.
@@ -43,13 +43,13 @@ func (p permission) String() string {
 	return strings.TrimSuffix(p.verb+" "+p.resource+"."+p.group, ".")
 }
 
-// refusal is how the API server words it.
+// refusal is the API server's message for a missing permission.
 func (p permission) refusal() string {
 	return fmt.Sprintf("cannot %s resource %q in API group %q", p.verb, p.resource, p.group)
 }
 
-// Each permission of the manager is taken away in turn, in a namespace of its own. A permission without which all goes
-// well is one too many.
+// Each permission of the manager is taken away in turn, in a namespace of its own. If everything still works, the
+// permission is not needed.
 func TestTheManagerNeedsEachPermissionThatItHas(t *testing.T) {
 	expectNoOtherBindings(t)
 	var roles []rbacv1.Role
@@ -67,7 +67,7 @@ func TestTheManagerNeedsEachPermissionThatItHas(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Nothing is dispatched, so that a replay whose entries are all in flight waits.
+	// Nothing is dispatched, so a replay waits when all its entries are in flight.
 	site := newSite(t, "rbac", logi.Config{ManualDispatch: true})
 
 	var group sync.WaitGroup
@@ -111,7 +111,7 @@ func TestTheManagerNeedsEachPermissionThatItHas(t *testing.T) {
 	group.Wait()
 }
 
-// expectNoOtherBindings fails where the ServiceAccount has rights by another way than the Roles that are tried.
+// expectNoOtherBindings fails if the ServiceAccount has permissions by other Roles than those that are tried.
 func expectNoOtherBindings(t *testing.T) {
 	t.Helper()
 	isManager := func(s rbacv1.Subject) bool { return s.Name == world.ServiceAccount }
@@ -150,7 +150,7 @@ func split(role rbacv1.Role) []permission {
 	return all
 }
 
-// trial is the scenario in a namespace where the manager may do everything but one thing.
+// trial is the scenario in a namespace where the manager lacks one permission.
 type trial struct {
 	site        *world.Site
 	kubeconfig  string
@@ -195,7 +195,7 @@ func (s *trial) prepare(ctx context.Context, roles []rbacv1.Role) error {
 	return err
 }
 
-// run tells the whole life of a replay and the end of a key, and the chapter in which it went wrong.
+// run goes through the whole life of a replay, a key and an Incident. It returns the chapter that failed.
 func (s *trial) run(ctx context.Context) (chapter string, err error) {
 	for _, c := range []struct {
 		name string
@@ -232,7 +232,8 @@ func (s *trial) run(ctx context.Context) (chapter string, err error) {
 	return "", nil
 }
 
-// start starts a manager. It lists and watches as with an API server that can't stream a list: that is what needs both.
+// start starts a manager. It uses list and watch as with an API server that can't stream a list, since only then are
+// both permissions needed.
 func (s *trial) start(ctx context.Context) error {
 	binary, err := theWorld.Manager(ctx)
 	if err != nil {
@@ -253,7 +254,7 @@ func (s *trial) lead(ctx context.Context) error {
 	if err := s.start(ctx); err != nil {
 		return err
 	}
-	// A watch that is refused lets objects be seen only by the lists that follow the first one.
+	// If a watch is refused, the manager sees objects only in the lists after the first one.
 	if err := s.await(ctx, "the controllers to work", func() bool {
 		return strings.Count(s.managers[0].Log(), "Starting workers") == 5
 	}); err != nil {
@@ -384,8 +385,8 @@ func (s *trial) remove(ctx context.Context) error {
 	})
 }
 
-// fall lets the platform fail, once its probes have seen it well. An Incident opens, is responded to, and is deleted.
-// The trials share a site, so the failure is a proxy's before it.
+// fall lets the platform fail after its probes have seen it work. An Incident opens, responds, and is deleted. The
+// trials share a site, so a proxy in front of it fails instead.
 func (s *trial) fall(ctx context.Context) error {
 	behind, err := url.Parse(s.site.URL())
 	if err != nil {
@@ -429,7 +430,7 @@ func (s *trial) fall(ctx context.Context) error {
 		return err
 	}
 	return s.await(ctx, "the Incident to go", func() bool {
-		// While the platform is down, another one opens in its place.
+		// While the platform is down, another Incident opens in its place.
 		return apierrors.IsNotFound(kube.Get(ctx, client.ObjectKeyFromObject(incident), incident)) || incident.UID != uid
 	})
 }
@@ -444,8 +445,8 @@ func (s *trial) awaitReason(ctx context.Context, reason string) error {
 	})
 }
 
-// await waits for a condition. Once the API server has refused what was taken away, what still goes well does so within
-// seconds.
+// await waits for a condition. After the API server has refused the missing permission, the wait is short: what still
+// works takes only seconds.
 func (s *trial) await(ctx context.Context, what string, holds func() bool) error {
 	for end := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
 		if holds() {
@@ -455,7 +456,7 @@ func (s *trial) await(ctx context.Context, what string, holds func() bool) error
 			s.refusedAt = time.Now()
 		}
 		if now := time.Now(); now.After(end) || !s.refusedAt.IsZero() && now.After(s.refusedAt.Add(5*time.Second)) {
-			return errors.New("waited in vain for " + what)
+			return errors.New("did not happen in time: " + what)
 		}
 	}
 }
@@ -464,7 +465,7 @@ func (s *trial) refused(ctx context.Context) bool {
 	return strings.Contains(s.said(ctx), s.without.refusal())
 }
 
-// said is what the managers tell people, in their logs and in conditions.
+// said is what the managers wrote to their logs and to conditions.
 func (s *trial) said(ctx context.Context) string {
 	var b strings.Builder
 	for _, manager := range s.managers {

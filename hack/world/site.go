@@ -9,8 +9,7 @@ import (
 	"github.com/1pass-dev/playbook-operator/hack/logi"
 )
 
-// Site is a stand-in platform with a database of its own, and the Platform object that says where it is. A World can
-// have many.
+// Site is a stand-in platform with a database of its own, and the Platform object for it. A World can have many.
 type Site struct {
 	*logi.Server
 	// Name of the Platform.
@@ -39,8 +38,8 @@ func (s *Site) Close(ctx context.Context) error {
 	return errors.Join(s.Server.Close(), s.world.Postgres.DropDatabase(ctx, s.database))
 }
 
-// URLAs is the database's URL for the role playbook_operator, playbook_monitor or playbook_signer, or for the superuser
-// where role is empty.
+// URLAs is the database's URL for the role playbook_operator, playbook_monitor or playbook_signer. If role is empty, it
+// is the superuser's.
 func (s *Site) URLAs(role string) string {
 	switch role {
 	case "":
@@ -86,11 +85,11 @@ spec:
 `, s.Name, Namespace, s.URL())
 }
 
-// RoutingKey of PagerDuty, by which the Platform of IncidentManifest pages.
+// RoutingKey is the PagerDuty routing key in the Platform of IncidentManifest.
 const RoutingKey = "R0utingKeyOfTheOncallEngineer000"
 
-// IncidentManifest is Manifest of a Platform that is probed each second, whose outages open Incidents, page by
-// PagerDuty and are rolled back at Render: minutes in the platform, seconds here.
+// IncidentManifest is the manifest of a Platform for outages. It is probed each second. Outages open Incidents, page by
+// PagerDuty, and are rolled back at Render. What takes minutes in production takes seconds here.
 func (s *Site) IncidentManifest() string {
 	return s.secret("render", "apiKey", s.Render().Key()) +
 		s.secret("slack", "url", s.URL()+"/slack/services/T0000/B0000/oncall") +

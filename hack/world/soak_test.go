@@ -21,8 +21,8 @@ import (
 
 var soakFor = flag.Duration("for", 4*time.Hour, "how long replays are disturbed")
 
-// Round by round, two managers run a replay while one thing after another goes wrong. -seed repeats a round, as far as
-// a machine repeats itself.
+// In each round, two managers run a replay while one fault after another is injected. -seed repeats the faults of a
+// round. Their timing may differ.
 func TestSoakDisturbedReplaysRequeueEachEntryOnce(t *testing.T) {
 	seed := *seedFlag
 	if seed == 0 {
@@ -135,8 +135,8 @@ func disturbReplay(t *testing.T, random *rand.Rand) {
 	change(`{"suspend":false,"ratePerSecond":null,"maxInFlight":10000}`)
 	awaitReady(t, replay)
 	expectRequeuedOnce(t, connect(t, site, ""), ids)
-	// One that was received while the database restarted may be sent again: that is the dispatcher's promise, not the
-	// replay's.
+	// A webhook that was received while the database restarted may be sent again. That depends on the dispatcher, not on
+	// the replay.
 	if got := site.Counts()[application].Received; got != len(ids) {
 		t.Errorf("the relying party received %d of %d webhooks", got, len(ids))
 	}

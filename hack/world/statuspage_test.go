@@ -20,7 +20,7 @@ import (
 	"github.com/1pass-dev/playbook-operator/hack/world"
 )
 
-// The page runs as config/statuspage has it: its ServiceAccount may list and watch Incidents, and nothing else.
+// The page runs with the permissions of config/statuspage: its ServiceAccount may only list and watch Incidents.
 func TestTheStatusPageShowsTheNoticesOfASev1AndMayReadNothingElse(t *testing.T) {
 	ctx := t.Context()
 	if _, err := theWorld.Kubectl(ctx, "apply", "-k", filepath.Join(world.Root(), "config/statuspage")); err != nil {
@@ -103,7 +103,7 @@ func TestTheStatusPageShowsTheNoticesOfASev1AndMayReadNothingElse(t *testing.T) 
 			t.Errorf("%s does not have the notice:\n%s", path, text)
 		}
 	}
-	// Beyond what each ServiceAccount of the cluster may.
+	// These are the permissions in addition to those of every ServiceAccount.
 	may := func(account string) []string {
 		out, err := theWorld.Kubectl(ctx, "auth", "can-i", "--list", "-n", world.Namespace, "--as=system:serviceaccount:"+
 			world.Namespace+":"+account)

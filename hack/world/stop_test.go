@@ -52,14 +52,14 @@ func TestTwoManagersOnOneReplayRequeueEachEntryOnce(t *testing.T) {
 	expectEachOnce(t, site, conn, ids)
 }
 
-// The frozen manager has requeued entries in a transaction that it can't commit, and holds the operation's row.
-// Postgres ends its transaction after 10 s; woken, it must notice.
+// The frozen manager has requeued entries in a transaction that it can't commit, and it holds the operation's row.
+// Postgres ends that transaction after 10 s. When the manager wakes up, it must notice.
 func TestAManagerFrozenInABatchLetsTheOtherGoOnAndRepeatsNothing(t *testing.T) {
 	site, conn, replay, ids, managers := startPair(t, "frozen", 10_000)
 	frozen := managers[0]
-	t.Cleanup(func() { _ = frozen.Signal(syscall.SIGCONT) }) // so that it can stop
+	t.Cleanup(func() { _ = frozen.Signal(syscall.SIGCONT) }) // a frozen process can't stop
 
-	// The statement after the requeue takes its time, so that the manager can be stopped while it waits for the reply.
+	// The statement after the requeue is slow, so the test can stop the manager while it waits for the reply.
 	const slowly = `CREATE TABLE logi_test.slow AS SELECT 1;
 		CREATE FUNCTION logi_test.linger() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
 			IF EXISTS (SELECT FROM logi_test.slow) THEN PERFORM pg_sleep(0.5); END IF;
@@ -124,8 +124,8 @@ func expectRunning(t *testing.T, managers [2]*servers.Process) {
 	}
 }
 
-// runs says whether a connection of the process is in such a state with such a statement, the one it runs or its last;
-// both are patterns for LIKE.
+// runs says whether a connection of the process is in a state, with a statement that it runs or ran last. Both are
+// patterns for LIKE.
 func runs(t *testing.T, conn *pgx.Conn, process *servers.Process, state, statement string) bool {
 	t.Helper()
 	var found bool
@@ -171,7 +171,7 @@ func localPorts(t *testing.T, process *servers.Process) []int32 {
 	return ports
 }
 
-// processState is Linux' letter for it: T is stopped.
+// processState is the letter of a process's state in Linux. T means stopped.
 func processState(t *testing.T, process *servers.Process) string {
 	t.Helper()
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", process.Pid()))

@@ -1,6 +1,6 @@
 // Package world puts the real parts together: a control plane with config/default installed, Postgres, the stand-in
-// platform, and the manager as a process of its own with no other credentials than its ServiceAccount's token and its
-// database role's password.
+// platform, and the manager as a process of its own. The manager has no credentials but its ServiceAccount's token and
+// what is in Secrets.
 package world
 
 import (
@@ -28,7 +28,7 @@ const (
 	// Namespace and ServiceAccount are those of config/default.
 	Namespace      = "playbook-system"
 	ServiceAccount = "playbook-manager"
-	// template is the database that each Site's is a copy of.
+	// template is the database that is copied for each Site.
 	template = "template_logi"
 )
 
@@ -47,12 +47,12 @@ type World struct {
 	buildErr error
 }
 
-// Start brings a World up in dir. After an error nothing of it is left running.
+// Start starts a World in dir. If it fails, it leaves nothing running.
 func Start(ctx context.Context, dir string, options servers.PostgresOptions) (w *World, err error) {
 	return StartFrom(ctx, Root(), dir, options)
 }
 
-// StartFrom is Start for another checkout of the project, as of an earlier release.
+// StartFrom is Start for another checkout of the project, such as an earlier release.
 func StartFrom(ctx context.Context, tree, dir string, options servers.PostgresOptions) (w *World, err error) {
 	w = &World{tree: tree, Dir: dir, OperatorPassword: rand.Text(), MonitorPassword: rand.Text(),
 		SignerPassword: rand.Text()}
@@ -83,8 +83,8 @@ func StartFrom(ctx context.Context, tree, dir string, options servers.PostgresOp
 	return w, group.Wait()
 }
 
-// WithPostgres is the World with another Postgres, which a test may stop, in a folder whose name begins so; the caller
-// stops it in the end.
+// WithPostgres is the World with another Postgres, which a test may stop. The caller stops it in the end. name begins
+// the name of its folder.
 func (w *World) WithPostgres(ctx context.Context, name string, options servers.PostgresOptions) (*World, error) {
 	manager, err := w.Manager(ctx)
 	if err != nil {
@@ -94,7 +94,7 @@ func (w *World) WithPostgres(ctx context.Context, name string, options servers.P
 		tree: w.tree, Dir: w.Dir, ControlPlane: w.ControlPlane, manager: manager,
 		OperatorPassword: w.OperatorPassword, MonitorPassword: w.MonitorPassword, SignerPassword: w.SignerPassword,
 	}
-	other.build.Do(func() {}) // it is built
+	other.build.Do(func() {}) // the manager is built already
 	dir, err := os.MkdirTemp(w.Dir, name+"-")
 	if err != nil {
 		return nil, err
@@ -108,7 +108,7 @@ func (w *World) WithPostgres(ctx context.Context, name string, options servers.P
 	return other, nil
 }
 
-// Stop ends every process of the World; Sites are closed before.
+// Stop ends every process of the World. Close the Sites first.
 func (w *World) Stop(ctx context.Context) error {
 	var errs []error
 	if w.Postgres != nil {
@@ -120,8 +120,8 @@ func (w *World) Stop(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// prepareDatabase does what a platform's owner does: the tables are there, `manager migrate` adds the ledger and the
-// roles, and the owner gives the roles their passwords.
+// prepareDatabase does what a platform's owner does: it creates the tables, runs `manager migrate`, and gives the roles
+// their passwords.
 func (w *World) prepareDatabase(ctx context.Context) error {
 	if err := w.Postgres.CreateDatabase(ctx, template, ""); err != nil {
 		return err
@@ -179,8 +179,7 @@ func (w *World) KubectlInput(ctx context.Context, input string, args ...string) 
 	return out.String(), nil
 }
 
-// StartManager runs the manager as its ServiceAccount, whose token is all that its kubeconfig holds. More arguments go
-// to it.
+// StartManager runs the manager with more arguments. Its kubeconfig has only the token of its ServiceAccount.
 func (w *World) StartManager(ctx context.Context, name string, args ...string) (*servers.Process, error) {
 	manager, err := w.Manager(ctx)
 	if err != nil {
@@ -194,7 +193,7 @@ func (w *World) StartManager(ctx context.Context, name string, args ...string) (
 		"--kubeconfig=" + kubeconfig, "--namespaces=" + Namespace, "--leader-election-namespace=" + Namespace,
 		"--health-probe-bind-address=0", "--metrics-bind-address=0",
 	}, args...)...)
-	// Nothing of ours reaches it but what a container would have.
+	// The manager gets no environment but what a container would have.
 	cmd.Env = []string{"HOME=" + w.Dir, "PATH=/nonexistent"}
 	return servers.StartProcess(name, cmd, filepath.Join(w.Dir, name+".log"))
 }

@@ -1,6 +1,5 @@
-// Command kubeapilint checks API types against the Kubernetes API conventions: the analyzers of kube-api-linter,
-// without golangci-lint around them, and with the few places where this API departs from a convention, each with its
-// reason.
+// Command kubeapilint checks API types against the Kubernetes API conventions. It runs the analyzers of kube-api-linter
+// without golangci-lint. It lists the few places where this API departs from a convention, each with its reason.
 package main
 
 import (
@@ -16,7 +15,7 @@ import (
 
 var linters = config.Linters{
 	Enable: []string{"maxlength", "minlength", "nobools", "statusoptional", "statussubresource"},
-	// For built-in types, which are validated in Go, where an absent struct can't be told from a zero one.
+	// This linter is for built-in types. They are validated in Go, which can't tell an absent struct from a zero one.
 	Disable: []string{"nonpointerstructs"},
 }
 
@@ -26,15 +25,15 @@ var settings = config.LintersConfig{
 	"optionalfields": map[string]any{"pointers": map[string]any{"preference": "WhenRequired"}},
 }
 
-// accepted findings, each matched by its message.
+// accepted lists the accepted findings by their messages.
 var accepted = []*regexp.Regexp{
 	// Jobs, CronJobs and Flux have taught everyone spec.suspend: true.
 	regexp.MustCompile(`\.Suspend pointer should not use a bool`),
-	// nil says absent where the zero value is refused, too, and reads better than comparing structs and numbers with zero.
+	// nil means absent, also where the zero value is refused. It reads better than a comparison with zero.
 	regexp.MustCompile(`does not allow the zero value\. (It must have the omitzero tag|The field does not need to be a pointer)`),
 	// 0 means absent, as everywhere in Kubernetes: generations count from 1.
 	regexp.MustCompile(`\.ObservedGeneration has a valid zero value`),
-	// To the linter a time is a struct without required fields. It is a string; omitzero asks its IsZero.
+	// The linter takes a time for a struct without required fields. It is a string, and omitzero calls its IsZero.
 	regexp.MustCompile(`AdminRetry\.(At|SawEnqueuedAt) (has a valid zero value|should have the omitempty tag)`),
 }
 
