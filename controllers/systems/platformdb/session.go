@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -70,11 +69,10 @@ func begin(options pgx.TxOptions, timeout time.Duration) string {
 // is written. The names of a session's first settings are sent in the order of a map, so that either could win.
 func withoutOurs(config *pgx.ConnConfig) {
 	for name := range config.RuntimeParams {
-		if slices.ContainsFunc(settings, func(s struct{ Name, Value string }) bool {
-			return strings.EqualFold(s.Name,
-				name)
-		}) {
-			delete(config.RuntimeParams, name)
+		for _, ours := range settings {
+			if strings.EqualFold(ours.Name, name) {
+				delete(config.RuntimeParams, name)
+			}
 		}
 	}
 }

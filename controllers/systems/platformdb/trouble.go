@@ -26,8 +26,7 @@ func readOnlyAt(reached string, replica bool) error {
 			"target_session_attrs=read-write", ErrReadOnly, reached)
 	}
 	return fmt.Errorf("%w: %s takes no writes, as after a failover or with default_transaction_read_only: give the "+
-		"primary's "+
-		"URL, or let the role write there", ErrReadOnly, reached)
+		"primary's URL, or let the role write there", ErrReadOnly, reached)
 }
 
 // address is where a connection leads to.
