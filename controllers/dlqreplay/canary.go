@@ -74,9 +74,9 @@ func (s *replay) watchCanary(ctx context.Context, canary v1alpha1.ReplayCanary) 
 	case attempts.Failed > int64(*canary.MaxFailures) && (attempts.Waiting == 0 ||
 		op.Now.After(op.CanaryAt.Add(canaryPatience))):
 		return playbook.Stall(v1alpha1.ReasonCanaryFailed, "%d of %d canary entries failed (%s) and %d may; the other %d "+
-			"entries were not touched. When the relying party is well again: %s",
-			attempts.Failed, tried, answers(attempts), *canary.MaxFailures, op.Remaining, playbook.ResumeCommand(s.obj,
-				"dlqreplay")), nil
+			"entries were not touched. %s: %s",
+			attempts.Failed, tried, answers(attempts), *canary.MaxFailures, op.Remaining, s.beforeResuming(attempts),
+			playbook.ResumeCommand(s.obj, "dlqreplay")), nil
 	case tried == 0:
 		// Somebody else got to each of them first; the rest of the plan has not been tried.
 		if err := s.db.ForgetCanary(ctx, s.id.UID); err != nil {
@@ -93,6 +93,15 @@ func (s *replay) watchCanary(ctx context.Context, canary v1alpha1.ReplayCanary) 
 	}
 	return playbook.Wait(observeInterval, v1alpha1.ReasonCanaryInFlight, "%d of %d canary entries attempted",
 		attempts.Attempted, tried), nil
+}
+
+// beforeResuming says what must be so before a replay goes on whose canary failed.
+func (s *replay) beforeResuming(a *platformdb.Attempts) string {
+	if a.Refused == 0 {
+		return "When the relying party is well again"
+	}
+	return fmt.Sprintf("Mend what the database refuses: update entry %d by hand in a transaction to see it. Then",
+		s.op.Refusals[0].Entry)
 }
 
 // answers says what the relying party answered, such as "503 ×3, Timeout ×1".

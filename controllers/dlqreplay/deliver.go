@@ -49,9 +49,10 @@ func awaitDelivery(ctx context.Context, s *replay) (playbook.Outcome, error) {
 		return playbook.NotNeeded("no dead entry is selected"), nil
 	}
 	if s.op.Requeued == 0 {
-		return playbook.NotNeeded("nothing was requeued; %s", s.handled()), nil
+		return playbook.NotNeeded("nothing was requeued; %s%s", s.handled(), s.mendRefusals()), nil
 	}
-	return playbook.Done("%d delivered, %d died again; %s", s.op.Delivered, s.op.Died, s.handled()), nil
+	return playbook.Done("%d delivered, %d died again; %s%s", s.op.Delivered, s.op.Died, s.handled(),
+		s.mendRefusals()), nil
 }
 
 func (s *replay) stillOpen() playbook.Outcome {
@@ -90,5 +91,26 @@ func (s *replay) handled() string {
 			text = strings.Join([]string{text, fmt.Sprintf("%d %s", c.n, c.what)}, ", ")
 		}
 	}
+	if op.Refused > 0 {
+		text += fmt.Sprintf(", %d refused by the database (%s)", op.Refused, refusals(op))
+	}
 	return text
+}
+
+// refusals says by which SQLSTATE how many entries were refused, and names one of each.
+func refusals(op *platformdb.Operation) string {
+	var texts []string
+	for _, r := range op.Refusals[:min(len(op.Refusals), maxAnswers)] {
+		texts = append(texts, fmt.Sprintf("%s ×%d, such as entry %d", r.State, r.Entries, r.Entry))
+	}
+	return strings.Join(texts, "; ")
+}
+
+// mendRefusals says what to do about refused entries; the database's own words may quote a row, and are not shown.
+func (s *replay) mendRefusals() string {
+	if s.op.Refused == 0 {
+		return ""
+	}
+	return fmt.Sprintf(". The refused ones are dead as before: update entry %d by hand in a transaction to see what "+
+		"refuses it, mend that, and apply the replay under a new name", s.op.Refusals[0].Entry)
 }

@@ -101,13 +101,13 @@ func TestATroubleIsNamedAndEndsWhenItIsMended(t *testing.T) {
 			v1alpha1.ReasonLedgerNotReady, "run `manager migrate`",
 		},
 		"old-ledger": {
-			func(s *scene) { s.Exec(`UPDATE playbook.schema_migrations SET version = version - 1`) },
-			func(s *scene) { s.Exec(`UPDATE playbook.schema_migrations SET version = version + 1`) },
+			func(s *scene) { s.Exec(`UPDATE playbook.schema_migrations SET version = -version`) },
+			func(s *scene) { s.Exec(`UPDATE playbook.schema_migrations SET version = -version`) },
 			v1alpha1.ReasonLedgerNotReady, "run `manager migrate`",
 		},
 		"new-ledger": {
-			func(s *scene) { s.Exec(`UPDATE playbook.schema_migrations SET version = version + 1`) },
-			func(s *scene) { s.Exec(`UPDATE playbook.schema_migrations SET version = version - 1`) },
+			func(s *scene) { s.Exec(`INSERT INTO playbook.schema_migrations VALUES (9999, 'later')`) },
+			func(s *scene) { s.Exec(`DELETE FROM playbook.schema_migrations WHERE version = 9999`) },
 			v1alpha1.ReasonLedgerNotReady, "run the newer manager",
 		},
 		"no-grant": {

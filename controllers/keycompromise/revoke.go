@@ -39,8 +39,9 @@ func revoke(ctx context.Context, s *compromise) (playbook.Outcome, error) {
 		return playbook.Done("JWKS has %s no more since %s, and %s instead: it was revoked by then", r.Kid,
 			r.RevokedAt.Format(time.RFC3339), s.successor()), nil
 	case r.Deferred:
-		return playbook.Done("revoked at %s, successor %s; there are more undelivered entries than a revocation signs "+
-			"anew, so they follow", r.RevokedAt.Format(time.RFC3339), r.SuccessorKid), nil
+		return playbook.Done("revoked at %s, successor %s; there are more undelivered entries than a revocation "+
+			"signs anew, or the database refused to have one changed, so they "+
+			"follow", r.RevokedAt.Format(time.RFC3339), r.SuccessorKid), nil
 	case r.Claimed > 0:
 		return playbook.Done("revoked at %s, successor %s; %d entries were being delivered under the old kid at that "+
 			"moment, which can't be recalled", r.RevokedAt.Format(time.RFC3339), r.SuccessorKid, r.Claimed), nil

@@ -3,6 +3,7 @@ package platformdb
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -79,7 +80,11 @@ func (db *DB) ObserveAll(ctx context.Context, uid string) error {
 	return nil
 }
 
-// AnswerCount counts entries by what the relying party answered: a status code, or a cause where there was none.
+// refusedAnswer begins what stands for an answer where the database refused the entry.
+const refusedAnswer = "SQLSTATE "
+
+// AnswerCount counts entries by what the relying party answered: a status code, or a cause where there was none. Of
+// those that the database refused it has the SQLSTATE.
 type AnswerCount struct {
 	Answer  string `db:"answer"`
 	Entries int64  `db:"entries"`
@@ -88,6 +93,8 @@ type AnswerCount struct {
 // Attempts is what became of some requeued entries.
 type Attempts struct {
 	Waiting, Attempted, Failed int64
+	// Refused by the database, of those that failed.
+	Refused int64
 	// Answers to those that failed, the most frequent first.
 	Answers []AnswerCount
 }
@@ -101,10 +108,11 @@ func (db *DB) RecentAttempts(ctx context.Context, op *Operation, n int) (*Attemp
 		ORDER BY attempted_at DESC LIMIT $2`, op.ID, n)
 }
 
-// CanaryAttempts judges the entries of the current canary.
+// CanaryAttempts judges the entries of the current canary. One that the database refused has failed.
 func (db *DB) CanaryAttempts(ctx context.Context, op *Operation) (*Attempts, error) {
-	return db.attempts(ctx, `SELECT outcome, answer FROM playbook.replay_entries r
-		WHERE operation_id = $1 AND entry_id = ANY ($2) AND outcome IS NOT NULL`, op.ID, op.CanaryEntries)
+	return db.attempts(ctx, `SELECT coalesce(outcome, 'died') AS outcome, coalesce('`+refusedAnswer+`' || sqlstate, answer) AS answer
+		FROM playbook.replay_entries r
+		WHERE operation_id = $1 AND entry_id = ANY ($2) AND (outcome IS NOT NULL OR sqlstate IS NOT NULL)`, op.ID, op.CanaryEntries)
 }
 
 func (db *DB) attempts(ctx context.Context, attempted string, args ...any) (*Attempts, error) {
@@ -117,6 +125,9 @@ func (db *DB) attempts(ctx context.Context, attempted string, args ...any) (*Att
 	var waiting, failed bool
 	var c AnswerCount
 	_, err = pgx.ForEachRow(rows, []any{&waiting, &failed, &c.Answer, &c.Entries}, func() error {
+		if strings.HasPrefix(c.Answer, refusedAnswer) {
+			a.Refused += c.Entries
+		}
 		if waiting {
 			a.Waiting += c.Entries
 			return nil

@@ -32,8 +32,11 @@ type Operation struct {
 	Unpublished int64 `db:"unpublished"`
 	Gone        int64 `db:"gone"`
 	Changed     int64 `db:"changed"`
+	Refused     int64 `db:"refused"`
 	// Resigned of the requeued ones were signed anew.
 	Resigned int64 `db:"resigned"`
+	// Refusals are the refused ones by SQLSTATE, in the order in which they came.
+	Refusals []Refusal `db:"refusals"`
 
 	Waiting   int64 `db:"waiting"`
 	Failing   int64 `db:"failing"`
@@ -53,7 +56,7 @@ type Operation struct {
 }
 
 const operationColumns = `id, uid::text AS uid, namespace, name, application_id, cutoff, closed_at, outcome, planned_at, plan, plan_digest,
-	total, remaining, requeued, settled, left_alone, parked, unpublished, gone, changed, resigned, waiting, failing, delivered, died,
+	total, remaining, requeued, settled, left_alone, parked, unpublished, gone, changed, refused, refusals, resigned, waiting, failing, delivered, died,
 	batches, observed_batch, last_enqueued_at, paced_at, canary_entries, canary_at, requeued_at, clock_timestamp() AS now`
 
 // Identity is what the ledger knows an object by.
