@@ -78,12 +78,7 @@ func (s *replay) watchCanary(ctx context.Context, canary v1alpha1.ReplayCanary) 
 			attempts.Failed, tried, answers(attempts), *canary.MaxFailures, op.Remaining, s.beforeResuming(attempts),
 			playbook.ResumeCommand(s.obj, "dlqreplay")), nil
 	case tried == 0:
-		// Somebody else got to each of them first; the rest of the plan has not been tried.
-		if err := s.db.ForgetCanary(ctx, s.id.UID); err != nil {
-			return playbook.Outcome{}, access.DatabaseError(err)
-		}
-		return playbook.Wait(time.Second, v1alpha1.ReasonCanaryInFlight, "somebody else changed all chosen canary "+
-			"entries; choosing others"), nil
+		return s.chooseOthers(ctx, attempts)
 	case attempts.Waiting == 0:
 		return playbook.Done("%d canary entries attempted, %d failed", tried, attempts.Failed), nil
 	case op.Now.After(op.CanaryAt.Add(time.Duration(canary.TimeoutSeconds) * time.Second)):
@@ -93,6 +88,27 @@ func (s *replay) watchCanary(ctx context.Context, canary v1alpha1.ReplayCanary) 
 	}
 	return playbook.Wait(observeInterval, v1alpha1.ReasonCanaryInFlight, "%d of %d canary entries attempted",
 		attempts.Attempted, tried), nil
+}
+
+// chooseOthers lets a canary be chosen anew where somebody else got to each entry first, or still holds each; the rest
+// of the plan has not been tried.
+func (s *replay) chooseOthers(ctx context.Context, a *platformdb.Attempts) (playbook.Outcome, error) {
+	timeout := s.obj.Spec.Canary.TimeoutSeconds
+	since := s.op.CanarySince // nil where an earlier release chose the entries
+	if a.Locked > 0 && since != nil && s.op.Now.After(since.Add(time.Duration(timeout)*time.Second)) {
+		return playbook.Stall(v1alpha1.ReasonCanaryTimedOut, "within %d s each entry that was chosen for the canary was "+
+			"locked by another session of the database; none was touched. Find the session in pg_stat_activity, such as one "+
+			"that is idle in transaction, and end it. Then: %s", timeout, playbook.ResumeCommand(s.obj, "dlqreplay")), nil
+	}
+	if err := s.db.ForgetCanary(ctx, s.id.UID); err != nil {
+		return playbook.Outcome{}, access.DatabaseError(err)
+	}
+	if a.Locked > 0 {
+		return playbook.Wait(lockedInterval, v1alpha1.ReasonCanaryInFlight, "each entry that was chosen for the canary is "+
+			"locked by another session of the database; looking for one that is not"), nil
+	}
+	return playbook.Wait(time.Second, v1alpha1.ReasonCanaryInFlight, "somebody else changed all chosen canary entries; "+
+		"choosing others"), nil
 }
 
 // beforeResuming says what must be so before a replay goes on whose canary failed.

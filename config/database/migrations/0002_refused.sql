@@ -6,6 +6,7 @@ ALTER TABLE playbook.replay_entries ADD COLUMN sqlstate text; -- of a refused en
 ALTER TABLE playbook.operations
     ADD COLUMN refused  bigint NOT NULL DEFAULT 0,
     ADD COLUMN refusals jsonb,                 -- of each SQLSTATE how many, and which was the first
+    ADD COLUMN canary_since timestamptz(6),    -- since when a canary is looked for; others may hold each entry
     DROP CONSTRAINT operations_check,
     ADD CONSTRAINT operations_total
         CHECK (total = requeued + settled + left_alone + parked + unpublished + gone + changed + refused + remaining);

@@ -95,6 +95,8 @@ type Attempts struct {
 	Waiting, Attempted, Failed int64
 	// Refused by the database, of those that failed.
 	Refused int64
+	// Locked by another session, and so not dealt with yet; of a canary.
+	Locked int64
 	// Answers to those that failed, the most frequent first.
 	Answers []AnswerCount
 }
@@ -110,9 +112,19 @@ func (db *DB) RecentAttempts(ctx context.Context, op *Operation, n int) (*Attemp
 
 // CanaryAttempts judges the entries of the current canary. One that the database refused has failed.
 func (db *DB) CanaryAttempts(ctx context.Context, op *Operation) (*Attempts, error) {
-	return db.attempts(ctx, `SELECT coalesce(outcome, 'died') AS outcome, coalesce('`+refusedAnswer+`' || sqlstate, answer) AS answer
+	a, err := db.attempts(ctx, `SELECT coalesce(outcome, 'died') AS outcome, coalesce('`+refusedAnswer+`' || sqlstate, answer) AS answer
 		FROM playbook.replay_entries r
 		WHERE operation_id = $1 AND entry_id = ANY ($2) AND (outcome IS NOT NULL OR sqlstate IS NOT NULL)`, op.ID, op.CanaryEntries)
+	if err != nil || a.Waiting+a.Attempted == int64(len(op.CanaryEntries)) {
+		return a, err
+	}
+	var dealtWith int64
+	if err := db.pool.QueryRow(ctx, `SELECT count(*) FROM playbook.replay_entries WHERE operation_id = $1 AND entry_id = ANY ($2)`,
+		op.ID, op.CanaryEntries).Scan(&dealtWith); err != nil {
+		return nil, fmt.Errorf("looking for canary entries that are locked: %w", describe(err))
+	}
+	a.Locked = int64(len(op.CanaryEntries)) - dealtWith
+	return a, nil
 }
 
 func (db *DB) attempts(ctx context.Context, attempted string, args ...any) (*Attempts, error) {
