@@ -212,6 +212,17 @@ type ReplaySelector struct {
 	// +kubebuilder:validation:items:Pattern=`^[1-9][0-9]*$`
 	// +kubebuilder:validation:items:XValidation:rule="self.size() < 19 || self <= '9223372036854775807'",message="an entry id must fit a bigint: at most 9223372036854775807"
 	EntryIDs []string `json:"entryIDs,omitempty"`
+
+	// excludeEntryIDs the entry's id must not be among.
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=1000
+	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:MaxLength=19
+	// +kubebuilder:validation:items:Pattern=`^[1-9][0-9]*$`
+	// +kubebuilder:validation:items:XValidation:rule="self.size() < 19 || self <= '9223372036854775807'",message="an entry id must fit a bigint: at most 9223372036854775807"
+	ExcludeEntryIDs []string `json:"excludeEntryIDs,omitempty"`
 }
 
 // ReplayAdminAPI holds what via AdminAPI needs.

@@ -46,7 +46,7 @@ func awaitDelivery(ctx context.Context, s *replay) (playbook.Outcome, error) {
 	}
 	s.project()
 	if s.op.Total == 0 {
-		return playbook.NotNeeded("no dead entry is selected"), nil
+		return playbook.NotNeeded("%s", summarise(s.op)), nil
 	}
 	if s.op.Requeued == 0 {
 		return playbook.NotNeeded("nothing was requeued; %s%s", s.handled(), s.mendRefusals()), nil

@@ -16,6 +16,9 @@ type Plan struct {
 	Causes []CauseCount `json:"causes,omitempty"` // the most frequent first
 	Oldest *time.Time   `json:"oldest,omitempty"` // enqueued_at
 	Newest *time.Time   `json:"newest,omitempty"`
+	// Named are the entries that the selector names, and Excluded those that it names to leave them out.
+	Named    *Named `json:"named,omitempty"`
+	Excluded *Named `json:"excluded,omitempty"`
 }
 
 // CauseCount counts planned entries.
@@ -64,6 +67,9 @@ func (db *DB) Plan(ctx context.Context, uid string, selection Selection, limit i
 			return &TooLarge{Entries: total, Limit: limit}
 		}
 		args := selection.args(op.Cutoff)
+		if err := countNamed(ctx, tx, selection, args, plan); err != nil {
+			return err
+		}
 		args["operation"], args["page_size"] = op.ID, pageSize
 		if _, err := tx.Exec(ctx, pagesSQL, args); err != nil {
 			return err

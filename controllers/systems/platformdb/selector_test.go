@@ -87,6 +87,7 @@ func (r row) isSelected(s platformdb.Selection, cutoff time.Time) bool {
 		(s.DeadAfter == nil || !r.diedAt.Before(*s.DeadAfter)) &&
 		(s.DeadBefore == nil || r.diedAt.Before(*s.DeadBefore)) &&
 		(s.EntryIDs == nil || slices.Contains(s.EntryIDs, r.id)) &&
+		!slices.Contains(s.ExcludeIDs, r.id) &&
 		(s.Causes == nil || slices.Contains(s.Causes, r.cause()))
 }
 
@@ -138,6 +139,9 @@ func drawSelection(t *rapid.T, rows []row) platformdb.Selection {
 	}
 	if narrows("entry") {
 		s.EntryIDs = rapid.SliceOfN(rapid.Int64Range(1, 40), 1, 20).Draw(t, "entries")
+	}
+	if narrows("exclusion") {
+		s.ExcludeIDs = rapid.SliceOfN(rapid.Int64Range(1, 40), 1, 20).Draw(t, "excluded entries")
 	}
 	if narrows("earliest death") {
 		s.DeadAfter = new(times.Draw(t, "dead after"))
