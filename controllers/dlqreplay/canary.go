@@ -114,7 +114,7 @@ func (s *replay) chooseOthers(ctx context.Context, a *platformdb.Attempts) (play
 // beforeResuming says what must be so before a replay goes on whose canary failed.
 func (s *replay) beforeResuming(a *platformdb.Attempts) string {
 	if a.Refused == 0 {
-		return "When the relying party is well again"
+		return s.whomToCall() + ". When the relying party is well again"
 	}
 	return fmt.Sprintf("Mend what the database refuses: update entry %d by hand in a transaction to see it. Then",
 		s.op.Refusals[0].Entry)

@@ -59,8 +59,8 @@ func (s *replay) stillOpen() playbook.Outcome {
 	op, timeout := s.op, s.obj.Spec.DeliveryTimeoutSeconds
 	if op.RequeuedAt != nil && op.Now.After(op.RequeuedAt.Add(time.Duration(timeout)*time.Second)) {
 		return playbook.Stall(v1alpha1.ReasonDeliveryTimedOut, "%d s after the last requeue %d entries were not attempted "+
-			"and %d still fail (%d delivered, %d died again). They stay with the dispatcher. To wait as long again: %s",
-			timeout, op.Waiting, op.Failing, op.Delivered, op.Died, playbook.ResumeCommand(s.obj, "dlqreplay"))
+			"and %d still fail (%d delivered, %d died again). They stay with the dispatcher. %s. To wait as long again: %s",
+			timeout, op.Waiting, op.Failing, op.Delivered, op.Died, s.whomToCall(), playbook.ResumeCommand(s.obj, "dlqreplay"))
 	}
 	interval := failingInterval
 	switch {

@@ -31,7 +31,8 @@ var refusals = map[string]struct{ state, sql string }{
 }
 
 func trigger(when, statement string) string {
-	return refuse(statement) + `CREATE TRIGGER refuse ` + when + ` ON webhook_outbox_entries FOR EACH ROW EXECUTE FUNCTION refuse()`
+	return refuse(statement) + `CREATE TRIGGER refuse ` + when +
+		` ON webhook_outbox_entries FOR EACH ROW EXECUTE FUNCTION refuse()`
 }
 
 func deferred(statement string) string {

@@ -130,13 +130,16 @@ func (s *replay) mayAct() playbook.Outcome {
 	if s.obj.Spec.Suspend != nil && *s.obj.Spec.Suspend {
 		return playbook.Wait(s.idle(), v1alpha1.ReasonSuspended, "suspended by spec.suspend; set it to false to go on")
 	}
-	return playbook.Act{
+	required := playbook.Required(s.platform, "DLQReplay", s.op.Total)
+	outcome := playbook.Act{
 		Object: s.obj, Resource: "dlqreplay", Platform: s.platform,
-		Required: playbook.Required(s.platform, "DLQReplay", s.op.Total), Approvals: s.obj.Spec.Approvals,
+		Required: required, Approvals: s.obj.Spec.Approvals,
 		Digest: *s.op.PlanDigest, What: fmt.Sprintf("%d entries, cutoff %s", s.op.Total,
 			s.op.Cutoff.Format("2006-01-02T15:04:05.000000Z")),
 		Again: s.idle(),
 	}.MayAct()
+	playbook.ShowApproval(s.obj, required, outcome)
+	return outcome
 }
 
 // refresh takes over what a person changed meanwhile, so that it holds from the next batch on. It reports false where

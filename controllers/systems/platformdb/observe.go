@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -110,6 +111,26 @@ func (db *DB) RecentAttempts(ctx context.Context, op *Operation, n int) (*Attemp
 		ORDER BY attempted_at DESC LIMIT $2`, op.ID, n)
 }
 
+const (
+	// paceWindow and paceAttempts bound what the pace of a relying party is reckoned from.
+	paceWindow   = time.Minute
+	paceAttempts = 2000
+)
+
+// Pace is how many entries a second were attempted lately; 0 where none was.
+func (db *DB) Pace(ctx context.Context, op *Operation) (perSecond float64, err error) {
+	var n int64
+	var seconds float64
+	if err := db.pool.QueryRow(ctx, `SELECT count(*), coalesce(extract(epoch FROM clock_timestamp() - min(attempted_at)), 0)::float8
+		FROM (SELECT attempted_at FROM playbook.replay_entries
+			WHERE operation_id = $1 AND attempted_at > clock_timestamp() - $2 * interval '1 second'
+			ORDER BY attempted_at DESC LIMIT $3) a`, op.ID, paceWindow.Seconds(), paceAttempts).Scan(&n, &seconds); err != nil {
+		return 0, fmt.Errorf("reckoning the pace of attempts: %w", describe(err))
+	}
+	// All may have been seen in one look, a moment ago.
+	return float64(n) / max(seconds, 1), nil
+}
+
 // CanaryAttempts judges the entries of the current canary. One that the database refused has failed.
 func (db *DB) CanaryAttempts(ctx context.Context, op *Operation) (*Attempts, error) {
 	a, err := db.attempts(ctx, `SELECT coalesce(outcome, 'died') AS outcome, coalesce('`+refusedAnswer+`' || sqlstate, answer) AS answer
@@ -119,7 +140,8 @@ func (db *DB) CanaryAttempts(ctx context.Context, op *Operation) (*Attempts, err
 		return a, err
 	}
 	var dealtWith int64
-	if err := db.pool.QueryRow(ctx, `SELECT count(*) FROM playbook.replay_entries WHERE operation_id = $1 AND entry_id = ANY ($2)`,
+	if err := db.pool.QueryRow(ctx,
+		`SELECT count(*) FROM playbook.replay_entries WHERE operation_id = $1 AND entry_id = ANY ($2)`,
 		op.ID, op.CanaryEntries).Scan(&dealtWith); err != nil {
 		return nil, fmt.Errorf("looking for canary entries that are locked: %w", describe(err))
 	}
