@@ -212,6 +212,17 @@ type ReplaySelector struct {
 	// +kubebuilder:validation:items:Pattern=`^[1-9][0-9]*$`
 	// +kubebuilder:validation:items:XValidation:rule="self.size() < 19 || self <= '9223372036854775807'",message="an entry id must fit a bigint: at most 9223372036854775807"
 	EntryIDs []string `json:"entryIDs,omitempty"`
+
+	// excludeEntryIDs the entry's id must not be among.
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=1000
+	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:MaxLength=19
+	// +kubebuilder:validation:items:Pattern=`^[1-9][0-9]*$`
+	// +kubebuilder:validation:items:XValidation:rule="self.size() < 19 || self <= '9223372036854775807'",message="an entry id must fit a bigint: at most 9223372036854775807"
+	ExcludeEntryIDs []string `json:"excludeEntryIDs,omitempty"`
 }
 
 // ReplayAdminAPI holds what via AdminAPI needs.
@@ -299,6 +310,14 @@ type DLQReplayStatus struct {
 	// +kubebuilder:validation:MinItems=1
 	Failures []AnswerCount `json:"failures,omitempty"`
 
+	// refusals is by which SQLSTATE the platform's database refused entries, in the order in which they came.
+	// +optional
+	// +listType=map
+	// +listMapKey=sqlState
+	// +kubebuilder:validation:MaxItems=10
+	// +kubebuilder:validation:MinItems=1
+	Refusals []Refusal `json:"refusals,omitempty"`
+
 	// adminRetries are the calls to the admin API, one per entry, at most once each.
 	// +optional
 	// +listType=map
@@ -350,8 +369,8 @@ type CauseCount struct {
 	Entries *int64 `json:"entries,omitempty"`
 }
 
-// ReplayProgress counts entries. total = requeued + settled + left + parked + unpublished + gone + changed + remaining,
-// and requeued = delivered + failing + diedAgain + waiting.
+// ReplayProgress counts entries. total = requeued + settled + left + parked + unpublished + gone + changed + refused +
+// remaining, and requeued = delivered + failing + diedAgain + waiting.
 // +kubebuilder:validation:MinProperties=1
 type ReplayProgress struct {
 	// observedAt is when these counts were read.
@@ -386,6 +405,10 @@ type ReplayProgress struct {
 	// changed entries were revived, delivered or killed again by somebody else.
 	// +optional
 	Changed *int64 `json:"changed,omitempty"`
+	// refused entries were left dead, since the platform's database refused to have them changed, by a constraint or a
+	// trigger. status.refusals has the codes.
+	// +optional
+	Refused *int64 `json:"refused,omitempty"`
 
 	// delivered entries were requeued and reached the relying party.
 	// +optional
@@ -401,9 +424,29 @@ type ReplayProgress struct {
 	Waiting *int64 `json:"waiting,omitempty"`
 }
 
+// Refusal counts entries whose change the platform's database refused.
+type Refusal struct {
+	// sqlState is the code that the database gave, such as 23514 for a check constraint and P0001 for a trigger.
+	// +required
+	// +kubebuilder:validation:MinLength=5
+	// +kubebuilder:validation:MaxLength=5
+	SQLState string `json:"sqlState,omitempty"`
+
+	// entries that were refused so.
+	// +required
+	Entries *int64 `json:"entries,omitempty"`
+
+	// entryID of the first of them.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=19
+	EntryID string `json:"entryID,omitempty"`
+}
+
 // AnswerCount counts failed attempts by what the relying party answered.
 type AnswerCount struct {
-	// answer is the HTTP status code, or the cause where there was none.
+	// answer is the HTTP status code, or the cause where there was none. A canary entry that the database refused has
+	// SQLSTATE and the code.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=32

@@ -83,9 +83,15 @@ func (s *replay) retryEntry(ctx context.Context, id int64) (playbook.Outcome, er
 }
 
 func (s *replay) stallRefused(id int64, answer string) playbook.Outcome {
-	return playbook.Stall(v1alpha1.ReasonRefused, "the admin API refused to retry entry %d%s. Nothing was changed. "+
+	changed := "Nothing was changed"
+	if before := s.op.Total - s.op.Remaining; before > 0 {
+		changed = fmt.Sprintf("That entry was not changed; of the %d planned %d was dealt with before: %s", s.op.Total,
+			before,
+			s.handled())
+	}
+	return playbook.Stall(v1alpha1.ReasonRefused, "the admin API refused to retry entry %d%s. %s. "+
 		"Mend the cause, such as a nonce that was used, by a fresh one in Secret %q; then: %s",
-		id, answer, s.obj.Spec.AdminAPI.NonceSecretRef.Name, playbook.ResumeCommand(s.obj, "dlqreplay"))
+		id, answer, changed, s.obj.Spec.AdminAPI.NonceSecretRef.Name, playbook.ResumeCommand(s.obj, "dlqreplay"))
 }
 
 // entryRetry is the effect of retrying one entry.

@@ -74,16 +74,11 @@ func (s *replay) watchCanary(ctx context.Context, canary v1alpha1.ReplayCanary) 
 	case attempts.Failed > int64(*canary.MaxFailures) && (attempts.Waiting == 0 ||
 		op.Now.After(op.CanaryAt.Add(canaryPatience))):
 		return playbook.Stall(v1alpha1.ReasonCanaryFailed, "%d of %d canary entries failed (%s) and %d may; the other %d "+
-			"entries were not touched. When the relying party is well again: %s",
-			attempts.Failed, tried, answers(attempts), *canary.MaxFailures, op.Remaining, playbook.ResumeCommand(s.obj,
-				"dlqreplay")), nil
+			"entries were not touched. %s: %s",
+			attempts.Failed, tried, answers(attempts), *canary.MaxFailures, op.Remaining, s.beforeResuming(attempts),
+			playbook.ResumeCommand(s.obj, "dlqreplay")), nil
 	case tried == 0:
-		// Somebody else got to each of them first; the rest of the plan has not been tried.
-		if err := s.db.ForgetCanary(ctx, s.id.UID); err != nil {
-			return playbook.Outcome{}, access.DatabaseError(err)
-		}
-		return playbook.Wait(time.Second, v1alpha1.ReasonCanaryInFlight, "somebody else changed all chosen canary "+
-			"entries; choosing others"), nil
+		return s.chooseOthers(ctx, attempts)
 	case attempts.Waiting == 0:
 		return playbook.Done("%d canary entries attempted, %d failed", tried, attempts.Failed), nil
 	case op.Now.After(op.CanaryAt.Add(time.Duration(canary.TimeoutSeconds) * time.Second)):
@@ -93,6 +88,36 @@ func (s *replay) watchCanary(ctx context.Context, canary v1alpha1.ReplayCanary) 
 	}
 	return playbook.Wait(observeInterval, v1alpha1.ReasonCanaryInFlight, "%d of %d canary entries attempted",
 		attempts.Attempted, tried), nil
+}
+
+// chooseOthers lets a canary be chosen anew where somebody else got to each entry first, or still holds each; the rest
+// of the plan has not been tried.
+func (s *replay) chooseOthers(ctx context.Context, a *platformdb.Attempts) (playbook.Outcome, error) {
+	timeout := s.obj.Spec.Canary.TimeoutSeconds
+	since := s.op.CanarySince // nil where an earlier release chose the entries
+	if a.Locked > 0 && since != nil && s.op.Now.After(since.Add(time.Duration(timeout)*time.Second)) {
+		return playbook.Stall(v1alpha1.ReasonCanaryTimedOut, "within %d s each entry that was chosen for the canary was "+
+			"locked by another session of the database; none was touched. Find the session in pg_stat_activity, such as one "+
+			"that is idle in transaction, and end it. Then: %s", timeout, playbook.ResumeCommand(s.obj, "dlqreplay")), nil
+	}
+	if err := s.db.ForgetCanary(ctx, s.id.UID); err != nil {
+		return playbook.Outcome{}, access.DatabaseError(err)
+	}
+	if a.Locked > 0 {
+		return playbook.Wait(lockedInterval, v1alpha1.ReasonCanaryInFlight, "each entry that was chosen for the canary is "+
+			"locked by another session of the database; looking for one that is not"), nil
+	}
+	return playbook.Wait(time.Second, v1alpha1.ReasonCanaryInFlight, "somebody else changed all chosen canary entries; "+
+		"choosing others"), nil
+}
+
+// beforeResuming says what must be so before a replay goes on whose canary failed.
+func (s *replay) beforeResuming(a *platformdb.Attempts) string {
+	if a.Refused == 0 {
+		return s.whomToCall() + ". When the relying party is well again"
+	}
+	return fmt.Sprintf("Mend what the database refuses: update entry %d by hand in a transaction to see it. Then",
+		s.op.Refusals[0].Entry)
 }
 
 // answers says what the relying party answered, such as "503 ×3, Timeout ×1".

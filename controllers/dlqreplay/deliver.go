@@ -46,20 +46,21 @@ func awaitDelivery(ctx context.Context, s *replay) (playbook.Outcome, error) {
 	}
 	s.project()
 	if s.op.Total == 0 {
-		return playbook.NotNeeded("no dead entry is selected"), nil
+		return playbook.NotNeeded("%s", summarise(s.op)), nil
 	}
 	if s.op.Requeued == 0 {
-		return playbook.NotNeeded("nothing was requeued; %s", s.handled()), nil
+		return playbook.NotNeeded("nothing was requeued; %s%s", s.handled(), s.mendRefusals()), nil
 	}
-	return playbook.Done("%d delivered, %d died again; %s", s.op.Delivered, s.op.Died, s.handled()), nil
+	return playbook.Done("%d delivered, %d died again; %s%s", s.op.Delivered, s.op.Died, s.handled(),
+		s.mendRefusals()), nil
 }
 
 func (s *replay) stillOpen() playbook.Outcome {
 	op, timeout := s.op, s.obj.Spec.DeliveryTimeoutSeconds
 	if op.RequeuedAt != nil && op.Now.After(op.RequeuedAt.Add(time.Duration(timeout)*time.Second)) {
 		return playbook.Stall(v1alpha1.ReasonDeliveryTimedOut, "%d s after the last requeue %d entries were not attempted "+
-			"and %d still fail (%d delivered, %d died again). They stay with the dispatcher. To wait as long again: %s",
-			timeout, op.Waiting, op.Failing, op.Delivered, op.Died, playbook.ResumeCommand(s.obj, "dlqreplay"))
+			"and %d still fail (%d delivered, %d died again). They stay with the dispatcher. %s. To wait as long again: %s",
+			timeout, op.Waiting, op.Failing, op.Delivered, op.Died, s.whomToCall(), playbook.ResumeCommand(s.obj, "dlqreplay"))
 	}
 	interval := failingInterval
 	switch {
@@ -90,5 +91,26 @@ func (s *replay) handled() string {
 			text = strings.Join([]string{text, fmt.Sprintf("%d %s", c.n, c.what)}, ", ")
 		}
 	}
+	if op.Refused > 0 {
+		text += fmt.Sprintf(", %d refused by the database (%s)", op.Refused, refusals(op))
+	}
 	return text
+}
+
+// refusals says by which SQLSTATE how many entries were refused, and names one of each.
+func refusals(op *platformdb.Operation) string {
+	var texts []string
+	for _, r := range op.Refusals[:min(len(op.Refusals), maxAnswers)] {
+		texts = append(texts, fmt.Sprintf("%s ×%d, such as entry %d", r.State, r.Entries, r.Entry))
+	}
+	return strings.Join(texts, "; ")
+}
+
+// mendRefusals says what to do about refused entries; the database's own words may quote a row, and are not shown.
+func (s *replay) mendRefusals() string {
+	if s.op.Refused == 0 {
+		return ""
+	}
+	return fmt.Sprintf(". The refused ones are dead as before: update entry %d by hand in a transaction to see what "+
+		"refuses it, mend that, and apply the replay under a new name", s.op.Refusals[0].Entry)
 }

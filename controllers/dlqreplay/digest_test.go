@@ -43,6 +43,9 @@ func TestSpecDigestCoversWhatIsFixedAndNothingElse(t *testing.T) {
 		"selector.deadAfter": func(s *v1alpha1.DLQReplaySpec) {
 			s.Selector = &v1alpha1.ReplaySelector{DeadAfter: &metav1.Time{Time: time.Unix(1, 0)}}
 		},
+		"selector.excludeEntryIDs": func(s *v1alpha1.DLQReplaySpec) {
+			s.Selector = &v1alpha1.ReplaySelector{ExcludeEntryIDs: []string{"1"}}
+		},
 		"mode":                 func(s *v1alpha1.DLQReplaySpec) { s.Mode = v1alpha1.ReplayModePlan },
 		"via":                  func(s *v1alpha1.DLQReplaySpec) { s.Via = v1alpha1.ReplayViaAdminAPI },
 		"adminAPI":             func(s *v1alpha1.DLQReplaySpec) { s.AdminAPI = &v1alpha1.ReplayAdminAPI{} },

@@ -28,6 +28,7 @@ func countEntries(before, after *platformdb.Operation) {
 		"left":   after.Left - before.Left,
 		"parked": after.Parked - before.Parked, "unpublished": after.Unpublished - before.Unpublished,
 		"gone": after.Gone - before.Gone, "changed": after.Changed - before.Changed,
+		"refused": after.Refused - before.Refused,
 	} {
 		entriesTotal.WithLabelValues(action).Add(float64(max(n, 0)))
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -79,14 +80,27 @@ func (s *replay) fixPlan(ctx context.Context) (playbook.Outcome, error) {
 }
 
 func summarise(op *platformdb.Operation) string {
+	named := accountForNamed(op.Plan)
 	if op.Total == 0 {
+		if named != "" {
+			return "no dead entry is selected: " + named
+		}
 		return "no dead entry is selected"
+	}
+	if named != "" {
+		named = "; " + named
 	}
 	causes := make([]string, len(op.Plan.Causes))
 	for i, c := range op.Plan.Causes {
 		causes[i] = fmt.Sprintf("%d %s", c.Entries, c.Cause)
 	}
-	return fmt.Sprintf("%d dead entries: %s; enqueued from %s to %s, so they arrive after newer events", op.Total,
+	return fmt.Sprintf("%d dead entries: %s; enqueued from %s to %s, so they arrive after newer events%s", op.Total,
 		strings.Join(causes, ", "),
-		op.Plan.Oldest.Format("2006-01-02T15:04:05Z"), op.Plan.Newest.Format("2006-01-02T15:04:05Z"))
+		op.Plan.Oldest.Format("2006-01-02T15:04:05Z"), op.Plan.Newest.Format("2006-01-02T15:04:05Z"), named)
+}
+
+// accountForNamed says what became of entries that the selector names and the plan lacks.
+func accountForNamed(plan *platformdb.Plan) string {
+	texts := []string{plan.Named.Text("entryIDs"), plan.Excluded.Text("excludeEntryIDs")}
+	return strings.Join(slices.DeleteFunc(texts, func(text string) bool { return text == "" }), "; ")
 }

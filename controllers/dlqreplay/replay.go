@@ -130,13 +130,16 @@ func (s *replay) mayAct() playbook.Outcome {
 	if s.obj.Spec.Suspend != nil && *s.obj.Spec.Suspend {
 		return playbook.Wait(s.idle(), v1alpha1.ReasonSuspended, "suspended by spec.suspend; set it to false to go on")
 	}
-	return playbook.Act{
+	required := playbook.Required(s.platform, "DLQReplay", s.op.Total)
+	outcome := playbook.Act{
 		Object: s.obj, Resource: "dlqreplay", Platform: s.platform,
-		Required: playbook.Required(s.platform, "DLQReplay", s.op.Total), Approvals: s.obj.Spec.Approvals,
+		Required: required, Approvals: s.obj.Spec.Approvals,
 		Digest: *s.op.PlanDigest, What: fmt.Sprintf("%d entries, cutoff %s", s.op.Total,
 			s.op.Cutoff.Format("2006-01-02T15:04:05.000000Z")),
 		Again: s.idle(),
 	}.MayAct()
+	playbook.ShowApproval(s.obj, required, outcome)
+	return outcome
 }
 
 // refresh takes over what a person changed meanwhile, so that it holds from the next batch on. It reports false where
@@ -186,6 +189,7 @@ func specDigest(spec *v1alpha1.DLQReplaySpec) (string, error) {
 		slices.Sort(immutable.Selector.EventTypes)
 		slices.Sort(immutable.Selector.Causes)
 		slices.Sort(immutable.Selector.EntryIDs)
+		slices.Sort(immutable.Selector.ExcludeEntryIDs)
 	}
 	immutable.Mode = unless(spec.Mode, v1alpha1.ReplayModeReplay)
 	immutable.Via = unless(spec.Via, v1alpha1.ReplayViaDatabase)
@@ -214,12 +218,12 @@ func selectionOf(spec *v1alpha1.DLQReplaySpec, application int64) (platformdb.Se
 	for _, cause := range spec.Selector.Causes {
 		selection.Causes = append(selection.Causes, string(cause))
 	}
-	for _, text := range spec.Selector.EntryIDs {
-		id, err := strconv.ParseInt(text, 10, 64)
-		if err != nil {
-			return platformdb.Selection{}, fmt.Errorf("reading spec.selector.entryIDs: %w", err)
-		}
-		selection.EntryIDs = append(selection.EntryIDs, id)
+	var err error
+	if selection.EntryIDs, err = numbers(spec.Selector.EntryIDs); err != nil {
+		return platformdb.Selection{}, fmt.Errorf("reading spec.selector.entryIDs: %w", err)
+	}
+	if selection.ExcludeIDs, err = numbers(spec.Selector.ExcludeEntryIDs); err != nil {
+		return platformdb.Selection{}, fmt.Errorf("reading spec.selector.excludeEntryIDs: %w", err)
 	}
 	if t := spec.Selector.DeadAfter; t != nil {
 		selection.DeadAfter = new(t.UTC())
@@ -228,4 +232,16 @@ func selectionOf(spec *v1alpha1.DLQReplaySpec, application int64) (platformdb.Se
 		selection.DeadBefore = new(t.UTC())
 	}
 	return selection, nil
+}
+
+// numbers reads ids; no texts are no list.
+func numbers(texts []string) (ids []int64, err error) {
+	for _, text := range texts {
+		id, err := strconv.ParseInt(text, 10, 64)
+		if err != nil {
+			return nil, err
+		}
+		ids = append(ids, id)
+	}
+	return ids, nil
 }

@@ -70,7 +70,8 @@ func requeue(ctx context.Context, s *replay) (playbook.Outcome, error) {
 		}
 		switch {
 		case batch.Looked == 0:
-			return playbook.Wait(observeInterval, v1alpha1.ReasonRequeuing, "%s", s.handled()), nil
+			slowness, err := s.slowness(ctx)
+			return playbook.Wait(observeInterval, v1alpha1.ReasonRequeuing, "%s%s", s.handled(), slowness), err
 		case batch.Looked == batch.Locked:
 			return playbook.Wait(lockedInterval, v1alpha1.ReasonRequeuing, "%s; %d are locked by another session of the "+
 				"database, and tried again", s.handled(), batch.Locked), nil
@@ -95,10 +96,10 @@ func (s *replay) judge(ctx context.Context) (playbook.Outcome, error) {
 	if attempts.Attempted >= breakerMinimum &&
 		attempts.Failed*100 > attempts.Attempted*int64(*s.obj.Spec.Breaker.MaxFailurePercent) {
 		return playbook.Stall(v1alpha1.ReasonBreakerOpen, "the breaker opened: %d of the last %d attempts failed (%s), "+
-			"more than %d %%; %d entries remain dead, and those requeued stay with the dispatcher. When the relying party is "+
-			"well again: %s",
+			"more than %d %%; %d entries remain dead, and those requeued stay with the dispatcher. %s. When the relying "+
+			"party is well again: %s",
 			attempts.Failed, attempts.Attempted, answers(attempts), *s.obj.Spec.Breaker.MaxFailurePercent,
-			op.Remaining, playbook.ResumeCommand(s.obj, "dlqreplay")), nil
+			op.Remaining, s.whomToCall(), playbook.ResumeCommand(s.obj, "dlqreplay")), nil
 	}
 	return playbook.Outcome{}, nil
 }

@@ -1,6 +1,7 @@
 package dlqreplay
 
 import (
+	"strconv"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -10,7 +11,7 @@ import (
 	"github.com/1pass-dev/playbook-operator/controllers/systems/platformdb"
 )
 
-// maxAnswers is how many different answers of a relying party the status lists.
+// maxAnswers is how many different answers of a relying party, or of the database, the status lists.
 const maxAnswers = 10
 
 // project writes what the ledger says into the status. Where they disagree, the ledger wins.
@@ -30,11 +31,16 @@ func (s *replay) project() {
 	}
 	counts := &v1alpha1.ReplayProgress{
 		Remaining: &op.Remaining, Requeued: &op.Requeued, Settled: &op.Settled, Left: &op.Left, Parked: &op.Parked,
-		Unpublished: &op.Unpublished, Gone: &op.Gone, Changed: &op.Changed, Resigned: &op.Resigned,
+		Unpublished: &op.Unpublished, Gone: &op.Gone, Changed: &op.Changed, Refused: &op.Refused, Resigned: &op.Resigned,
 		Delivered: &op.Delivered, Failing: &op.Failing, DiedAgain: &op.Died, Waiting: &op.Waiting,
 	}
 	if status.Progress != nil {
 		counts.ObservedAt = status.Progress.ObservedAt
+	}
+	status.Refusals = nil
+	for _, r := range op.Refusals[:min(len(op.Refusals), maxAnswers)] {
+		status.Refusals = append(status.Refusals, v1alpha1.Refusal{SQLState: r.State, Entries: &r.Entries,
+			EntryID: strconv.FormatInt(r.Entry, 10)})
 	}
 	if !equality.Semantic.DeepEqual(counts, status.Progress) {
 		counts.ObservedAt = new(metav1.NewTime(op.Now))
@@ -50,4 +56,6 @@ func (s *replay) projectFailures(a *platformdb.Attempts) {
 }
 
 // dropCounts leaves out what may be written late: counts are in the ledger, and the next pass reads them again.
-func dropCounts(obj *v1alpha1.DLQReplay) { obj.Status.Progress, obj.Status.Failures = nil, nil }
+func dropCounts(obj *v1alpha1.DLQReplay) {
+	obj.Status.Progress, obj.Status.Failures, obj.Status.Refusals = nil, nil, nil
+}

@@ -101,8 +101,8 @@ func TestATroubleIsNamedAndEndsWhenItIsMended(t *testing.T) {
 			v1alpha1.ReasonLedgerNotReady, "run `manager migrate`",
 		},
 		"old-ledger": {
-			func(s *scene) { s.Exec(`UPDATE playbook.schema_migrations SET version = version - 1`) },
-			func(s *scene) { s.Exec(`UPDATE playbook.schema_migrations SET version = version + 1`) },
+			func(s *scene) { s.Exec(`UPDATE playbook.schema_migrations SET version = -version`) },
+			func(s *scene) { s.Exec(`UPDATE playbook.schema_migrations SET version = -version`) },
 			v1alpha1.ReasonLedgerNotReady, "run `manager migrate`",
 		},
 		"no-grant": {

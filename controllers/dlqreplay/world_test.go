@@ -183,6 +183,7 @@ func counts(r *v1alpha1.DLQReplay) map[string]int64 {
 	return map[string]int64{
 		"remaining": value(p.Remaining), "requeued": value(p.Requeued), "settled": value(p.Settled), "left": value(p.Left),
 		"parked": value(p.Parked), "unpublished": value(p.Unpublished), "gone": value(p.Gone), "changed": value(p.Changed),
+		"refused":   value(p.Refused),
 		"delivered": value(p.Delivered), "failing": value(p.Failing), "diedAgain": value(p.DiedAgain),
 		"waiting": value(p.Waiting),
 	}
@@ -196,6 +197,6 @@ func addsUp(r *v1alpha1.DLQReplay) bool {
 		total = value(r.Status.Plan.Total)
 	}
 	return total == c["requeued"]+c["settled"]+c["left"]+c["parked"]+
-		c["unpublished"]+c["gone"]+c["changed"]+c["remaining"] &&
+		c["unpublished"]+c["gone"]+c["changed"]+c["refused"]+c["remaining"] &&
 		c["requeued"] == c["delivered"]+c["failing"]+c["diedAgain"]+c["waiting"]
 }

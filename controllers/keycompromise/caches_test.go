@@ -64,3 +64,20 @@ func TestTheExposureReckonsWithARelyingPartyThatKeepsJWKSForItsOwnTime(t *testin
 			last.Sub(k.Status.RevokedAt.Time))
 	}
 }
+
+// A server that says Expires and no Cache-Control is believed for as long.
+func TestTheExposureReckonsWithExpires(t *testing.T) {
+	s := newScene(t, "expires", idle)
+	kid := s.kid()
+	s.jwks(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Expires", time.Now().AddDate(0, 0, 7).UTC().Format(http.TimeFormat))
+		_, _ = fmt.Fprintf(w, `{"keys": [{"kid": 7}, {"kid": %q}]}`, s.kid())
+	})
+	k := s.Await(s.apply("key", kid, "{}"), "published", func(k *v1alpha1.KeyCompromise) bool {
+		return stage.Condition(k, v1alpha1.StepPublished).Status == metav1.ConditionTrue
+	})
+	const week = 7 * 24 * time.Hour
+	if got := k.Status.ExposedUntil.Sub(k.Status.RevokedAt.Time); got < week-time.Second || got > week+2*time.Second {
+		t.Errorf("exposed for %s after the revocation", got)
+	}
+}

@@ -17,6 +17,8 @@ const (
 	slice = time.Second
 	// reSignInterval is how often transactions that are still open are looked at.
 	reSignInterval = 500 * time.Millisecond
+	// refusedInterval is how often entries are tried that the database refused to have changed.
+	refusedInterval = 5 * time.Second
 	// maxNamed is how many open transactions a message names.
 	maxNamed = 5
 )
@@ -54,9 +56,14 @@ func reSign(ctx context.Context, s *compromise) (playbook.Outcome, error) {
 		case s.overdue(v1alpha1.StepReSigned, s.obj.Spec.ReSignTimeoutSeconds):
 			return s.stillSigning(progress), nil
 		case progress.Swept:
-			return playbook.Wait(reSignInterval, v1alpha1.ReasonReSigning, "%d signed anew, %s undelivered entries under the "+
-				"old kid, %d transactions from before the revocation still open",
-				progress.Resigned, bounded(progress.Left), len(progress.Open)), nil
+			interval, refused := reSignInterval, ""
+			if len(progress.Refusals) > 0 {
+				// To find them costs the database more than to sign.
+				interval, refused = refusedInterval, "; the database refuses to have "+refusals(progress)+" changed"
+			}
+			return playbook.Wait(interval, v1alpha1.ReasonReSigning, "%d signed anew, %s undelivered entries under the "+
+				"old kid, %d transactions from before the revocation still open%s",
+				progress.Resigned, bounded(progress.Left), len(progress.Open), refused), nil
 		case time.Now().After(end):
 			return playbook.Wait(time.Millisecond, v1alpha1.ReasonReSigning, "%d signed anew so far", progress.Resigned), nil
 		}
@@ -80,7 +87,11 @@ func (s *compromise) reSignSome(ctx context.Context) (*platformdb.ReSigning, err
 
 func (s *compromise) stillSigning(progress *platformdb.ReSigning) playbook.Outcome {
 	var why []string
-	if progress.Left > 0 {
+	if len(progress.Refusals) > 0 {
+		why = append(why, fmt.Sprintf("the database refuses to change %s, and they stay under the old kid. Update one by hand "+
+			"in a transaction to see what refuses it, and mend that", refusals(progress)))
+	}
+	if progress.Left > refusedEntries(progress) {
 		text := fmt.Sprintf("%s undelivered entries are under the old kid. The platform still signs with it, or their "+
 			"rows stay locked. Restart the processes that keep the key in memory", bounded(progress.Left))
 		if s.obj.Spec.Via == v1alpha1.CompromiseViaCommand {
@@ -96,6 +107,22 @@ func (s *compromise) stillSigning(progress *platformdb.ReSigning) playbook.Outco
 	}
 	return playbook.Stall(v1alpha1.ReasonStillSigning, "after %d s %s. The key stays revoked. Then: %s",
 		s.obj.Spec.ReSignTimeoutSeconds, strings.Join(why, "; and "), s.resumeCommand())
+}
+
+// refusals says by which SQLSTATE how many entries were refused, and names one of each.
+func refusals(progress *platformdb.ReSigning) string {
+	var texts []string
+	for _, r := range progress.Refusals[:min(len(progress.Refusals), maxNamed)] {
+		texts = append(texts, fmt.Sprintf("%d entries (SQLSTATE %s, such as entry %d)", r.Entries, r.State, r.Entry))
+	}
+	return strings.Join(texts, " and ")
+}
+
+func refusedEntries(progress *platformdb.ReSigning) (n int64) {
+	for _, r := range progress.Refusals {
+		n += r.Entries
+	}
+	return n
 }
 
 // bounded prints a count that stops at a limit.

@@ -3,6 +3,7 @@ package keycompromise_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -45,22 +46,55 @@ func TestATransactionFromBeforeTheRevocationIsWaitedForAndNamed(t *testing.T) {
 	}
 }
 
-func TestARefusedReSigningChangesNothingAndIsTriedAgain(t *testing.T) {
-	s := newScene(t, "trigger", idle)
-	kid := s.kid()
-	if _, err := s.SeedDead(s.Ctx, acme, 10, "HTTP 503: Service Unavailable", 7); err != nil {
-		t.Fatal(err)
+// An entry that the database refuses to have changed keeps no key alive, and no other entry under it.
+func TestAnEntryThatTheDatabaseRefusesDoesNotHoldUpTheRevocation(t *testing.T) {
+	for kind, c := range map[string]struct{ state, sql string }{
+		"trigger": {"P0001",
+			`CREATE TRIGGER refuse BEFORE UPDATE OF signature ON webhook_outbox_entries FOR EACH ROW EXECUTE FUNCTION refuse()`},
+		"at-commit": {"P0001", `CREATE CONSTRAINT TRIGGER refuse AFTER UPDATE OF signature ON webhook_outbox_entries
+			DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION refuse()`},
+		"check": {"23514", `ALTER TABLE webhook_outbox_entries ADD CONSTRAINT refuse CHECK (event_type <> 'old') NOT VALID`},
+	} {
+		t.Run(kind, func(t *testing.T) {
+			s := newScene(t, "refused-"+kind, idle)
+			kid := s.kid()
+			ids, err := s.SeedDead(s.Ctx, acme, 1100, "HTTP 503: Service Unavailable", 7) // more than a page
+			if err != nil {
+				t.Fatal(err)
+			}
+			bad := []int64{ids[0], ids[500], ids[1099]}
+			s.Exec(`UPDATE webhook_outbox_entries SET event_type = 'old' WHERE id = ANY ($1)`, bad)
+			s.Exec(`CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+				IF NEW.event_type = 'old' THEN RAISE 'the secret words'; END IF; RETURN NEW; END $$`)
+			s.Exec(c.sql)
+			name := s.apply("key", kid, "reSignTimeoutSeconds: 6")
+			k := s.AwaitStalled(name, v1alpha1.ReasonStillSigning)
+			if k.Status.SuccessorKid == "" || s.kid() != k.Status.SuccessorKid || *k.Status.ResignedEntries != 1097 {
+				t.Errorf("%s", stage.JSON(k.Status))
+			}
+			want := fmt.Sprintf("the database refuses to have 3 entries (SQLSTATE %s, such as entry %d) changed", c.state,
+				bad[0])
+			if m := stage.Condition(k, v1alpha1.StepReSigned).Message; !strings.Contains(m, want) ||
+				strings.Contains(m, "the platform still signs with it") {
+				t.Errorf("the message lacks %q: %s", want, m)
+			}
+			if strings.Contains(stage.JSON(k), "secret words") {
+				t.Error("the status has the words of a trigger")
+			}
+			old := `SELECT array_agg(id ORDER BY id) FROM webhook_outbox_entries WHERE kid = $1`
+			if got := stage.Query[[]int64](s.Scene, old, kid); !slices.Equal(got, bad) {
+				t.Errorf("%v are under the old kid, and it should be %v", got, bad)
+			}
+			s.Exec(`UPDATE webhook_outbox_entries SET event_type = 'new' WHERE id = ANY ($1)`, bad)
+			s.request(name, "mended")
+			k = s.Await(name, "signed anew", func(k *v1alpha1.KeyCompromise) bool {
+				return stage.Condition(k, v1alpha1.StepReSigned).Status == metav1.ConditionTrue
+			})
+			if *k.Status.ResignedEntries != 1100 {
+				t.Errorf("%d are counted as signed anew", *k.Status.ResignedEntries)
+			}
+		})
 	}
-	s.Exec(`CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no signing today'; END $$`)
-	s.Exec(`CREATE TRIGGER refuse BEFORE UPDATE OF signature ON webhook_outbox_entries FOR EACH ROW EXECUTE FUNCTION refuse()`)
-	name := s.apply("key", kid, "{}")
-	k := s.AwaitReason(name, v1alpha1.ReasonRetrying)
-	if !strings.Contains(stage.Condition(k, v1alpha1.StepRevoked).Message, "no signing today") || s.kid() != kid ||
-		k.Status.RevokedAt != nil {
-		t.Errorf("%s", stage.JSON(k.Status))
-	}
-	s.Exec(`DROP TRIGGER refuse ON webhook_outbox_entries`)
-	s.Await(name, "revoked", func(k *v1alpha1.KeyCompromise) bool { return k.Status.SuccessorKid != "" })
 }
 
 func TestVolumeAboveTheLimitFollowsAfterTheRevocation(t *testing.T) {

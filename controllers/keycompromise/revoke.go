@@ -40,7 +40,8 @@ func revoke(ctx context.Context, s *compromise) (playbook.Outcome, error) {
 			r.RevokedAt.Format(time.RFC3339), r.Kid, s.successor()), nil
 	case r.Deferred:
 		return playbook.Done("revoked at %s, successor %s. There are more undelivered entries than one transaction signs "+
-			"anew: the next step signs them", r.RevokedAt.Format(time.RFC3339), r.SuccessorKid), nil
+			"anew, or the database refused to change one. The next step signs them", r.RevokedAt.Format(time.RFC3339),
+			r.SuccessorKid), nil
 	case r.Claimed > 0:
 		return playbook.Done("revoked at %s, successor %s. At that moment %d entries were being delivered under the old "+
 			"kid, and can't be recalled", r.RevokedAt.Format(time.RFC3339), r.SuccessorKid, r.Claimed), nil

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
@@ -59,6 +60,21 @@ func (a Act) MayAct() Outcome {
 	return Wait(a.Again, v1alpha1.ReasonWaitingForApproval, "%s waits for approval of %s, %s%s. To approve: %s",
 		strings.Join(missing, " and "), a.What, a.Digest, note,
 		ApproveCommand(a.Object, a.Resource, a.Approvals, missing, a.Digest))
+}
+
+// ShowApproval shows what waits for an approval on the steps to be approved whose turn has not come: a gate is asked
+// before the first effect, which may be an earlier step's. Approved, they wait for their turn again.
+func ShowApproval(obj Object, steps []string, o Outcome) {
+	for _, step := range steps {
+		c := condition(obj, step)
+		switch {
+		case c == nil || settled(c):
+		case o.reason == v1alpha1.ReasonWaitingForApproval:
+			setStep(obj, step, metav1.ConditionUnknown, o.reason, o.message)
+		case c.Reason == v1alpha1.ReasonWaitingForApproval:
+			setStep(obj, step, metav1.ConditionUnknown, v1alpha1.ReasonPending, itsTurn)
+		}
+	}
 }
 
 // Unapproved lists the required steps that have no approval of this digest. other lists those among them that have an

@@ -10,6 +10,9 @@ import (
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
 )
 
+// itsTurn is what a step says that has not begun.
+const itsTurn = "waits for its turn"
+
 // Begin writes the steps on the first visit. The object keeps this set of steps for its whole life.
 func Begin[S any](obj Object, lanes Lanes[S]) {
 	if condition(obj, v1alpha1.ConditionReady) != nil {
@@ -17,7 +20,7 @@ func Begin[S any](obj Object, lanes Lanes[S]) {
 	}
 	proceed(obj, v1alpha1.ReasonPending, "accepted")
 	for _, step := range slices.Concat(lanes...) {
-		set(obj, step.Condition, metav1.ConditionUnknown, v1alpha1.ReasonPending, "waits for its turn")
+		set(obj, step.Condition, metav1.ConditionUnknown, v1alpha1.ReasonPending, itsTurn)
 	}
 }
 

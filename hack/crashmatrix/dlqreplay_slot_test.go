@@ -194,7 +194,7 @@ func describe(r *result) string {
 
 func counts(p *v1alpha1.ReplayProgress) (all []int64) {
 	for _, n := range []*int64{p.Remaining, p.Requeued, p.Settled, p.Left, p.Parked, p.Unpublished, p.Gone, p.Changed,
-		p.Delivered, p.Failing, p.DiedAgain, p.Waiting} {
+		p.Refused, p.Delivered, p.Failing, p.DiedAgain, p.Waiting} {
 		if n != nil {
 			all = append(all, *n)
 		}

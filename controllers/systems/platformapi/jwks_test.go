@@ -18,6 +18,7 @@ func serveJWKS(t *testing.T, header map[string][]string, body string) *httptest.
 			t.Errorf("asked for %s", r.URL)
 		}
 		for name, values := range header {
+			w.Header()[name] = nil // also Date, which is not set then
 			for _, value := range values {
 				w.Header().Add(name, value)
 			}
@@ -30,49 +31,12 @@ func serveJWKS(t *testing.T, header map[string][]string, body string) *httptest.
 
 const keys = `{"keys": [{"kid": "a", "kty": "OKP"}, {"kid": "b"}]}`
 
-func TestHowLongAnAnswerMayBeBelieved(t *testing.T) {
-	t.Parallel()
-	for name, c := range map[string]struct {
-		cacheControl       []string
-		age                string
-		max, fresh, staleS int64
-	}{
-		"max-age":                {[]string{"public, max-age=300"}, "", 300, 300, 0},
-		"an age":                 {[]string{"max-age=300"}, "100", 300, 200, 0},
-		"older than its max-age": {[]string{"max-age=300"}, "400", 300, 0, 0},
-		"no header":              {nil, "", 3600, 3600, 0},
-		"nothing said":           {[]string{"public"}, "", 3600, 3600, 0},
-		"stale while revalidating": {[]string{"max-age=10, stale-while-revalidate=60, stale-if-error=30"}, "", 10, 10,
-			60},
-		"stale if error":                {[]string{"max-age=10", "stale-if-error=90"}, "", 10, 10, 90},
-		"capitals, quotes and a repeat": {[]string{`Max-Age="20"`, "max-age=5"}, "", 20, 20, 0},
-		"not to be kept":                {[]string{"no-store, max-age=300"}, "", 0, 0, 0},
-		"too large":                     {[]string{"max-age=99999999999999999999"}, "", 1<<31 - 1, 1<<31 - 1, 0},
-		"no number":                     {[]string{"max-age=-5"}, "-3", 3600, 3600, 0},
-	} {
-		header := map[string][]string{"Cache-Control": c.cacheControl}
-		if c.age != "" {
-			header["Age"] = []string{c.age}
-		}
-		answer, err := platformapi.FetchJWKS(t.Context(), serveJWKS(t, header, keys).URL, nil)
-		if err != nil {
-			t.Errorf("%s: %v", name, err)
-			continue
-		}
-		got := []int64{int64(answer.MaxAge / time.Second), int64(answer.FreshFor / time.Second),
-			int64(answer.StaleFor / time.Second)}
-		if want := []int64{c.max, c.fresh, c.staleS}; !reflect.DeepEqual(got, want) ||
-			!reflect.DeepEqual(answer.Kids, []string{"a", "b"}) {
-			t.Errorf("%s: %v, want %v; kids %v", name, got, want, answer.Kids)
-		}
-	}
-}
-
 func TestAnAnswerThatIsNoKeySetIsSaidToBeNone(t *testing.T) {
 	t.Parallel()
 	for body, want := range map[string]string{
 		"<html>secret words</html>": "no JSON", `{"keys": []}`: "no keys", `{}`: "no keys", `[]`: "no JSON", "": "no JSON",
-		`{"keys": 7}`: "no JSON",
+		`{"keys": 7}`: "no JSON", `{"keys": null}`: "no keys", `{"Keys": [{"kid": "a"}]}`: "no keys",
+		`{"keys": [{"kid": 7}, 7, null]}`:                       "no key that can be read, of 3",
 		`{"keys": [{"kid": "a"}]}` + strings.Repeat(" ", 4<<20): "longer than 4194304 bytes",
 	} {
 		_, err := platformapi.FetchJWKS(t.Context(), serveJWKS(t, nil, body).URL, nil)
@@ -87,6 +51,40 @@ func TestAnAnswerThatIsNoKeySetIsSaidToBeNone(t *testing.T) {
 	if _, err := platformapi.FetchJWKS(t.Context(), status.URL, nil); err == nil ||
 		err.Error() != "the answer was HTTP 502" {
 		t.Error(err)
+	}
+}
+
+// One key of a set that is not as it should be spoils no other.
+func TestAKeyThatCanNotBeReadSpoilsOnlyItself(t *testing.T) {
+	t.Parallel()
+	for bad, kids := range map[string][]string{
+		`{"kid": 7}`:              {"a", "b"},
+		`{"kid": ["a"]}`:          {"a", "b"},
+		`{"kid": {"kid": "c"}}`:   {"a", "b"},
+		`{"kid": true}`:           {"a", "b"},
+		`7`:                       {"a", "b"},
+		`"c"`:                     {"a", "b"},
+		`null`:                    {"a", "b"},
+		`[]`:                      {"a", "b"},
+		`{"kid": null}`:           {"a", "", "b"},
+		`{"kty": "OKP"}`:          {"a", "", "b"},
+		`{"KID": "c"}`:            {"a", "", "b"},
+		`{}`:                      {"a", "", "b"},
+		`{"kid": "a"}`:            {"a", "a", "b"},
+		`{"kid": "c", "kty": 7}`:  {"a", "c", "b"},
+		`{"kid": "c", "x5c": {}}`: {"a", "c", "b"},
+	} {
+		url := serveJWKS(t, nil, `{"keys": [{"kid": "a"}, `+bad+`, {"kid": "b"}]}`).URL
+		answer, err := platformapi.FetchJWKS(t.Context(), url, nil)
+		if err != nil || !reflect.DeepEqual(answer.Kids, kids) {
+			t.Errorf("%s: %+v, %v", bad, answer, err)
+		}
+		probe := &platformapi.Probe{URL: url, Timeout: time.Minute}
+		look := probe.JWKS(t.Context())
+		if look.Verdict != platformapi.Good || look.Keys == nil || !reflect.DeepEqual(look.Keys.Kids, kids) ||
+			strings.Contains(look.Message, "1 that can't be read") != (len(kids) == 2) {
+			t.Errorf("%s: %+v", bad, look)
+		}
 	}
 }
 

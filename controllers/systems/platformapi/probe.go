@@ -189,14 +189,17 @@ func (p *Probe) JWKS(ctx context.Context) Look {
 	case http.StatusNotFound:
 		look.Verdict, look.Down = Bad, true
 	case http.StatusOK:
-		kids, err := parseKeys(answer.Header, answer.Body)
+		kids, unreadable, err := parseKeys(answer.Header, answer.Body)
 		if err != nil {
 			look.Verdict, look.Message = Bad, path+" has no keys that can be read: "+err.Error()
 			return look
 		}
 		look.Verdict, look.Message = Good, path+" has keys"
+		if unreadable > 0 {
+			look.Message += fmt.Sprintf(", and %d that can't be read: each must be an object whose kid is text", unreadable)
+		}
 		look.Keys = &JWKS{Kids: kids, At: time.Now()}
-		look.Keys.MaxAge, look.Keys.StaleFor = lifetime(answer.Header)
+		look.Keys.MaxAge, look.Keys.StaleFor = lifetime(answer.Header, look.Keys.At)
 	}
 	return look
 }

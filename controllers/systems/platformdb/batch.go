@@ -83,6 +83,7 @@ const tallySQL = `count(*) FILTER (WHERE action = 'requeued'), count(*) FILTER (
 type tally struct {
 	requeued, settled, left, parked, unpublished, gone, changed int64
 	resigned                                                    int64 // of those requeued
+	refusals                                                    []Refusal
 }
 
 func (t *tally) targets() []any {
@@ -90,7 +91,7 @@ func (t *tally) targets() []any {
 }
 
 func (t *tally) sum() int64 {
-	return t.requeued + t.settled + t.left + t.parked + t.unpublished + t.gone + t.changed
+	return t.requeued + t.settled + t.left + t.parked + t.unpublished + t.gone + t.changed + t.refused()
 }
 
 // Requeue runs one batch of an operation: up to a page of its plan, as much of it as the pace allows.
@@ -119,6 +120,16 @@ const (
 )
 
 func (db *DB) batch(ctx context.Context, uid string, selection Selection, pace Pace, kind batchKind) (*Batch, error) {
+	batch, err := db.batchBy(ctx, uid, selection, pace, kind, (*requeuing).some)
+	if refusedBy(err) != "" {
+		// Nothing of it happened, whether a statement or the commit was refused.
+		return db.batchBy(ctx, uid, selection, pace, kind, (*requeuing).carefully)
+	}
+	return batch, err
+}
+
+func (db *DB) batchBy(ctx context.Context, uid string, selection Selection, pace Pace, kind batchKind,
+	requeue func(*requeuing, context.Context, pgx.Tx, []int64, time.Time) (tally, error)) (*Batch, error) {
 	batch := &Batch{}
 	err := db.transact(ctx, "requeueing a batch", pgx.TxOptions{}, func(tx pgx.Tx) error {
 		op, err := lock(ctx, tx, uid)
@@ -142,34 +153,23 @@ func (db *DB) batch(ctx context.Context, uid string, selection Selection, pace P
 		if batch.Looked = len(ids); batch.Looked == 0 {
 			return nil
 		}
-		var signer *signingKey
+		r := &requeuing{op: op, selection: selection, hold: kind == holdRequeues}
 		if selection.Unpublished == ReSignUnpublished {
 			// The key's lock comes before those of entries.
-			if signer, err = signerOf(ctx, tx, op.ApplicationID); err != nil {
+			if r.signer, err = signerOf(ctx, tx, op.ApplicationID); err != nil {
 				return err
 			}
-			defer signer.wipe()
+			defer r.signer.wipe()
 		}
 		base := later(op.Now.UTC(), op.LastEnqueuedAt)
-		args := selection.args(op.Cutoff)
-		args["operation"], args["batch"], args["ids"], args["base"] = op.ID, op.Batches+1, ids, base
-		args["hold_requeues"] = kind == holdRequeues
-		args["only"] = []int64(nil)
-		var t tally
-		if err := tx.QueryRow(ctx, batchSQL, args).Scan(t.targets()...); err != nil {
+		t, err := requeue(r, ctx, tx, ids, base)
+		if err != nil {
 			return err
 		}
-		if t.sum() < int64(len(ids)) && selection.Unpublished != LeaveUnpublished {
-			if err := reSignHeld(ctx, tx, signer, args, &t); err != nil {
-				return err
-			}
-		}
 		if t.sum() < int64(len(ids)) {
-			kept, err := keep(ctx, tx, op, ids, base, &t)
-			if err != nil {
+			if batch.Locked, err = keep(ctx, tx, op, ids, base, &t); err != nil {
 				return err
 			}
-			batch.Locked = kept
 		}
 		if err := turnPage(ctx, tx, op.ID, page, rest); err != nil {
 			return err
@@ -178,6 +178,29 @@ func (db *DB) batch(ctx context.Context, uid string, selection Selection, pace P
 		return err
 	})
 	return batch, err
+}
+
+// requeuing is a batch under way.
+type requeuing struct {
+	op        *Operation
+	selection Selection
+	signer    *signingKey // nil where this role signs nothing
+	hold      bool        // leave what would be requeued
+}
+
+// some deals with some of a batch's entries, which take their places from base on.
+func (r *requeuing) some(ctx context.Context, tx pgx.Tx, ids []int64, base time.Time) (t tally, err error) {
+	args := r.selection.args(r.op.Cutoff)
+	args["operation"], args["batch"], args["ids"], args["base"] = r.op.ID, r.op.Batches+1, ids, base
+	args["hold_requeues"] = r.hold
+	args["only"] = []int64(nil)
+	if err := tx.QueryRow(ctx, batchSQL, args).Scan(t.targets()...); err != nil {
+		return t, err
+	}
+	if t.sum() < int64(len(ids)) && r.selection.Unpublished != LeaveUnpublished {
+		err = reSignHeld(ctx, tx, r.signer, args, &t)
+	}
+	return t, err
 }
 
 // frontPage is the next page of an operation's plan; its ids are nil where none is left.
@@ -300,12 +323,14 @@ func advance(ctx context.Context, tx pgx.Tx, op *Operation, t tally, lastEnqueue
 			remaining = remaining - @sum, requeued = requeued + @requeued, waiting = waiting + @requeued, settled = settled + @settled,
 			left_alone = left_alone + @left, parked = parked + @parked, unpublished = unpublished + @unpublished,
 			gone = gone + @gone, changed = changed + @changed, resigned = resigned + @resigned,
+			refused = refused + @refused, refusals = @refusals,
 			requeued_at = CASE WHEN remaining = @sum THEN clock_timestamp() ELSE requeued_at END
 		WHERE id = @operation RETURNING `+operationColumns, pgx.NamedArgs{
 		"operation": op.ID, "last_enqueued": lastEnqueued, "paced": pace.spend(op,
 			t.requeued), "canary": canary, "sum": t.sum(),
 		"requeued": t.requeued, "settled": t.settled, "left": t.left, "parked": t.parked, "unpublished": t.unpublished,
 		"gone": t.gone, "changed": t.changed, "resigned": t.resigned,
+		"refused": t.refused(), "refusals": addRefusals(op.Refusals, t.refusals),
 	})
 	if err != nil {
 		return nil, err

@@ -3,6 +3,8 @@ package platformdb
 import (
 	"context"
 	"fmt"
+	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -79,7 +81,11 @@ func (db *DB) ObserveAll(ctx context.Context, uid string) error {
 	return nil
 }
 
-// AnswerCount counts entries by what the relying party answered: a status code, or a cause where there was none.
+// refusedAnswer begins what stands for an answer where the database refused the entry.
+const refusedAnswer = "SQLSTATE "
+
+// AnswerCount counts entries by what the relying party answered: a status code, or a cause where there was none. Of
+// those that the database refused it has the SQLSTATE.
 type AnswerCount struct {
 	Answer  string `db:"answer"`
 	Entries int64  `db:"entries"`
@@ -88,6 +94,10 @@ type AnswerCount struct {
 // Attempts is what became of some requeued entries.
 type Attempts struct {
 	Waiting, Attempted, Failed int64
+	// Refused by the database, of those that failed.
+	Refused int64
+	// Locked by another session, and so not dealt with yet; of a canary.
+	Locked int64
 	// Answers to those that failed, the most frequent first.
 	Answers []AnswerCount
 }
@@ -101,10 +111,42 @@ func (db *DB) RecentAttempts(ctx context.Context, op *Operation, n int) (*Attemp
 		ORDER BY attempted_at DESC LIMIT $2`, op.ID, n)
 }
 
-// CanaryAttempts judges the entries of the current canary.
+const (
+	// paceWindow and paceAttempts bound what the pace of a relying party is reckoned from.
+	paceWindow   = time.Minute
+	paceAttempts = 2000
+)
+
+// Pace is how many entries a second were attempted lately; 0 where none was.
+func (db *DB) Pace(ctx context.Context, op *Operation) (perSecond float64, err error) {
+	var n int64
+	var seconds float64
+	if err := db.pool.QueryRow(ctx, `SELECT count(*), coalesce(extract(epoch FROM clock_timestamp() - min(attempted_at)), 0)::float8
+		FROM (SELECT attempted_at FROM playbook.replay_entries
+			WHERE operation_id = $1 AND attempted_at > clock_timestamp() - $2 * interval '1 second'
+			ORDER BY attempted_at DESC LIMIT $3) a`, op.ID, paceWindow.Seconds(), paceAttempts).Scan(&n, &seconds); err != nil {
+		return 0, fmt.Errorf("reckoning the pace of attempts: %w", describe(err))
+	}
+	// All may have been seen in one look, a moment ago.
+	return float64(n) / max(seconds, 1), nil
+}
+
+// CanaryAttempts judges the entries of the current canary. One that the database refused has failed.
 func (db *DB) CanaryAttempts(ctx context.Context, op *Operation) (*Attempts, error) {
-	return db.attempts(ctx, `SELECT outcome, answer FROM playbook.replay_entries r
-		WHERE operation_id = $1 AND entry_id = ANY ($2) AND outcome IS NOT NULL`, op.ID, op.CanaryEntries)
+	a, err := db.attempts(ctx, `SELECT coalesce(outcome, 'died') AS outcome, coalesce('`+refusedAnswer+`' || sqlstate, answer) AS answer
+		FROM playbook.replay_entries r
+		WHERE operation_id = $1 AND entry_id = ANY ($2) AND (outcome IS NOT NULL OR sqlstate IS NOT NULL)`, op.ID, op.CanaryEntries)
+	if err != nil || a.Waiting+a.Attempted == int64(len(op.CanaryEntries)) {
+		return a, err
+	}
+	var dealtWith int64
+	if err := db.pool.QueryRow(ctx,
+		`SELECT count(*) FROM playbook.replay_entries WHERE operation_id = $1 AND entry_id = ANY ($2)`,
+		op.ID, op.CanaryEntries).Scan(&dealtWith); err != nil {
+		return nil, fmt.Errorf("looking for canary entries that are locked: %w", describe(err))
+	}
+	a.Locked = int64(len(op.CanaryEntries)) - dealtWith
+	return a, nil
 }
 
 func (db *DB) attempts(ctx context.Context, attempted string, args ...any) (*Attempts, error) {
@@ -117,6 +159,9 @@ func (db *DB) attempts(ctx context.Context, attempted string, args ...any) (*Att
 	var waiting, failed bool
 	var c AnswerCount
 	_, err = pgx.ForEachRow(rows, []any{&waiting, &failed, &c.Answer, &c.Entries}, func() error {
+		if strings.HasPrefix(c.Answer, refusedAnswer) {
+			a.Refused += c.Entries
+		}
 		if waiting {
 			a.Waiting += c.Entries
 			return nil

@@ -32,8 +32,11 @@ type Operation struct {
 	Unpublished int64 `db:"unpublished"`
 	Gone        int64 `db:"gone"`
 	Changed     int64 `db:"changed"`
+	Refused     int64 `db:"refused"`
 	// Resigned of the requeued ones were signed anew.
 	Resigned int64 `db:"resigned"`
+	// Refusals are the refused ones by SQLSTATE, in the order in which they came.
+	Refusals []Refusal `db:"refusals"`
 
 	Waiting   int64 `db:"waiting"`
 	Failing   int64 `db:"failing"`
@@ -46,15 +49,17 @@ type Operation struct {
 	PacedAt        *time.Time `db:"paced_at"`
 	CanaryEntries  []int64    `db:"canary_entries"`
 	CanaryAt       *time.Time `db:"canary_at"`
-	RequeuedAt     *time.Time `db:"requeued_at"`
+	// CanarySince is when the first entries were chosen: another session may hold them, so that others are.
+	CanarySince *time.Time `db:"canary_since"`
+	RequeuedAt  *time.Time `db:"requeued_at"`
 
 	// Now is the database's clock when the row was read.
 	Now time.Time `db:"now"`
 }
 
 const operationColumns = `id, uid::text AS uid, namespace, name, application_id, cutoff, closed_at, outcome, planned_at, plan, plan_digest,
-	total, remaining, requeued, settled, left_alone, parked, unpublished, gone, changed, resigned, waiting, failing, delivered, died,
-	batches, observed_batch, last_enqueued_at, paced_at, canary_entries, canary_at, requeued_at, clock_timestamp() AS now`
+	total, remaining, requeued, settled, left_alone, parked, unpublished, gone, changed, refused, refusals, resigned, waiting, failing, delivered, died,
+	batches, observed_batch, last_enqueued_at, paced_at, canary_entries, canary_at, canary_since, requeued_at, clock_timestamp() AS now`
 
 // Identity is what the ledger knows an object by.
 type Identity struct {
@@ -170,14 +175,14 @@ func (db *DB) ResumeOperation(ctx context.Context, uid, request string) error {
 		if err != nil {
 			return err
 		}
-		_, err = tx.Exec(ctx, `UPDATE playbook.operations SET judged_from = clock_timestamp(), canary_entries = NULL, canary_at = NULL,
+		_, err = tx.Exec(ctx, `UPDATE playbook.operations SET judged_from = clock_timestamp(), canary_entries = NULL, canary_at = NULL, canary_since = NULL,
 			requeued_at = CASE WHEN requeued_at IS NULL THEN NULL ELSE clock_timestamp() END, resumed_for = $2
 			WHERE id = $1 AND resumed_for IS DISTINCT FROM $2`, op.ID, request)
 		return err
 	})
 }
 
-// ForgetCanary lets another canary be chosen.
+// ForgetCanary lets another canary be chosen, within the time of the first.
 func (db *DB) ForgetCanary(ctx context.Context, uid string) error {
 	return db.transact(ctx, "forgetting the canary", pgx.TxOptions{}, func(tx pgx.Tx) error {
 		op, err := lock(ctx, tx, uid)

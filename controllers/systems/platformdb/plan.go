@@ -16,6 +16,9 @@ type Plan struct {
 	Causes []CauseCount `json:"causes,omitempty"` // the most frequent first
 	Oldest *time.Time   `json:"oldest,omitempty"` // enqueued_at
 	Newest *time.Time   `json:"newest,omitempty"`
+	// Named are the entries that the selector names, and Excluded those that it names to leave them out.
+	Named    *Named `json:"named,omitempty"`
+	Excluded *Named `json:"excluded,omitempty"`
 }
 
 // CauseCount counts planned entries.
@@ -61,6 +64,9 @@ func (db *DB) Plan(ctx context.Context, uid string, selection Selection, limit i
 			return &TooLarge{Entries: total, Limit: limit}
 		}
 		args := selection.args(op.Cutoff)
+		if err := countNamed(ctx, tx, selection, args, plan); err != nil {
+			return err
+		}
 		args["operation"], args["page_size"] = op.ID, pageSize
 		if _, err := tx.Exec(ctx, pagesSQL, args); err != nil {
 			return err
@@ -124,8 +130,8 @@ func planDigest(ctx context.Context, tx pgx.Tx, operationID int64) (string, erro
 var ErrNothingToTry = errors.New("no remaining entry would be requeued")
 
 // ChooseCanary picks up to n of the remaining entries that would be requeued, spread over causes and age, moves them to
-// the front of the plan as a page of their own, and keeps them as the operation's canary. Choosing again returns the
-// first choice.
+// the front of the plan as a page of their own, and keeps them as the operation's canary. Those that another session
+// holds are chosen only where it holds all that were looked at. Choosing again returns the first choice.
 func (db *DB) ChooseCanary(ctx context.Context, uid string, selection Selection, n int32) (*Operation, error) {
 	var op *Operation
 	err := db.transact(ctx, "choosing the canary", pgx.TxOptions{}, func(tx pgx.Tx) error {
@@ -133,16 +139,11 @@ func (db *DB) ChooseCanary(ctx context.Context, uid string, selection Selection,
 		if op, err = lock(ctx, tx, uid); err != nil || op.CanaryEntries != nil {
 			return err
 		}
-		args := selection.args(op.Cutoff)
-		args["operation"], args["entries"] = op.ID, n
-		var chosen []int64
-		if err := tx.QueryRow(ctx, canarySQL, args).Scan(&chosen); err != nil {
+		chosen, err := chooseCanary(ctx, tx, op, selection, n)
+		if err != nil {
 			return err
 		}
-		if len(chosen) == 0 {
-			return ErrNothingToTry
-		}
-		args = pgx.NamedArgs{"operation": op.ID, "chosen": chosen}
+		args := pgx.NamedArgs{"operation": op.ID, "chosen": chosen}
 		for _, move := range moveToFrontSQL {
 			if _, err := tx.Exec(ctx, move, args); err != nil {
 				return err
@@ -152,6 +153,53 @@ func (db *DB) ChooseCanary(ctx context.Context, uid string, selection Selection,
 		return err
 	})
 	return op, err
+}
+
+// canaryRounds is how often a canary is chosen for which another session holds entries, each time of twice as many.
+const canaryRounds = 10
+
+func chooseCanary(ctx context.Context, tx pgx.Tx, op *Operation, selection Selection, n int32) ([]int64, error) {
+	locked, free := []int64{}, []int64{}
+	for round := range canaryRounds {
+		args := selection.args(op.Cutoff)
+		args["operation"], args["entries"] = op.ID, (n-int32(len(free)))<<round
+		args["known"] = append(slices.Clone(locked), free...)
+		var chosen []int64
+		if err := tx.QueryRow(ctx, canarySQL, args).Scan(&chosen); err != nil {
+			return nil, err
+		}
+		if len(chosen) == 0 {
+			break
+		}
+		rows, err := tx.Query(ctx, `SELECT id FROM webhook_outbox_entries WHERE id = ANY ($1) FOR UPDATE SKIP LOCKED`,
+			chosen)
+		if err != nil {
+			return nil, err
+		}
+		taken, err := pgx.CollectRows(rows, pgx.RowTo[int64])
+		if err != nil {
+			return nil, err
+		}
+		// In the order of the choice, which begins with what is far apart.
+		for _, id := range chosen {
+			switch {
+			case !slices.Contains(taken, id):
+				locked = append(locked, id)
+			case len(free) < int(n):
+				free = append(free, id)
+			}
+		}
+		if len(free) == int(n) {
+			return free, nil
+		}
+	}
+	switch {
+	case len(free) > 0:
+		return free, nil
+	case len(locked) == 0:
+		return nil, ErrNothingToTry
+	}
+	return locked[:min(len(locked), int(n))], nil
 }
 
 // canarySQL looks at no more than the first, middle and last pages' worth of the plan: a spread over age needs no more,
@@ -165,7 +213,8 @@ var canarySQL = `WITH pages AS (
 			` + judgeSQL("SELECT unnest(entry_ids) FROM sampled") + ` AS action
 		FROM sampled, unnest(sampled.entry_ids) AS s(id) JOIN webhook_outbox_entries o ON o.id = s.id
 	), ranked AS (
-		SELECT id, ntile(@entries::int) OVER (PARTITION BY cause ORDER BY enqueued_at, id) AS age, cause FROM judged WHERE action = 'requeued' OR @re_sign AND action = 'unpublished'
+		SELECT id, ntile(@entries::int) OVER (PARTITION BY cause ORDER BY enqueued_at, id) AS age, cause FROM judged
+		WHERE (action = 'requeued' OR @re_sign AND action = 'unpublished') AND id <> ALL (@known::bigint[])
 	), spread AS (
 		SELECT id, row_number() OVER (PARTITION BY cause, age ORDER BY id) AS within, age, cause FROM ranked
 	), per_cause AS (
@@ -173,7 +222,7 @@ var canarySQL = `WITH pages AS (
 		SELECT id, within, row_number() OVER (PARTITION BY cause ORDER BY within, least(age, @entries::int + 1 - age), age) AS turn, cause
 		FROM spread
 	)
-	SELECT array_agg(id) FROM (SELECT id FROM per_cause ORDER BY turn, cause LIMIT @entries) c`
+	SELECT array_agg(id ORDER BY turn, cause) FROM (SELECT id, turn, cause FROM per_cause ORDER BY turn, cause LIMIT @entries) c`
 
 // takeOutSQL takes chosen entries out of the plan's pages.
 var takeOutSQL = []string{
@@ -187,5 +236,6 @@ var moveToFrontSQL = append(slices.Clone(takeOutSQL),
 	`INSERT INTO playbook.replay_pages (operation_id, page, entry_ids)
 		SELECT @operation, (SELECT coalesce(min(page), 0) - 1 FROM playbook.replay_pages WHERE operation_id = @operation), array_agg(o.id ORDER BY o.enqueued_at, o.id)
 		FROM webhook_outbox_entries o WHERE o.id = ANY (@chosen::bigint[])`,
-	`UPDATE playbook.operations SET canary_entries = @chosen, canary_at = NULL WHERE id = @operation`,
+	`UPDATE playbook.operations SET canary_entries = @chosen, canary_at = NULL,
+		canary_since = coalesce(canary_since, clock_timestamp()) WHERE id = @operation`,
 )

@@ -26,6 +26,8 @@ type ReSigning struct {
 	// Open transactions that may have read the key before it was revoked: virtual transaction ids, as in pg_locks, and
 	// names of prepared transactions.
 	Open []string
+	// Refusals of the entries that the database refused to have signed anew in this look, and that stay under the old kid.
+	Refusals []Refusal
 }
 
 // ReSign signs some of an application's undelivered entries anew that are still under the old kid, by the key that is
@@ -108,7 +110,19 @@ const openSQL = `SELECT coalesce(array_agg(t), '{}') FROM (
 // reSignPage signs one page anew, and reports whether the sweep goes on. A sweep goes through the dead entries and then
 // through the others, each in the order of the platform's indexes, and the ledger keeps where it is: beginning anew
 // with each page would read what is done again and again.
+//
+// Entries that the database refuses to have changed are left: they must not keep the others under the old kid.
 func (db *DB) reSignPage(ctx context.Context, uid string, progress *ReSigning) (more bool, err error) {
+	more, err = db.reSignPageBy(ctx, uid, progress, reSignAll)
+	if refusedBy(err) != "" {
+		return db.reSignPageBy(ctx, uid, progress, reSignCarefully)
+	}
+	return more, err
+}
+
+func (db *DB) reSignPageBy(ctx context.Context, uid string, progress *ReSigning, reSign func(context.Context, pgx.Tx,
+	string, []int64, []string) ([]Refusal, error)) (more bool, err error) {
+	var refusals []Refusal
 	err = db.transact(ctx, "signing entries anew", pgx.TxOptions{}, func(tx pgx.Tx) error {
 		if _, err := lock(ctx, tx, uid); err != nil {
 			return err
@@ -125,33 +139,15 @@ func (db *DB) reSignPage(ctx context.Context, uid string, progress *ReSigning) (
 			return err
 		}
 		defer signer.wipe()
-		dead := "IS NOT NULL"
-		if now.SweptDead {
-			dead = "IS NULL"
-		}
-		rows, err := tx.Query(ctx, `SELECT id, enqueued_at, payload::text FROM webhook_outbox_entries
-			WHERE oauth_application_id = $1 AND delivered_at IS NULL AND dlq_at `+dead+` AND kid = $2
-				AND ($3::timestamp IS NULL OR (enqueued_at, id) > ($3, $4))
-			ORDER BY enqueued_at, id LIMIT $5 FOR NO KEY UPDATE SKIP LOCKED`, now.ApplicationID, now.Kid, now.SweptEnqueuedAt, now.SweptID, pageSize)
+		ids, bodies, id, at, err := pageToSign(ctx, tx, now)
 		if err != nil {
-			return err
-		}
-		var ids []int64
-		var bodies []string
-		var id int64
-		var at time.Time
-		var body string
-		if _, err := pgx.ForEachRow(rows, []any{&id, &at, &body}, func() error {
-			ids, bodies = append(ids, id), append(bodies, body)
-			return nil
-		}); err != nil {
 			return err
 		}
 		signatures, err := signer.signAll(bodies)
 		if err != nil {
 			return err
 		}
-		if _, err := tx.Exec(ctx, reSignSQL, signer.kid, ids, signatures); err != nil {
+		if refusals, err = reSign(ctx, tx, signer.kid, ids, signatures); err != nil {
 			return err
 		}
 		sweptDead, sweptAt, sweptID := now.SweptDead, &at, &id
@@ -160,13 +156,67 @@ func (db *DB) reSignPage(ctx context.Context, uid string, progress *ReSigning) (
 		}
 		more = sweptDead || sweptAt != nil
 		if _, err := tx.Exec(ctx, `UPDATE playbook.key_revocations SET resigned = resigned + $3, swept_dead = $4, swept_enqueued_at = $5, swept_id = $6
-			WHERE application_id = $1 AND kid = $2`, now.ApplicationID, now.Kid, len(ids), sweptDead, sweptAt, sweptID); err != nil {
+			WHERE application_id = $1 AND kid = $2`, now.ApplicationID, now.Kid, int64(len(ids))-refused(refusals), sweptDead, sweptAt, sweptID); err != nil {
 			return err
 		}
 		progress.Revocation, err = revocation(ctx, tx, uid)
 		return err
 	})
+	if err == nil {
+		progress.Refusals = addRefusals(progress.Refusals, refusals)
+	}
 	return more, err
+}
+
+// pageToSign reads and locks the next page of a sweep, and says where it ends.
+func pageToSign(ctx context.Context, tx pgx.Tx, now *Revocation) (ids []int64, bodies []string, id int64, at time.Time,
+	err error) {
+	dead := "IS NOT NULL"
+	if now.SweptDead {
+		dead = "IS NULL"
+	}
+	rows, err := tx.Query(ctx, `SELECT id, enqueued_at, payload::text FROM webhook_outbox_entries
+		WHERE oauth_application_id = $1 AND delivered_at IS NULL AND dlq_at `+dead+` AND kid = $2
+			AND ($3::timestamp IS NULL OR (enqueued_at, id) > ($3, $4))
+		ORDER BY enqueued_at, id LIMIT $5 FOR NO KEY UPDATE SKIP LOCKED`, now.ApplicationID, now.Kid, now.SweptEnqueuedAt, now.SweptID, pageSize)
+	if err != nil {
+		return nil, nil, 0, at, err
+	}
+	var body string
+	_, err = pgx.ForEachRow(rows, []any{&id, &at, &body}, func() error {
+		ids, bodies = append(ids, id), append(bodies, body)
+		return nil
+	})
+	return ids, bodies, id, at, err
+}
+
+func reSignAll(ctx context.Context, tx pgx.Tx, kid string, ids []int64, signatures []string) ([]Refusal, error) {
+	_, err := tx.Exec(ctx, reSignSQL, kid, ids, signatures)
+	return nil, err
+}
+
+// reSignCarefully is reSignAll for entries of which some were refused: it halves them until each of those is found.
+func reSignCarefully(ctx context.Context, tx pgx.Tx, kid string, ids []int64, signatures []string) ([]Refusal, error) {
+	err := pgx.BeginFunc(ctx, tx, func(savepoint pgx.Tx) error {
+		if _, err := savepoint.Exec(ctx, reSignSQL, kid, ids, signatures); err != nil {
+			return err
+		}
+		return checkNow(ctx, savepoint)
+	})
+	state := refusedBy(err)
+	switch {
+	case state == "":
+		return nil, err
+	case len(ids) == 1:
+		return []Refusal{{State: state, Entries: 1, Entry: ids[0]}}, nil
+	}
+	half := len(ids) / 2
+	first, err := reSignCarefully(ctx, tx, kid, ids[:half], signatures[:half])
+	if err != nil {
+		return nil, err
+	}
+	second, err := reSignCarefully(ctx, tx, kid, ids[half:], signatures[half:])
+	return addRefusals(first, second), err
 }
 
 func quoteLiteral(text string) string { return "'" + strings.ReplaceAll(text, "'", "''") + "'" }

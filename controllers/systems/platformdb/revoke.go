@@ -23,6 +23,8 @@ const (
 	claimInterval = 100 * time.Millisecond
 	// conflictTries is how often a transaction runs that Postgres undid because of another one.
 	conflictTries = 4
+	// leaveAll, as a limit, leaves all entries to ReSign.
+	leaveAll = -1
 	// maxKids bounds the list of an application's kids.
 	maxKids = 20
 )
@@ -39,7 +41,7 @@ type Revocation struct {
 	Resigned int64 `db:"resigned"`
 	// Claimed entries were locked by the dispatcher when the revocation committed.
 	Claimed int64 `db:"claimed"`
-	// Deferred says that there were too many entries to sign anew in the transaction.
+	// Deferred says that there were too many entries to sign anew in the transaction, or that one was refused.
 	Deferred bool `db:"deferred"`
 	// ReSignedAt is when nothing was under the old kid any more, and no transaction from before the revocation was open.
 	ReSignedAt *time.Time `db:"resigned_at"`
@@ -95,7 +97,8 @@ func revocation(ctx context.Context, q querier, uid string) (*Revocation, error)
 
 // Revoke ends a key in one transaction: the key is revoked, its successor issued, the application's undelivered entries
 // are signed anew, and webhook_key.compromised is enqueued, signed by the successor. Where more than limit entries are
-// undelivered it leaves them to ReSign. Revoking again returns the first revocation. It needs the role playbook_signer.
+// undelivered, or the database refuses to have one changed, it leaves them to ReSign: a key is ended whatever its
+// webhooks hold. Revoking again returns the first revocation. It needs the role playbook_signer.
 //
 // It returns UnknownKid, Taken or Unsignable where it can't; nothing was changed then.
 func (db *DB) Revoke(ctx context.Context, uid, kid, reason string, limit int64) (*Revocation, error) {
@@ -104,6 +107,10 @@ func (db *DB) Revoke(ctx context.Context, uid, kid, reason string, limit int64) 
 		var said *pgconn.PgError
 		// serialization_failure, deadlock_detected
 		if errors.As(err, &said) && (said.Code == "40001" || said.Code == "40P01") && try < conflictTries {
+			continue
+		}
+		if refusedBy(err) != "" && limit >= 0 {
+			limit = leaveAll
 			continue
 		}
 		return r, err

@@ -7,6 +7,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -341,7 +342,7 @@ func TestVolumeDoesNotDelayARevocation(t *testing.T) {
 	}
 }
 
-func TestARefusedSignatureChangesNothing(t *testing.T) {
+func TestARefusedSignatureHoldsUpNothingElse(t *testing.T) {
 	t.Parallel()
 	k := newKeyring(t)
 	ctx := t.Context()
@@ -350,16 +351,21 @@ func TestARefusedSignatureChangesNothing(t *testing.T) {
 	k.exec(fmt.Sprintf(`CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'refused'; END $$;
 		CREATE TRIGGER refuse BEFORE UPDATE ON webhook_outbox_entries FOR EACH ROW WHEN (OLD.id = %d) EXECUTE FUNCTION refuse()`, ids[1400]))
 	id := k.open("leak")
-	if _, err := k.signing.Revoke(ctx, id.UID, kid, "leaked", 100_000); err == nil ||
-		!strings.Contains(err.Error(), "refused") {
-		t.Errorf("%v", err)
+	r, err := k.signing.Revoke(ctx, id.UID, kid, "leaked", 100_000)
+	if err != nil || !r.Deferred || r.Resigned != 0 || k.kid() != r.SuccessorKid {
+		t.Fatalf("%+v, %v", r, err)
 	}
-	if byKid := k.verify(); k.kid() != kid || byKid[kid] != 1500 || len(byKid) != 1 {
-		t.Errorf("%s, %v", k.kid(), byKid)
+	want := []platformdb.Refusal{{State: "P0001", Entries: 1, Entry: ids[1400]}}
+	p, err := k.signing.ReSign(ctx, id.UID)
+	if err != nil || !p.Swept || p.Left != 1 || p.Resigned != 1499 || !reflect.DeepEqual(p.Refusals, want) {
+		t.Errorf("%+v, %v", p, err)
+	}
+	if byKid := k.verify(); byKid[kid] != 1 || byKid[r.SuccessorKid] != 1500 {
+		t.Errorf("%v", byKid)
 	}
 	k.exec(`DROP TRIGGER refuse ON webhook_outbox_entries`)
-	if _, err := k.signing.Revoke(ctx, id.UID, kid, "leaked", 100_000); err != nil {
-		t.Error(err)
+	if p, err := k.signing.ReSign(ctx, id.UID); err != nil || p.ReSignedAt == nil || p.Resigned != 1500 {
+		t.Errorf("%+v, %v", p, err)
 	}
 }
 

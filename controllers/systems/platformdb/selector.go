@@ -13,6 +13,7 @@ type Selector struct {
 	DeadBefore *time.Time // exclusive
 	Causes     []string
 	EntryIDs   []int64
+	ExcludeIDs []int64
 }
 
 // Selection is which entries an operation is about, and what becomes of those that are not plainly requeued.
@@ -48,6 +49,7 @@ var selected = `o.oauth_application_id = @application
 	AND (@dead_after::timestamp IS NULL OR o.dlq_at >= @dead_after)
 	AND (@dead_before::timestamp IS NULL OR o.dlq_at < @dead_before)
 	AND (@entry_ids::bigint[] IS NULL OR o.id = ANY (@entry_ids))
+	AND (@exclude_ids::bigint[] IS NULL OR o.id <> ALL (@exclude_ids))
 	AND (@causes::text[] IS NULL OR ` + causeSQL(requeuedBefore) + ` = ANY (@causes))`
 
 func (s Selection) args(cutoff time.Time) pgx.NamedArgs {
@@ -59,6 +61,7 @@ func (s Selection) args(cutoff time.Time) pgx.NamedArgs {
 		"dead_before": s.DeadBefore,
 		"causes":      s.Causes,
 		"entry_ids":   s.EntryIDs,
+		"exclude_ids": s.ExcludeIDs,
 		"conflicts":   s.Conflicts,
 		"max_replays": s.MaxReplays,
 		// Whether entries under an unpublished kid wait for their signature.

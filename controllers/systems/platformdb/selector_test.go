@@ -27,6 +27,15 @@ var beginnings = []string{
 	"\nHTTP 503", "HTTP 503\n", "HTTP 409 ", "Net::ReadTimeout", "Net::OpenTimeout: " +
 		"", "Net::Timeout", "Errno::ETIMEDOUT: ", "Errno::ECONNREFUSED", "Errno::EPIPE: ", "SocketError: " +
 		"", "Socket", "EOFError",
+	"409 Conflict", "409", "422: ", "503 ", "503 Service Unavailable", "HTTP 422 Unprocessable Entity: ", "HTTP 503 " +
+		"Conflict",
+	"HTTP/1.1 503 Service Unavailable", "HTTP/1.1 409", "HTTP/2 429: ", "HTTP/11 503", "HTTP/1.1  503", "504 Gateway " +
+		"Time-out",
+	"503 Service Temporarily Unavailable: ", "401 Client Error: ", "500 Client Error: ", "execution " +
+		"expired", "execution " +
+		"expired: ", "execution expired at dawn", "expected 200, got 502", "the server responded with status 409",
+	"the server responded with status 40", "the server responded with status 5033", "Net::ReadTimeout with " +
+		"#<TCPSocket:(closed)>", "Connection refused - connect(2)", "Connection refused by the party", "end of file reached",
 	"OpenSSL::SSL::SSLError: ", "Faraday::TimeoutError", "Faraday::ConnectionFailed: ", "Timeout: HTTP 503: ",
 }
 
@@ -62,8 +71,19 @@ func (r row) cause() string {
 			return cause
 		}
 	}
-	code, ok := strings.CutPrefix(word, "HTTP ")
-	if !ok || len(code) != 3 || strings.Trim(code, "0123456789") != "" {
+	if rest, ok := strings.CutPrefix(*r.lastError, "Net::ReadTimeout with #<"); ok && rest != "" {
+		return "Timeout"
+	}
+	for message, cause := range map[string]string{
+		"execution expired": "Timeout", "Connection refused": "ServerError", "end of file reached": "ServerError",
+	} {
+		if rest, ok := strings.CutPrefix(*r.lastError, message); ok &&
+			(rest == "" || rest[0] == ':' || strings.HasPrefix(rest, " - ")) {
+			return cause
+		}
+	}
+	code := statusIn(word)
+	if code == "" {
 		return "Unknown"
 	}
 	switch {
@@ -81,12 +101,41 @@ func (r row) cause() string {
 	return "Unknown"
 }
 
+// statusIn reads the code of a status line, or nothing where its words are not exactly one's.
+func statusIn(line string) string {
+	if code, ok := strings.CutPrefix(line, "the server responded with status "); ok {
+		if len(code) != 3 || strings.Trim(code, "0123456789") != "" {
+			return ""
+		}
+		return code
+	}
+	for _, prefix := range []string{"HTTP ", "HTTP/1.1 ", "HTTP/1.0 ", "HTTP/2 "} {
+		if rest, ok := strings.CutPrefix(line, prefix); ok {
+			line = rest
+			break
+		}
+	}
+	code, phrase, spoken := strings.Cut(line, " ")
+	if len(code) != 3 || strings.Trim(code, "0123456789") != "" {
+		return ""
+	}
+	if spoken && !slices.Contains(map[string][]string{
+		"409": {"Conflict"}, "422": {"Unprocessable Entity"}, "503": {"Service Unavailable",
+			"Service Temporarily Unavailable"},
+		"504": {"Gateway Time-out"},
+	}[code], phrase) && phrase != map[byte]string{'4': "Client Error", '5': "Server Error"}[code[0]] {
+		return ""
+	}
+	return code
+}
+
 func (r row) isSelected(s platformdb.Selection, cutoff time.Time) bool {
 	return r.application == s.ApplicationID && r.diedAt != nil && !r.delivered && !r.diedAt.After(cutoff) &&
 		(s.EventTypes == nil || slices.Contains(s.EventTypes, r.eventType)) &&
 		(s.DeadAfter == nil || !r.diedAt.Before(*s.DeadAfter)) &&
 		(s.DeadBefore == nil || r.diedAt.Before(*s.DeadBefore)) &&
 		(s.EntryIDs == nil || slices.Contains(s.EntryIDs, r.id)) &&
+		!slices.Contains(s.ExcludeIDs, r.id) &&
 		(s.Causes == nil || slices.Contains(s.Causes, r.cause()))
 }
 
@@ -138,6 +187,9 @@ func drawSelection(t *rapid.T, rows []row) platformdb.Selection {
 	}
 	if narrows("entry") {
 		s.EntryIDs = rapid.SliceOfN(rapid.Int64Range(1, 40), 1, 20).Draw(t, "entries")
+	}
+	if narrows("exclusion") {
+		s.ExcludeIDs = rapid.SliceOfN(rapid.Int64Range(1, 40), 1, 20).Draw(t, "excluded entries")
 	}
 	if narrows("earliest death") {
 		s.DeadAfter = new(times.Draw(t, "dead after"))
