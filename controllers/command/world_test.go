@@ -315,7 +315,7 @@ func (m *manager) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.Res
 		Resume: func(_ context.Context, c *command.Command) error { *c.Run = nil; return nil },
 		Close: func(ctx context.Context, v *visit) error {
 			if running, err := m.command(v.Obj).MayRun(ctx); err != nil || running {
-				return errors.Join(err, playbook.ErrUnderWay)
+				return errors.Join(err, playbook.ErrStillClosing)
 			}
 			return nil
 		},

@@ -96,7 +96,7 @@ func assess(_ context.Context, s *compromise) playbook.Outcome {
 func (r *Reconciler) closeDeleted(ctx context.Context, v *playbook.Visit[*v1alpha1.KeyCompromise]) error {
 	obj := v.Obj
 	if r.commands.Runs(obj, obj.Status.Command) {
-		return playbook.ErrUnderWay
+		return playbook.ErrStillClosing
 	}
 	id, err := identity(obj)
 	if err != nil {
@@ -120,7 +120,7 @@ func (r *Reconciler) closeDeleted(ctx context.Context, v *playbook.Visit[*v1alph
 	return s.db.CloseOperation(ctx, id, platformdb.OutcomeDeleted)
 }
 
-// awaitRake returns ErrUnderWay while a rake may be running that another manager began.
+// awaitRake returns ErrStillClosing while a rake may be running that another manager began.
 func (s *compromise) awaitRake(ctx context.Context) error {
 	if s.obj.Status.RevokedAt != nil {
 		return nil
@@ -128,7 +128,7 @@ func (s *compromise) awaitRake(ctx context.Context) error {
 	running, err := s.rake().MayRun(ctx)
 	switch {
 	case running:
-		return playbook.ErrUnderWay
+		return playbook.ErrStillClosing
 	case errors.Is(err, platformdb.ErrNoOperation), errors.Is(err, platformdb.ErrClosed):
 		// What the ledger does not know was not begun, and what it has closed had ended.
 		return nil

@@ -26,9 +26,9 @@ const (
 	lastTimeout = 5 * time.Second
 )
 
-// ErrUnderWay says that an effect of a deleted object is under way, and that its end is certain to come. The object
+// ErrStillClosing says that an effect of a deleted object is under way, and that its end is certain to come. The object
 // stays until then: without it the effect could be begun again by another object.
-var ErrUnderWay = errors.New("an effect is under way")
+var ErrStillClosing = errors.New("an effect is under way")
 
 // Finalize lets a deleted object go once closeOperation has closed its operation.
 func Finalize(ctx context.Context, c client.Client, recorder events.EventRecorder, obj Object,
@@ -42,7 +42,7 @@ func Finalize(ctx context.Context, c client.Client, recorder events.EventRecorde
 		closing, cancel := context.WithTimeout(ctx, max(lastTimeout, min(closeTimeout, time.Until(end))))
 		err := closeOperation(closing)
 		cancel()
-		if errors.Is(err, ErrUnderWay) {
+		if errors.Is(err, ErrStillClosing) {
 			return ctrl.Result{RequeueAfter: underWayInterval}, nil
 		}
 		// Where there is time for one more.
