@@ -88,7 +88,7 @@ func (s *compromise) reSignSome(ctx context.Context) (*platformdb.ReSigning, err
 func (s *compromise) stillSigning(progress *platformdb.ReSigning) playbook.Outcome {
 	var why []string
 	if len(progress.Refusals) > 0 {
-		why = append(why, fmt.Sprintf("the database refuses to change %s, and they stay under the old kid. Update one by " +
+		why = append(why, fmt.Sprintf("the database refuses to change %s, and they stay under the old kid. Update one by "+
 			"hand "+
 			"in a transaction to see what refuses it, and mend that", refusals(progress)))
 	}
