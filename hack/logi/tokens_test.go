@@ -54,7 +54,7 @@ func TestTokensFailAsTheyAreToldTo(t *testing.T) {
 	}
 	control("tokens", `{"jwt":true}`)
 	_, token := ask()
-	if parsed, err := jose.ParseSigned(token, []jose.SignatureAlgorithm{jose.EdDSA}); err != nil ||
+	if parsed, err := jose.ParseSignedCompact(token, []jose.SignatureAlgorithm{jose.EdDSA}); err != nil ||
 		parsed.Signatures[0].Header.KeyID != logi.TokenKid || !shows(logi.TokenKid) {
 		t.Errorf("%s: %v", token, err)
 	}
