@@ -144,7 +144,7 @@ func TestWhatIsBadIsSaidAndMended(t *testing.T) {
 		"jwks": {push("bad-jwks"), push("good"), "sev1: /up answers HTTP 502; /.well-known/jwks.json answers HTTP 502",
 			[]string{v1alpha1.ConditionUpAnswers, v1alpha1.ConditionJWKSServed}},
 		"refused": {tokens(logi.TokenFault{Status: 403, Error: "access_denied"}), tokens(logi.TokenFault{}),
-			"sev1: /oauth/token answers HTTP 403 to a client that it knows and to one that it doesn't",
+			"sev1: /oauth/token answers HTTP 403 to a known client and to an unknown one",
 			[]string{v1alpha1.ConditionTokensIssued}},
 		"token-key": {tokens(logi.TokenFault{JWT: true, Unpublished: true}), tokens(logi.TokenFault{JWT: true}),
 			`sev1: JWKS lacks the key "tok_1", by which a token was just signed`, []string{v1alpha1.ConditionJWKSServed}},
