@@ -167,6 +167,21 @@ func TestEachSampleAppliesAsItIs(t *testing.T) {
 	}
 }
 
+// A Secret that such a Platform may read can't be labelled.
+func TestAPlatformsNameFitsALabel(t *testing.T) {
+	t.Parallel()
+	for length, fits := range map[int]bool{63: true, 64: false} {
+		out, err := w.KubectlInput(t.Context(), fmt.Sprintf(`
+apiVersion: playbook.1pass.dev/v1alpha1
+kind: Platform
+metadata: {name: %s, namespace: %s}
+spec: {url: https://api.example.com}`, strings.Repeat("p", length), world.Namespace), "apply", "--dry-run=server", "-f", "-")
+		if (err == nil) != fits || !fits && !strings.Contains(out, "write a shorter name") {
+			t.Errorf("%d characters: %v\n%s", length, err, out)
+		}
+	}
+}
+
 func TestKubectlGetShowsWhatIsAskedAtNight(t *testing.T) {
 	t.Parallel()
 	const replay = `{apiVersion: playbook.1pass.dev/v1alpha1, kind: DLQReplay, metadata: {name: seen, namespace: default}, spec: {platformRef: {name: p}, applicationID: "42"}}`

@@ -843,6 +843,7 @@ type ApplicationDeadLetters struct {
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status
 // +kubebuilder:resource:categories=playbook
+// +kubebuilder:validation:XValidation:rule="size(self.metadata.name) <= 63",message="the labels of its Secrets have a Platform's name as their value, which may have 63 characters: write a shorter name"
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
 // +kubebuilder:printcolumn:name="Automation",type=string,JSONPath=`.spec.automation`
 // +kubebuilder:printcolumn:name="Signals",type=string,JSONPath=`.status.signals.summary`
