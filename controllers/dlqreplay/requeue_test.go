@@ -184,7 +184,12 @@ func TestARunningReplayThatIsDeletedStopsAtOnce(t *testing.T) {
 	stage.Eventually(t, name+" is gone", func() bool {
 		return client.IgnoreNotFound(shared.Kube.Get(s.Ctx, client.ObjectKeyFromObject(r), r)) == nil && s.Gone(name)
 	})
-	s.eachOnce(1000)
+	// The deletion interrupts the batch, which is rolled back, or it was too late for that.
+	before := s.requeues()
+	if before != 0 && before != 1000 {
+		t.Errorf("%d entries were requeued, which is part of a batch", before)
+	}
+	s.eachOnce(before)
 	if got := stage.Query[string](s.Scene, `SELECT outcome FROM playbook.operations WHERE uid = $1::uuid`,
 		r.UID); got != "deleted" {
 		t.Errorf("the outcome in the ledger is %q", got)
@@ -196,9 +201,9 @@ func TestARunningReplayThatIsDeletedStopsAtOnce(t *testing.T) {
 	// Applied again under the same name, it goes on with what is still dead, and touches nothing twice.
 	again := s.apply("r", "{maxInFlight: 1000000, canary: {entries: 0}}")
 	r = s.Await(again, "all requeued", func(r *v1alpha1.DLQReplay) bool {
-		return r.Status.Progress != nil && value(r.Status.Progress.Requeued) == 2000
+		return r.Status.Progress != nil && value(r.Status.Progress.Requeued) == 3000-before
 	})
-	s.progress(r, map[string]int64{"requeued": 2000, "waiting": 2000})
+	s.progress(r, map[string]int64{"requeued": 3000 - before, "waiting": 3000 - before})
 	s.eachOnce(3000)
 }
 
