@@ -128,9 +128,14 @@ func isQuiet(slot v1alpha1.IncidentSlot, at time.Time, repeat time.Duration) boo
 // Incident is open.
 func keeps(slot v1alpha1.IncidentSlot, open bool, alarms []signals.Signal, at time.Time, repeat time.Duration) bool {
 	unheard := fresh(slot, alarms, at, repeat)
-	if !open {
+	switch {
+	case !open:
+		// The quiet is about what was bad when a person resolved the Incident. Another signal breaks it, if it is as severe.
 		return isQuiet(slot, at, repeat) && !slices.ContainsFunc(unheard,
-			func(s signals.Signal) bool { return s.Severity < slot.Severity })
+			func(s signals.Signal) bool { return s.Severity <= slot.Severity })
+	case slot.Category == v1alpha1.CategoryUnclassified:
+		// What people are asked about raises no Incident that is about something else.
+		return len(unheard) == 0
 	}
 	// Without a person's severity, the Incident rises with the signals. With one it does not, and a sev1 needs an Incident
 	// of its own.
@@ -175,6 +180,10 @@ func slotFor(i *v1alpha1.Incident, s signals.Signals, at time.Time) v1alpha1.Inc
 		slot.Known = known(slices.DeleteFunc(Alarms(s, place.Category), func(signal signals.Signal) bool {
 			return signal.Since.After(i.CreationTimestamp.Time)
 		}))
+	}
+	if by := i.Annotations[v1alpha1.AnnotationSeenBy]; by != "" && slot.Category == v1alpha1.CategoryUnclassified {
+		slot.Known = append(slot.Known, v1alpha1.KnownSignal{Condition: by,
+			Severity: v1alpha1.Severity(i.Annotations[v1alpha1.AnnotationSeenSeverity])})
 	}
 	return slot
 }
@@ -230,12 +239,16 @@ func tidy(status *v1alpha1.PlatformStatus, incidents []v1alpha1.Incident, s sign
 	for _, was := range slices.Clone(status.Incidents) {
 		place := placeOf(was)
 		slot := Slot(status, place)
-		slot.Known = slices.DeleteFunc(slices.Clone(slot.Known), func(k v1alpha1.KnownSignal) bool {
-			return slices.ContainsFunc(s.Each, func(signal signals.Signal) bool {
-				return signal.Condition == k.Condition && signal.State == metav1.ConditionTrue
-			})
-		})
 		holder := holderOf(slot, incidents)
+		// An Incident that people are asked by stays theirs while it is open, also if what they are asked about comes and
+		// goes.
+		if holder == nil || Ended(holder) || place.Category != v1alpha1.CategoryUnclassified {
+			slot.Known = slices.DeleteFunc(slices.Clone(slot.Known), func(k v1alpha1.KnownSignal) bool {
+				return slices.ContainsFunc(s.Each, func(signal signals.Signal) bool {
+					return signal.Condition == k.Condition && signal.State == metav1.ConditionTrue
+				})
+			})
+		}
 		switch {
 		case holder != nil && Ended(holder):
 			end(status, holder, s)
@@ -286,10 +299,14 @@ func choose(status *v1alpha1.PlatformStatus, want Want, all []v1alpha1.Incident,
 		}
 	}
 	name := unused(want.Name, status.Incidents, all)
-	put(status, v1alpha1.IncidentSlot{
+	taken := v1alpha1.IncidentSlot{
 		Category: want.Place.Category, ApplicationID: want.Place.ApplicationID, Incident: name,
 		At: new(metav1.NewTime(at.Truncate(time.Second))),
-	})
+	}
+	if taken.Category == v1alpha1.CategoryUnclassified {
+		taken.Known = known(alarms)
+	}
+	put(status, taken)
 	return name
 }
 

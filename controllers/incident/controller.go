@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"time"
 
-	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/client-go/tools/events"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -89,8 +88,8 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 func (r *Reconciler) closeDeleted(ctx context.Context, v *playbook.Visit[*v1alpha1.Incident]) error {
 	s := r.response(v)
 	status := &s.Incident.Status
-	if status.ResolvedAt != nil && (status.Notice == nil || status.Notice.Published == v1alpha1.NoticeResolved) ||
-		meta.FindStatusCondition(status.Conditions, v1alpha1.ConditionReady) == nil {
+	told := status.Notice != nil && status.Notice.Published != v1alpha1.NoticeResolved
+	if !s.escalation().Rings() && !told {
 		return nil
 	}
 	p := &v1alpha1.Platform{}
@@ -102,7 +101,7 @@ func (r *Reconciler) closeDeleted(ctx context.Context, v *playbook.Visit[*v1alph
 		status.ResolvedAt = journal.Seconds(s.Now)
 		s.Record(v1alpha1.StepResolved, "resolved, since the incident was deleted")
 	}
-	told := s.takeBack(ctx)
+	taken := s.takeBack(ctx)
 	published, err := s.notice().Close(ctx)
 	if err != nil {
 		return err
@@ -110,7 +109,7 @@ func (r *Reconciler) closeDeleted(ctx context.Context, v *playbook.Visit[*v1alph
 	if err := s.Save(ctx); err != nil {
 		return fmt.Errorf("writing the status: %w", err)
 	}
-	if !told || !published {
+	if !taken || !published {
 		return errNotTold
 	}
 	return nil

@@ -349,6 +349,9 @@ func TestItIsQuietAfterAResolutionByHand(t *testing.T) {
 		"until it was good once":      {up, func(s *scene) { s.mustOpen(good(v1alpha1.ConditionUpAnswers)); s.mustOpen(up) }},
 		"at most for repeatSeconds":   {up, func(s *scene) { s.offset.Store(int64(31 * time.Minute)); s.mustOpen(up) }},
 		"until the severity is worse": {latency, func(s *scene) { s.mustOpen(latency, up) }},
+		"about that signal only": {up, func(s *scene) {
+			s.mustOpen(up, bad(v1alpha1.ConditionTokensIssued, v1alpha1.Sev1, start))
+		}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -454,5 +457,30 @@ func TestWhatPeopleAreAskedAboutOpensOnce(t *testing.T) {
 	if i.Spec.Category != v1alpha1.CategoryUnclassified || i.Annotations[v1alpha1.AnnotationSeenSeverity] != "sev2" ||
 		i.Spec.Summary != ask.Message {
 		t.Errorf("%+v %v", i.Spec, i.Annotations)
+	}
+}
+
+// A ticket about something else kept people from being asked.
+func TestATicketKeepsPeopleFromNothingThatTheyAreAskedAbout(t *testing.T) {
+	t.Parallel()
+	ask := signals.Signal{Condition: v1alpha1.ConditionTokensIssued, State: metav1.ConditionUnknown,
+		Severity: v1alpha1.Sev1, Since: time.Now().Add(time.Minute), Ask: true, Message: "the client is refused"}
+	for _, severity := range []v1alpha1.Severity{"", v1alpha1.Sev1} {
+		t.Run(string(severity), func(t *testing.T) {
+			t.Parallel()
+			s := newScene(t)
+			s.ticket("ticket", v1alpha1.IncidentSpec{Category: v1alpha1.CategoryUnclassified, Severity: severity})
+			s.mustOpen()
+			s.mustOpen(ask)
+			s.count(2)
+			// It comes and goes while its Incident is open.
+			s.mustOpen(good(v1alpha1.ConditionTokensIssued))
+			s.mustOpen(ask)
+			s.count(2)
+			s.delete(s.platform)
+			s.apply()
+			s.mustOpen(ask)
+			s.count(2)
+		})
 	}
 }

@@ -17,7 +17,7 @@ var troubles = []string{
 	v1alpha1.ReasonDatabaseUnreachable, v1alpha1.ReasonDatabaseSessionUnfit, v1alpha1.ReasonDatabaseRowsHidden,
 	v1alpha1.ReasonDatabaseReadOnly, v1alpha1.ReasonDatabaseRestarting, v1alpha1.ReasonDatabaseDiskFull,
 	v1alpha1.ReasonDatabaseNoConnection, v1alpha1.ReasonDatabaseCanceled, v1alpha1.ReasonDatabaseTooSlow,
-	v1alpha1.ReasonSchemaUnusable, v1alpha1.ReasonLedgerNotReady,
+	v1alpha1.ReasonSchemaUnusable, v1alpha1.ReasonLedgerNotReady, v1alpha1.ReasonNobodyReached,
 }
 
 func reasonOf(err error) string {

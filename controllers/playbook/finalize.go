@@ -53,7 +53,7 @@ func Finalize(ctx context.Context, c client.Client, recorder events.EventRecorde
 		}
 		if err != nil {
 			recorder.Eventf(obj, nil, "Warning", "OperationLeftOpen", "Delete", "%s",
-				Normalise(fmt.Sprintf("the operation could not be closed in the ledger and was left open: %v", err)))
+				Normalise(fmt.Sprintf("what it began could not be closed or taken back, and was left as it is: %v", err)))
 		}
 	}
 	return Result(ctx, 0, release(ctx, c, obj), nil)

@@ -174,6 +174,13 @@ func (e *Escalation) message(page v1alpha1.PageStatus, event paging.Event, at ti
 	}
 }
 
+// Rings says whether a channel may not know yet that it is over.
+func (e *Escalation) Rings() bool {
+	escalation := e.Incident.Status.Escalation
+	return escalation != nil && slices.ContainsFunc(escalation.Pages,
+		func(p v1alpha1.PageStatus) bool { return p.State != v1alpha1.PageResolved })
+}
+
 // TakeBack tells each channel that accepted a page that somebody took it on, or that it is over. It reports whether all
 // were told. since is when that began. A channel that doesn't answer for a minute after that is given up.
 func (e *Escalation) TakeBack(ctx context.Context, event paging.Event, state v1alpha1.PageState, since time.Time) bool {
