@@ -116,6 +116,9 @@ func TestThatNobodyWasReachedIsTheLoudestOnTheRow(t *testing.T) {
 	s.pass(name)
 	s.rollbacks(1)
 	s.expect(name, "Escalated Unknown NobodyReached", "RolledBack Unknown RollingBack", "Ready False NobodyReached")
+	if !s.warned(name, v1alpha1.ReasonNobodyReached, "NOBODY WAS REACHED") {
+		t.Errorf("no Warning says so: %q", s.events)
+	}
 	if row := s.row(name); !strings.Contains(row, " NobodyReached NOBODY WAS REACHED, call somebody: ") {
 		t.Errorf("the row is %s", row)
 	}

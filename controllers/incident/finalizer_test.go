@@ -62,3 +62,41 @@ func TestAFinishedIncidentHasNoFinalizer(t *testing.T) {
 		t.Errorf("it was %+v, and is %+v", before, after)
 	}
 }
+
+// The first try to take a page back failed, and the page rang for ever.
+func TestADeletedIncidentStaysUntilItsPageIsTakenBack(t *testing.T) {
+	s := newScene(t, "rings")
+	s.bad(v1alpha1.Sev1, "/up answers HTTP 502")
+	name := s.open("inc", "{category: Outage, outage: {rollback: Never}}")
+	s.pass(name)
+	s.expectPages("oncall 1 triggered")
+	s.Services.SetFault(logi.PagerDuty, logi.ServiceFault{Status: http.StatusServiceUnavailable, Times: 1})
+	if err := admin.Delete(s.ctx, s.get(name)); err != nil {
+		t.Fatal(err)
+	}
+	s.pass(name)
+	if s.gone(name) {
+		t.Error("it is gone, and the page rings")
+	}
+	s.expectPages("oncall 1 triggered")
+	s.pass(name)
+	if !s.gone(name) {
+		t.Error("it is not gone")
+	}
+	s.expectPages("oncall 1 resolved")
+}
+
+func TestADeletedIncidentThatToldNobodyNeedsNoPlatform(t *testing.T) {
+	s := newScene(t, "tells-nobody")
+	name := s.open("inc", "{severity: sev3}")
+	s.pass(name)
+	s.deletePlatform()
+	if err := admin.Delete(s.ctx, s.get(name)); err != nil {
+		t.Fatal(err)
+	}
+	s.pass(name)
+	if !s.gone(name) {
+		t.Error("it waits for its Platform")
+	}
+	s.applyPlatform("") // which is cleaned up
+}

@@ -51,7 +51,7 @@ func TestABadDeployIsPagedRolledBackAndResolved(t *testing.T) {
 	r.DeployCommit(logi.WebService, "fix")
 	s.after(time.Minute, name)
 	s.expect(name, "AutoDeployRestored True Succeeded", "Ready True Succeeded")
-	if got := s.message(name, "Ready"); got != "the signals stayed good" {
+	if got := s.message(name, "Ready"); got != "resolved, the signals stayed good" {
 		t.Errorf("the finished row says %q", got)
 	}
 	if !r.AutoDeploy(logi.WebService) {

@@ -40,7 +40,7 @@ func resolve(ctx context.Context, s *response) (playbook.Outcome, error) {
 		return playbook.Outcome{}, fmt.Errorf("giving up the place of the Platform's %s: %w", s.Incident.Spec.Category, err)
 	}
 	if !told {
-		return playbook.Wait(toldInterval, v1alpha1.StepResolved, "%s; not every channel knows yet", how), nil
+		return playbook.Wait(toldInterval, v1alpha1.StepResolved, "resolved, %s; not every channel knows yet", how), nil
 	}
-	return playbook.Done("%s", how), nil
+	return playbook.Done("resolved, %s", how), nil
 }

@@ -322,7 +322,7 @@ func TestRuleWhoResolvesByHandPagesNobodyElse(t *testing.T) {
 	s.expectPages("oncall 1 resolved")
 	s.expect(name, "Resolved True Succeeded", "Mitigated False NotNeeded", "Acknowledged False NotNeeded",
 		"Ready True Succeeded")
-	if got := s.message(name, "Resolved"); got != "by dana: it was DNS" {
+	if got := s.message(name, "Resolved"); got != "resolved, by dana: it was DNS" {
 		t.Errorf("it says %q", got)
 	}
 	if d := s.get(name).Status.Durations; d.ToResolveSeconds == nil || d.ToMitigateSeconds != nil ||

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
@@ -187,30 +188,27 @@ func (e *Escalation) stop(ctx context.Context) (playbook.Outcome, error) {
 	return playbook.Wait(0, v1alpha1.ReasonAcknowledged, "%s; acknowledged by %s", e.paged(), by), nil
 }
 
-// paged says who was, in a few words.
+// paged says who was, and when first, in a few words: in the present round, or in the ones before if nobody was in it.
 func (e *Escalation) paged() string {
+	pages := e.pages()
+	if !slices.ContainsFunc(pages, reached) {
+		pages = e.Incident.Status.Escalation.Pages
+	}
 	var tiers []string
-	first := time.Time{}
-	for _, page := range e.Incident.Status.Escalation.Pages {
-		if !reached(page) {
+	said := map[string]bool{}
+	for _, page := range pages {
+		if !reached(page) || said[page.Tier] {
 			continue
 		}
-		if first.IsZero() && page.SettledAt != nil {
-			first = page.SettledAt.Time
+		said[page.Tier] = true
+		text := page.Tier
+		if page.SettledAt != nil {
+			text += " at " + page.SettledAt.UTC().Format(time.RFC3339)
 		}
-		if !slices.Contains(tiers, page.Tier) {
-			tiers = append(tiers, page.Tier)
-		}
+		tiers = append(tiers, text)
 	}
 	if len(tiers) == 0 {
 		return "nobody was paged yet"
 	}
-	text := tiers[0]
-	for _, tier := range tiers[1:] {
-		text += " and " + tier
-	}
-	if first.IsZero() {
-		return "paged " + text
-	}
-	return fmt.Sprintf("paged %s at %s", text, first.UTC().Format(time.RFC3339))
+	return "paged " + strings.Join(tiers, " and ")
 }
