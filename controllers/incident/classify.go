@@ -83,7 +83,11 @@ func (s *response) rise() {
 	status, spec := &s.Incident.Status, &s.Incident.Spec
 	now := severity(spec.Severity, spec.Category, status.Severity, s.own.Severity(), seenSeverity(s.Incident))
 	if now != status.Severity {
-		s.Record(v1alpha1.ReasonClassifying, "%s: %s", now, s.whyClassified(now))
+		why := s.whyClassified(now)
+		s.Record(v1alpha1.ReasonClassifying, "%s: %s", now, why)
+		if status.Severity != "" {
+			playbook.Happened(s.Incident, v1alpha1.StepClassified, "%s: %s", now, why)
+		}
 		status.Severity = now
 	}
 	if s.escalation().Begin() && !s.escalation().Acknowledged() {

@@ -162,6 +162,9 @@ func TestSev2PagesTheFirstTierOnceAndSev3Nobody(t *testing.T) {
 	if got := s.get(name).Status.Severity; got != v1alpha1.Sev1 {
 		t.Errorf("the severity is %s", got)
 	}
+	if got := s.message(name, "Classified"); got != "sev1: /up answers HTTP 502" {
+		t.Errorf("it is classified as %q", got)
+	}
 	s.bad(v1alpha1.Sev2, "/api answers HTTP 500")
 	s.pass(name)
 	if got := s.get(name).Status.Severity; got != v1alpha1.Sev1 {
