@@ -72,7 +72,7 @@ func TestAnEntryThatTheDatabaseRefusesDoesNotHoldUpTheRevocation(t *testing.T) {
 			if k.Status.SuccessorKid == "" || s.kid() != k.Status.SuccessorKid || *k.Status.ResignedEntries != 1097 {
 				t.Errorf("%s", stage.JSON(k.Status))
 			}
-			want := fmt.Sprintf("the database refuses to have 3 entries (SQLSTATE %s, such as entry %d) changed", c.state,
+			want := fmt.Sprintf("the database refuses to change 3 entries (SQLSTATE %s, such as entry %d)", c.state,
 				bad[0])
 			if m := stage.Condition(k, v1alpha1.StepReSigned).Message; !strings.Contains(m, want) ||
 				strings.Contains(m, "the platform still signs with it") {
@@ -109,7 +109,7 @@ func TestVolumeAboveTheLimitFollowsAfterTheRevocation(t *testing.T) {
 		return stage.Condition(k, v1alpha1.StepReSigned).Status == metav1.ConditionTrue
 	})
 	if *k.Status.ResignedEntries != 3000 || !strings.Contains(stage.Condition(k, v1alpha1.StepRevoked).Message,
-		"the next step signs them") {
+		"The next step signs them") {
 		t.Errorf("%s", stage.JSON(k.Status))
 	}
 	if n := stage.Query[int64](s.Scene, `SELECT count(*) FROM webhook_outbox_entries WHERE kid <> $1`,
