@@ -24,8 +24,6 @@ const (
 	openInterval = 5 * time.Second
 	// tidyInterval is how often it is checked, while no signal is bad, that the Incidents in the slots still exist.
 	tidyInterval = 30 * time.Second
-	// maxPlatformInName leaves room for the onset and a number: an Incident's name has at most 253 characters.
-	maxPlatformInName = 200
 	// maxSummary is the maximum length of spec.summary.
 	maxSummary = 255
 )
@@ -131,8 +129,7 @@ func incidentFor(p *v1alpha1.Platform, category v1alpha1.IncidentCategory, s sig
 	return &v1alpha1.Incident{
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: p.Namespace,
-			Name: strings.TrimRight(p.Name[:min(len(p.Name), maxPlatformInName)], "-.") + "-" +
-				began.Format("20060102t150405z"),
+			Name:      p.Name + "-" + began.Format("20060102t150405z"),
 			Annotations: map[string]string{
 				v1alpha1.AnnotationSeenSeverity: string(alarms[0].Severity), v1alpha1.AnnotationSeenBy: alarms[0].Condition,
 			},

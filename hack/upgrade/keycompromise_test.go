@@ -107,6 +107,8 @@ func finishKeyCompromise(s *scene, stored *state) {
 	s.play()
 	stalled := s.condition(v1alpha1.ConditionStalled)
 	if strings.HasPrefix(stalled, "True ") {
+		// Ten looks take five seconds, and more on a busy machine.
+		s.patch(`{"spec":{"publishTimeoutSeconds":600}}`)
 		s.request()
 		s.play()
 	}
