@@ -117,8 +117,7 @@ func (s *replay) beforeResuming(a *platformdb.Attempts) string {
 		return s.whomToCall() + ". When the relying party is well again"
 	}
 	return fmt.Sprintf("Mend what the database refuses: to see it, update entry %d by hand in a transaction, and roll "+
-		"back. "+
-		"Only a replay with a new name tries a refused entry again. To go on with the others", s.op.Refusals[0].Entry)
+		"back. Only a replay with a new name tries a refused entry again. To go on with the others", s.op.Refusals[0].Entry)
 }
 
 // answers says what the relying party answered, such as "503 ×3, Timeout ×1".
