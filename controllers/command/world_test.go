@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -14,12 +13,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
-	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/tools/events"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -33,7 +29,7 @@ import (
 	"github.com/1pass-dev/playbook-operator/controllers/systems/ssh"
 	"github.com/1pass-dev/playbook-operator/hack/controlplane"
 	"github.com/1pass-dev/playbook-operator/hack/servers"
-	"github.com/1pass-dev/playbook-operator/hack/world"
+	"github.com/1pass-dev/playbook-operator/hack/stage"
 )
 
 const (
@@ -45,51 +41,14 @@ const (
 var (
 	plane  *controlplane.ControlPlane
 	kube   client.Client // the cluster's administrator
-	scheme = runtime.NewScheme()
+	scheme = stage.Scheme()
 )
 
 func TestMain(m *testing.M) {
-	code, err := run(m)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		code = 1
-	}
-	os.Exit(code)
-}
-
-func run(m *testing.M) (code int, err error) {
-	ctx := context.Background()
-	ctrl.SetLogger(logr.Discard())
-	dir, err := os.MkdirTemp("", "playbook-command-")
-	if err != nil {
-		return 0, err
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	if plane, err = controlplane.Start(ctx, filepath.Join(dir, "controlplane")); err != nil {
-		return 0, err
-	}
-	defer func() { err = errors.Join(err, plane.Stop(ctx)) }()
-	kubectl, err := plane.Kubectl(ctx)
-	if err != nil {
-		return 0, err
-	}
-	for _, arguments := range [][]string{
-		{"apply", "-k", filepath.Join(world.Root(), "config/crd")},
-		{"wait", "crd", "--all", "--for=condition=Established", "--timeout=60s"},
-	} {
-		out, err := exec.CommandContext(ctx, kubectl,
-			append([]string{"--kubeconfig", plane.Kubeconfig()}, arguments...)...).CombinedOutput()
-		if err != nil {
-			return 0, fmt.Errorf("%q: %w\n%s", arguments, err, out)
-		}
-	}
-	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
-		return 0, err
-	}
-	if kube, err = client.New(plane.Config(), client.Options{Scheme: scheme}); err != nil {
-		return 0, err
-	}
-	return m.Run(), nil
+	stage.Tests(m, func(ctx context.Context, dir string) (stop func(context.Context) error, err error) {
+		plane, kube, err = stage.StartPlane(ctx, dir)
+		return plane.Stop, err
+	})
 }
 
 // A host is one that commands run on. Its command begins, waits until the test says how it ends, and does its work.

@@ -2,11 +2,8 @@ package incident_test
 
 import (
 	"context"
-	"errors"
-	"flag"
 	"fmt"
 	"net/http"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -15,24 +12,18 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
-	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
-	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/tools/events"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
-
-	"github.com/go-logr/logr"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
 	"github.com/1pass-dev/playbook-operator/controllers/access"
 	"github.com/1pass-dev/playbook-operator/controllers/incident"
 	"github.com/1pass-dev/playbook-operator/controllers/signals"
 	"github.com/1pass-dev/playbook-operator/hack/logi"
-	"github.com/1pass-dev/playbook-operator/hack/servers"
+	"github.com/1pass-dev/playbook-operator/hack/stage"
 	"github.com/1pass-dev/playbook-operator/hack/world"
 )
 
@@ -48,48 +39,10 @@ const (
 )
 
 func TestMain(m *testing.M) {
-	flag.Parse()
-	code, err := runTests(m)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		code = 1
-	}
-	os.Exit(code)
-}
-
-func runTests(m *testing.M) (code int, err error) {
-	ctx := context.Background()
-	ctrl.SetLogger(logr.Discard())
-	dir, err := os.MkdirTemp("", "playbook-incident-")
-	if err != nil {
-		return 0, fmt.Errorf("making a folder for the servers: %w", err)
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	if w, err = world.Start(ctx, dir, servers.PostgresOptions{Fast: true,
-		Settings: map[string]string{"max_connections": "400"}}); err != nil {
-		return 0, err
-	}
-	defer func() { err = errors.Join(err, w.Stop(ctx)) }()
-	scheme := runtime.NewScheme()
-	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
-		return 0, err
-	}
-	if admin, err = client.New(w.ControlPlane.Config(), client.Options{Scheme: scheme}); err != nil {
-		return 0, err
-	}
-	kubeconfig, err := w.ControlPlane.KubeconfigForServiceAccount(ctx, world.Namespace, world.ServiceAccount)
-	if err != nil {
-		return 0, err
-	}
-	var config *rest.Config
-	if config, err = clientcmd.BuildConfigFromFlags("", kubeconfig); err != nil {
-		return 0, err
-	}
-	config.QPS = -1
-	if kube, err = client.NewWithWatch(config, client.Options{Scheme: scheme}); err != nil {
-		return 0, err
-	}
-	return m.Run(), nil
+	stage.Tests(m, func(ctx context.Context, dir string) (stop func(context.Context) error, err error) {
+		w, admin, kube, err = stage.StartWorld(ctx, dir)
+		return w.Stop, err
+	})
 }
 
 // A scene is a platform of the test's own, with its Platform applied, whose signals and clock the test sets.

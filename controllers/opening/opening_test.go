@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"os"
-	"os/exec"
 	"slices"
 	"strings"
 	"sync"
@@ -14,15 +12,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
-	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/tools/events"
-	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
@@ -30,54 +24,20 @@ import (
 	"github.com/1pass-dev/playbook-operator/controllers/opening"
 	"github.com/1pass-dev/playbook-operator/controllers/signals"
 	"github.com/1pass-dev/playbook-operator/hack/controlplane"
+	"github.com/1pass-dev/playbook-operator/hack/stage"
 )
 
 var (
 	plane  *controlplane.ControlPlane
 	kube   client.Client
-	scheme = runtime.NewScheme()
+	scheme = stage.Scheme()
 )
 
 func TestMain(m *testing.M) {
-	code, err := run(m)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		code = 1
-	}
-	os.Exit(code)
-}
-
-func run(m *testing.M) (code int, err error) {
-	ctx := context.Background()
-	ctrl.SetLogger(logr.Discard())
-	dir, err := os.MkdirTemp("", "playbook-opening-")
-	if err != nil {
-		return 0, err
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	if plane, err = controlplane.Start(ctx, dir); err != nil {
-		return 0, err
-	}
-	defer func() { err = errors.Join(err, plane.Stop(ctx)) }()
-	kubectl, err := plane.Kubectl(ctx)
-	if err != nil {
-		return 0, err
-	}
-	for _, args := range [][]string{
-		{"apply", "-f", "../../config/crd/bases"}, {"wait", "crd", "--all", "--for=condition=Established", "--timeout=60s"},
-	} {
-		args = append([]string{"--kubeconfig", plane.Kubeconfig()}, args...)
-		if out, err := exec.CommandContext(ctx, kubectl, args...).CombinedOutput(); err != nil {
-			return 0, fmt.Errorf("%w: %s", err, out)
-		}
-	}
-	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
-		return 0, err
-	}
-	if kube, err = client.New(plane.Config(), client.Options{Scheme: scheme}); err != nil {
-		return 0, err
-	}
-	return m.Run(), nil
+	stage.Tests(m, func(ctx context.Context, dir string) (stop func(context.Context) error, err error) {
+		plane, kube, err = stage.StartPlane(ctx, dir)
+		return plane.Stop, err
+	})
 }
 
 // start is when the first signal turns bad. The Platform is applied a second before it.

@@ -7,17 +7,11 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"os"
 	"testing"
 	"time"
 
-	"github.com/go-logr/logr"
-	"k8s.io/apimachinery/pkg/runtime"
-	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
-	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
 	"github.com/1pass-dev/playbook-operator/hack/servers"
 	"github.com/1pass-dev/playbook-operator/hack/world"
 )
@@ -42,42 +36,33 @@ func Main(m *testing.M, s *Stage, settings map[string]string) {
 	if err := flag.Set("test.parallel", "12"); err != nil {
 		panic(err)
 	}
-	code, err := s.run(m, settings)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		code = 1
-	}
-	os.Exit(code)
+	Tests(m, func(ctx context.Context, dir string) (stop func(context.Context) error, err error) {
+		return s.stop, s.start(ctx, dir, settings)
+	})
 }
 
-func (s *Stage) run(m *testing.M, settings map[string]string) (code int, err error) {
-	ctx := context.Background()
-	ctrl.SetLogger(logr.Discard()) // the manager's log is in a file
-	dir, err := os.MkdirTemp("", "playbook-stage-")
-	if err != nil {
-		return 0, fmt.Errorf("making a folder for the servers: %w", err)
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+func (s *Stage) start(ctx context.Context, dir string, settings map[string]string) (err error) {
 	if s.World, err = world.Start(ctx, dir, servers.PostgresOptions{Fast: true, Settings: settings}); err != nil {
-		return 0, err
+		return err
 	}
-	defer func() { err = errors.Join(err, s.World.Stop(ctx)) }()
-	scheme := runtime.NewScheme()
-	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
-		return 0, err
-	}
-	if s.Kube, err = client.NewWithWatch(s.ControlPlane.Config(), client.Options{Scheme: scheme}); err != nil {
-		return 0, fmt.Errorf("making a client: %w", err)
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.World.Stop(ctx))
+		}
+	}()
+	if s.Kube, err = unlimited(s.ControlPlane.Config()); err != nil {
+		return err
 	}
 	port, err := servers.FreePort()
 	if err != nil {
-		return 0, err
+		return err
 	}
 	address := fmt.Sprintf("127.0.0.1:%d", port)
 	s.MetricsURL = "http://" + address + "/metrics"
-	if s.Manager, err = s.StartManager(ctx, "manager", "--metrics-bind-address="+address); err != nil {
-		return 0, err
-	}
-	defer func() { err = errors.Join(err, s.Manager.Stop(ctx)) }()
-	return m.Run(), nil
+	s.Manager, err = s.StartManager(ctx, "manager", "--metrics-bind-address="+address)
+	return err
+}
+
+func (s *Stage) stop(ctx context.Context) error {
+	return errors.Join(s.Manager.Stop(ctx), s.World.Stop(ctx))
 }
