@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -41,17 +40,10 @@ func (s *slot) play(ctx context.Context, sc scenario, plan *crashmatrix.Plan, v 
 		if err != nil {
 			panic(err)
 		}
-		done := make(chan struct{})
-		overtaking.Go(func() {
+		meanwhile(&overtaking, func() {
 			defer other.Connections.Close()
-			defer close(done)
 			_, _ = other.Reconcile(ctx, request) // its errors are those of a manager that came second
 		})
-		// The other one may wait for a lock that this one holds.
-		select {
-		case <-done:
-		case <-time.After(150 * time.Millisecond):
-		}
 	}
 	manager, err := r.newManager(wire, v, stale)
 	if err != nil {

@@ -12,7 +12,6 @@ import (
 	"github.com/jackc/pgx/v5"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/events"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -93,16 +92,7 @@ func (r *run) prepare(ctx context.Context) error {
 
 // newManager puts a manager together as cmd/manager does, with everything that leaves it going over the wire.
 func (r *run) newManager(wire *crashmatrix.Wire, v variant, stale bool) (*dlqreplay.Reconciler, error) {
-	config := rest.CopyConfig(r.manager)
-	config.Wrap(func(next http.RoundTripper) http.RoundTripper {
-		next = wire.Transport(next, kubernetesWrite)
-		if v.kube != nil {
-			next = v.kube(next)
-		}
-		return next
-	})
-	c, err := client.NewWithWatch(config, client.Options{Scheme: r.scheme, Mapper: r.mapper,
-		FieldOwner: "playbook-manager"})
+	c, err := r.over(wire, kubernetesWrite, v)
 	if err != nil {
 		return nil, err
 	}

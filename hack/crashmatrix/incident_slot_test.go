@@ -13,7 +13,6 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/events"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -128,16 +127,7 @@ func (e *emergency) forget(ctx context.Context) error {
 
 // newManager puts a manager together as cmd/manager does, with everything that leaves it going over the wire.
 func (e *emergency) newManager(wire *crashmatrix.Wire, v variant, stale bool) (*incident.Reconciler, error) {
-	config := rest.CopyConfig(e.manager)
-	config.Wrap(func(next http.RoundTripper) http.RoundTripper {
-		next = wire.Transport(next, e.write)
-		if v.kube != nil {
-			next = v.kube(next)
-		}
-		return next
-	})
-	c, err := client.NewWithWatch(config, client.Options{Scheme: e.scheme, Mapper: e.mapper,
-		FieldOwner: "playbook-manager"})
+	c, err := e.over(wire, e.write, v)
 	if err != nil {
 		return nil, err
 	}

@@ -9,7 +9,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/events"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -93,16 +92,7 @@ func (s *slot) putBack(ctx context.Context, object client.ObjectKey) error {
 
 // keyManager puts a manager together as cmd/manager does, with everything that leaves it going over the wire.
 func (s *slot) keyManager(wire *crashmatrix.Wire, v variant, stale bool) (*keycompromise.Reconciler, error) {
-	config := rest.CopyConfig(s.manager)
-	config.Wrap(func(next http.RoundTripper) http.RoundTripper {
-		next = wire.Transport(next, kubernetesWrite)
-		if v.kube != nil {
-			next = v.kube(next)
-		}
-		return next
-	})
-	c, err := client.NewWithWatch(config, client.Options{Scheme: s.scheme, Mapper: s.mapper,
-		FieldOwner: "playbook-manager"})
+	c, err := s.over(wire, kubernetesWrite, v)
 	if err != nil {
 		return nil, err
 	}

@@ -82,17 +82,10 @@ func (s *slot) endKey(ctx context.Context, plan *crashmatrix.Plan, v variant, st
 		if err != nil {
 			panic(err)
 		}
-		done := make(chan struct{})
-		overtaking.Go(func() {
+		meanwhile(&overtaking, func() {
 			defer other.Connections.Close()
-			defer close(done)
 			_, _ = other.Reconcile(ctx, request) // its errors are those of a manager that came second
 		})
-		// The other one may wait for a lock that this one holds.
-		select {
-		case <-done:
-		case <-time.After(150 * time.Millisecond):
-		}
 	}
 	manager, err := s.keyManager(wire, v, stale)
 	if err != nil {

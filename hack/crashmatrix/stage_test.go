@@ -13,6 +13,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
@@ -184,4 +185,30 @@ func repeat(next http.RoundTripper) http.RoundTripper {
 			}
 		}
 	})
+}
+
+// over is the manager's client, with each request going over the wire. write names those that are effects.
+func (s *stage) over(wire *crashmatrix.Wire, write func(*http.Request) string, v variant) (client.WithWatch, error) {
+	config := rest.CopyConfig(s.manager)
+	config.Wrap(func(next http.RoundTripper) http.RoundTripper {
+		next = wire.Transport(next, write)
+		if v.kube != nil {
+			next = v.kube(next)
+		}
+		return next
+	})
+	return client.NewWithWatch(config, client.Options{Scheme: s.scheme, Mapper: s.mapper, FieldOwner: "playbook-manager"})
+}
+
+// meanwhile lets another manager's pass go first, as far as it gets: it may wait for a lock that this one holds.
+func meanwhile(passes *sync.WaitGroup, pass func()) {
+	done := make(chan struct{})
+	passes.Go(func() {
+		defer close(done)
+		pass()
+	})
+	select {
+	case <-done:
+	case <-time.After(150 * time.Millisecond):
+	}
 }
