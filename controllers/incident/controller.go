@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/client-go/tools/events"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -88,12 +90,14 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 func (r *Reconciler) closeDeleted(ctx context.Context, v *playbook.Visit[*v1alpha1.Incident]) error {
 	s := r.response(v)
 	status := &s.Incident.Status
-	told := status.Notice != nil && status.Notice.Published != v1alpha1.NoticeResolved
-	if !s.escalation().Rings() && !told {
+	heard := s.escalation().Rings() || status.Notice != nil && status.Notice.Published != v1alpha1.NoticeResolved
+	if !heard && status.ResolvedAt != nil || meta.FindStatusCondition(status.Conditions, v1alpha1.ConditionReady) == nil {
 		return nil
 	}
 	p := &v1alpha1.Platform{}
-	if err := s.Client.Get(ctx, s.PlatformKey(), p); err != nil {
+	if err := s.Client.Get(ctx, s.PlatformKey(), p); apierrors.IsNotFound(err) && !heard {
+		return nil
+	} else if err != nil {
 		return fmt.Errorf("reading the Platform: %w", err)
 	}
 	s.Platform = p

@@ -105,8 +105,7 @@ func newFarSide(b *testing.B, r *response, name, probes string) *farSide {
 	public, _, err := ed25519.GenerateKey(rand.Reader)
 	check(b, err)
 	f := &farSide{name: name, render: logi.NewRender()}
-	f.jwks,
-		err = json.Marshal(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: public, KeyID: "whk_1", Algorithm: "EdDSA",
+	f.jwks, err = json.Marshal(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: public, KeyID: "whk_1", Algorithm: "EdDSA",
 		Use: "sig"}}})
 	check(b, err)
 	f.render.AddDeploy(logi.WebService, "good", "live", "new_commit", time.Now().Add(-10*time.Hour))

@@ -164,8 +164,7 @@ func (s *Server) writeDown(ctx context.Context, tx pgx.Tx, e *claimed) error {
 		sql = `dlq_at = clock_timestamp(), next_retry_at = NULL, last_error = $3`
 		args = append(args, e.problem)
 	}
-	if _,
-		err := tx.Exec(ctx, `UPDATE webhook_outbox_entries SET attempts = $2, updated_at = clock_timestamp(), `+sql+
+	if _, err := tx.Exec(ctx, `UPDATE webhook_outbox_entries SET attempts = $2, updated_at = clock_timestamp(), `+sql+
 		` WHERE id = $1`, args...); err != nil {
 		return fmt.Errorf("writing down an attempt: %w", err)
 	}

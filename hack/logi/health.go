@@ -50,8 +50,7 @@ func (s *Server) deployed(next http.Handler) http.Handler {
 func page(w http.ResponseWriter, status int, title string) {
 	w.Header().Set("Content-Type", "text/html")
 	w.WriteHeader(status)
-	_,
-		_ = io.WriteString(w, "<!DOCTYPE html><html><head><title>"+title+"</title></head><body><h1>"+title+
+	_, _ = io.WriteString(w, "<!DOCTYPE html><html><head><title>"+title+"</title></head><body><h1>"+title+
 		"</h1></body></html>")
 }
 

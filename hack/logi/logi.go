@@ -107,8 +107,7 @@ func execute(ctx context.Context, databaseURL, doing, sql string) error {
 
 // AddMigration records a migration that has run. Its version is the time at which it was written.
 func (s *Server) AddMigration(ctx context.Context, written time.Time) error {
-	if _,
-		err := s.pool.Exec(ctx, `INSERT INTO schema_migrations VALUES ($1)`,
+	if _, err := s.pool.Exec(ctx, `INSERT INTO schema_migrations VALUES ($1)`,
 		written.UTC().Format("20060102150405")); err != nil {
 		return fmt.Errorf("adding a migration: %w", err)
 	}

@@ -17,8 +17,7 @@ func (s *Server) CreateApplication(ctx context.Context, id int64, name string) e
 func (s *Server) CreateApplicationWithKey(ctx context.Context, id int64, name string,
 	algorithm jose.SignatureAlgorithm) error {
 	return pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-		if _,
-			err := tx.Exec(ctx,
+		if _, err := tx.Exec(ctx,
 			`INSERT INTO oauth_applications (id, name, uid, secret, webhook_url) VALUES ($1, $2, $4, 'unused', $3)`,
 			id, name, fmt.Sprintf("%s/rp/%d/webhooks", s.url, id), fmt.Sprintf("%s-%d", name, id)); err != nil {
 			return fmt.Errorf("creating application %d: %w", id, err)

@@ -123,8 +123,7 @@ func TestAReceiverVerifiesWebhooks(t *testing.T) {
 		"the example, of 2021": {"ops", id, "1614265330", "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=", 400},
 		"no such receiver":     {"dev", id, now, sign(id, now), 404},
 	} {
-		status,
-			text := call(t, http.MethodPost, url+"/hooks/"+
+		status, text := call(t, http.MethodPost, url+"/hooks/"+
 			c.hook, body, map[string]string{"webhook-id": c.id, "webhook-timestamp": c.at, "webhook-signature": c.signature})
 		if status != c.want {
 			t.Errorf("%s: %d %s", name, status, text)
@@ -191,28 +190,23 @@ func TestAFaultHitsAsOftenAsItSays(t *testing.T) {
 func TestServicesAreServedBesideThePlatform(t *testing.T) {
 	t.Parallel()
 	p := start(t, logi.Config{})
-	if status,
-		text := call(t, http.MethodPost, p.URL()+
+	if status, text := call(t, http.MethodPost, p.URL()+
 		"/slack/services/T/B/X", `{"text": "hello"}`, nil); status != http.StatusOK || text != "ok" {
 		t.Errorf("%d %s", status, text)
 	}
-	if status,
-		text := call(t, http.MethodPost, p.URL()+
+	if status, text := call(t, http.MethodPost, p.URL()+
 		"/_control/services", `{"service": "pagerduty", "fault": {"status": 503}}`, nil); status != http.StatusOK {
 		t.Errorf("%d %s", status, text)
 	}
-	if status,
-		_ := call(t, http.MethodPost, p.URL()+"/pagerduty/v2/enqueue", `{}`, nil); status != http.StatusServiceUnavailable {
+	if status, _ := call(t, http.MethodPost, p.URL()+"/pagerduty/v2/enqueue", `{}`, nil); status != http.StatusServiceUnavailable {
 		t.Errorf("%d", status)
 	}
-	if status,
-		text := call(t, http.MethodPost, p.URL()+
+	if status, text := call(t, http.MethodPost, p.URL()+
 		"/_control/services", `{"service": "pigeon"}`, nil); status != http.StatusInternalServerError ||
 		!strings.Contains(text, "pigeon") {
 		t.Errorf("%d %s", status, text)
 	}
-	if _,
-		text := call(t, http.MethodGet, p.URL()+
+	if _, text := call(t, http.MethodGet, p.URL()+
 		"/_control/services", "", nil); !strings.Contains(text, `"chats":[{"channel":"services/T/B/X","text":"hello"}]`) {
 		t.Error(text)
 	}

@@ -296,14 +296,12 @@ func (s *Server) EncryptKeys(ctx context.Context) error {
 		sealed := map[int64]string{}
 		var id int64
 		var private string
-		if _,
-			err := pgx.ForEachRow(rows, []any{&id, &private},
+		if _, err := pgx.ForEachRow(rows, []any{&id, &private},
 			func() error { sealed[id] = s.sealed(private); return nil }); err != nil {
 			return fmt.Errorf("reading keys: %w", err)
 		}
 		for id, private := range sealed {
-			if _,
-				err := tx.Exec(ctx, `UPDATE webhook_signing_keys SET private_key = $2 WHERE id = $1`, id, private); err != nil {
+			if _, err := tx.Exec(ctx, `UPDATE webhook_signing_keys SET private_key = $2 WHERE id = $1`, id, private); err != nil {
 				return fmt.Errorf("encrypting a key: %w", err)
 			}
 		}

@@ -94,8 +94,7 @@ func TestTwoManagersOneOfThemKilledEndAKeyOnce(t *testing.T) {
 	})
 
 	// The dead webhooks are delivered, too. All of them are signed by the successor.
-	if _,
-		err := conn.Exec(t.Context(),
+	if _, err := conn.Exec(t.Context(),
 		`UPDATE webhook_outbox_entries SET dlq_at = NULL WHERE dlq_at IS NOT NULL`); err != nil {
 		t.Fatal(err)
 	}

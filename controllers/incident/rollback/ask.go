@@ -137,8 +137,7 @@ func (q *request) adopt(ctx context.Context, deployID string) error {
 	q.Record(v1alpha1.ReasonRollingBack, "%s is rolled back from %s to %s, by %s%s", q.plan.Service, q.plan.FromCommit,
 		q.plan.ToCommit, deployID, skippedText(q.plan))
 	return q.amend(ctx, q.plan.Service, func(c *v1alpha1.ServiceRollback) {
-		c.State,
-			c.DeployID = v1alpha1.RollbackDeploying, deployID
+		c.State, c.DeployID = v1alpha1.RollbackDeploying, deployID
 	})
 }
 
