@@ -175,13 +175,19 @@ func TestANoticeThatIsBeingPublishedIsResolvedWhereTheIncidentIsDeleted(t *testi
 	if err := admin.Delete(s.ctx, s.get(name)); err != nil {
 		t.Fatal(err)
 	}
-	// Another manager has the object now, and finds no notice.
+	// Another manager has the object now, and finds no notice. It waits until the call must have ended.
 	s.transport = nil
-	for other := s.manager(); ; {
+	other := s.manager()
+	for range 3 {
 		if s.lookOnce(other, name); s.gone(name) {
-			break
+			t.Fatal("the object went while its notice was on its way")
 		}
 	}
+	s.offset += 31 * time.Second
+	if s.lookOnce(other, name); !s.gone(name) {
+		t.Fatal("the object is still there")
+	}
+	// This one took longer than it may.
 	close(h.letGo)
 	for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		got := s.Services.Notices()

@@ -56,6 +56,14 @@ func (n *Notice) Run(ctx context.Context) (playbook.Outcome, error) {
 	var known v1alpha1.NoticeState // by whoever was here before
 	if status.Notice != nil {
 		known = status.Notice.State
+		if n.unsettled() {
+			if outcome, ok := n.MayAct(); !ok {
+				return outcome, nil
+			}
+			if again, err := n.publish(ctx, false); err != nil || again > 0 {
+				return n.later(again, err)
+			}
+		}
 	} else {
 		wait, err := n.due(ctx)
 		if err != nil || wait != nil {
@@ -76,14 +84,8 @@ func (n *Notice) Run(ctx context.Context) (playbook.Outcome, error) {
 	if outcome, ok := n.MayAct(); !ok {
 		return outcome, nil
 	}
-	again, err := n.publish(ctx, known != status.Notice.State)
-	switch {
-	case err != nil:
-		return patient(err)
-	case again > 0:
-		// What it says is why the call has to be looked for.
-		c := meta.FindStatusCondition(status.Conditions, v1alpha1.StepAnnounced)
-		return playbook.Wait(again, c.Reason, "%s", c.Message), nil
+	if again, err := n.publish(ctx, known != status.Notice.State); err != nil || again > 0 {
+		return n.later(again, err)
 	}
 	if status.Notice.State != v1alpha1.NoticeResolved {
 		return playbook.Wait(0, v1alpha1.ReasonPublished, "the public reads: %s", status.Notice.State), nil
@@ -92,6 +94,15 @@ func (n *Notice) Run(ctx context.Context) (playbook.Outcome, error) {
 		return playbook.Outcome{}, err
 	}
 	return playbook.Done("the public was told, and that it is over"), nil
+}
+
+// later comes back for a call that may still take effect. The condition says already why it is looked for.
+func (n *Notice) later(again time.Duration, err error) (playbook.Outcome, error) {
+	if err != nil {
+		return patient(err)
+	}
+	c := meta.FindStatusCondition(n.Incident.Status.Conditions, v1alpha1.StepAnnounced)
+	return playbook.Wait(again, c.Reason, "%s", c.Message), nil
 }
 
 // patient waits where the status page wants to be left alone, and leaves any other error to be one.
@@ -127,7 +138,11 @@ func (n *Notice) resolve(ctx context.Context) (again time.Duration, err error) {
 	ours := n.Incident.Status.Notice.State != v1alpha1.NoticeResolved
 	err = ctx.Err()
 	for under := (*playbook.UnderWay)(nil); ctx.Err() == nil; {
-		if err = n.heard(ctx); err == nil {
+		err = n.heard(ctx)
+		if err == nil && n.unsettled() {
+			again, err = n.publish(ctx, false)
+		}
+		if err == nil && again == 0 {
 			n.add(v1alpha1.NoticeResolved)
 			n.Incident.Status.Notice.ResolvedAt = n.Incident.Status.ResolvedAt
 			again, err = n.publish(ctx, ours)

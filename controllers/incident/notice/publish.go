@@ -98,6 +98,14 @@ func (n *Notice) publish(ctx context.Context, ours bool) (again time.Duration, e
 	return 0, n.published(ctx, answer)
 }
 
+// unsettled says that a call for what was decided last may still take effect, perhaps another manager's. Nothing else is
+// decided before that: whoever finds no notice, and takes it for over, would leave the one open that comes out later.
+func (n *Notice) unsettled() bool {
+	notice := n.Incident.Status.Notice
+	since := n.Now.Sub(notice.Updates[len(notice.Updates)-1].At.Time)
+	return notice.Published != notice.State && since >= 0 && since < journal.Settle
+}
+
 // find the notice at the status page.
 func (n *Notice) find(ctx context.Context, page *statuspage.Page, key string, at time.Time, ours bool) (found, error) {
 	return playbook.Ask(ctx, n.Aside, n.key("find"), "the status page", findTimeout,
