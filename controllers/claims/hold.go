@@ -23,7 +23,7 @@ const quietFor = 30 * time.Minute
 
 // Want is an Incident that signals ask for.
 type Want struct {
-	// Platform that has the place, from the cache or just written.
+	// Platform that has the place.
 	Platform *v1alpha1.Platform
 	Place    Place
 	// Name that the Incident gets, if no other has it.
@@ -62,33 +62,32 @@ func (c Claims) Kept(ctx context.Context, p *v1alpha1.Platform, place Place, s s
 // Incident of the same name, and the API server creates only one of them. The Incident's first pass writes the UID, or
 // Tidy does. A conflict means that another writer decides.
 func (c Claims) Take(ctx context.Context, want Want) (create string, err error) {
-	// A place that is free in the cache is taken without another read: if the cache is old, the write is a conflict. A
-	// place that is taken in the cache may be free by now, so the Platform is read again.
-	if Slot(&want.Platform.Status, want.Place) == nil {
-		if create, err = c.take(ctx, want); !apierrors.IsConflict(err) {
-			return create, err
-		}
-	}
+	// A place that is taken in the cache may be free by now.
 	if want.Platform, err = c.Read(ctx, client.ObjectKeyFromObject(want.Platform)); err != nil {
 		return "", err
 	}
-	return c.take(ctx, want)
+	base := want.Platform.DeepCopy()
+	if create, err = c.TakeFree(ctx, want); err != nil {
+		return "", err
+	}
+	if _, err = c.DecideOn(ctx, base, func(status *v1alpha1.PlatformStatus) bool {
+		*status = want.Platform.Status
+		return true
+	}); err != nil {
+		return "", err
+	}
+	return create, nil
 }
 
-func (c Claims) take(ctx context.Context, want Want) (create string, err error) {
+// TakeFree is Take in a Platform's status that the caller writes, under the optimistic lock. Only then the caller
+// creates the Incident.
+func (c Claims) TakeFree(ctx context.Context, want Want) (create string, err error) {
 	// This is read after the slots. Whoever takes a slot and creates its Incident after this read also changes the slot.
 	var all v1alpha1.IncidentList
 	if err := c.APIReader.List(ctx, &all, client.InNamespace(want.Platform.Namespace)); err != nil {
 		return "", fmt.Errorf("looking for open Incidents: %w", err)
 	}
-	_, err = c.DecideOn(ctx, want.Platform, func(status *v1alpha1.PlatformStatus) bool {
-		create = choose(status, want, all.Items, c.Now(), repeat(want.Platform))
-		return true
-	})
-	if err != nil {
-		return "", err
-	}
-	return create, nil
+	return choose(&want.Platform.Status, want, all.Items, c.Now(), repeat(want.Platform)), nil
 }
 
 // Fill writes the UID of an Incident that was created into the slot that has its name.
@@ -137,20 +136,11 @@ func (c Claims) Hold(ctx context.Context, i *v1alpha1.Incident, s signals.Signal
 	if stands, err := c.stands(ctx, c.APIReader, p, slot, i); err != nil || stands {
 		return slot, err
 	}
-	after, err := c.Decide(ctx, platformOf(i), func(status *v1alpha1.PlatformStatus) bool {
-		if !equality.Semantic.DeepEqual(Slot(status, PlaceOf(i)), slot) {
-			return false
-		}
+	_, err = c.DecideOn(ctx, p, func(status *v1alpha1.PlatformStatus) bool {
 		hold(status, i, s, c.Now())
 		return true
 	})
-	if err != nil {
-		return nil, err
-	}
-	if slot = Slot(&after.Status, PlaceOf(i)); isOf(slot, i) {
-		return nil, nil
-	}
-	return slot, nil
+	return nil, err
 }
 
 // stands says whether a slot belongs to another Incident than i, and that Incident is open, or may be created soon.

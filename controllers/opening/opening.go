@@ -36,9 +36,38 @@ type Opener struct {
 
 // +kubebuilder:rbac:groups=playbook.1pass.dev,namespace=playbook-system,resources=incidents,verbs=create;get
 
-// Open opens the Incidents that the Platform wants for what its signals say, if their slots are free. The status has
-// BadSince already, and the name is made of it: after a restart the name is the same.
-func (o *Opener) Open(ctx context.Context, p *v1alpha1.Platform, s signals.Signals) (ctrl.Result, error) {
+// Claim takes the free slots that the Platform wants for what its signals say. It changes no more than p's status. The
+// caller writes that under the optimistic lock, with what the signals say: one write less before the page. Then Open
+// creates the Incidents. p is from the cache. If that is old, the write is a conflict.
+func (o *Opener) Claim(ctx context.Context, p *v1alpha1.Platform, s signals.Signals) (Claimed, error) {
+	claimed := Claimed{}
+	if !p.DeletionTimestamp.IsZero() {
+		return claimed, nil
+	}
+	for _, category := range wanted(p) {
+		place := platformwide(category)
+		if claims.Slot(&p.Status, place) != nil || len(claims.Alarms(s, category)) == 0 {
+			continue
+		}
+		incident := incidentFor(p, category, s)
+		name, err := o.Claims.TakeFree(ctx, claims.Want{Platform: p, Place: place, Name: incident.Name, Signals: s})
+		if err != nil {
+			return nil, fmt.Errorf("taking the place of an Incident of category %s: %w", category, err)
+		}
+		if incident.Name = name; name != "" {
+			claimed[place] = incident
+		}
+	}
+	return claimed, nil
+}
+
+// Claimed are Incidents that have their slots, and are to be created.
+type Claimed map[claims.Place]*v1alpha1.Incident
+
+// Open creates the Incidents that were claimed. It opens those too that the Platform wants where a slot was not free:
+// what had it may be over.
+func (o *Opener) Open(ctx context.Context, p *v1alpha1.Platform, s signals.Signals, claimed Claimed) (ctrl.Result,
+	error) {
 	if !p.DeletionTimestamp.IsZero() {
 		return ctrl.Result{}, nil
 	}
@@ -51,12 +80,20 @@ func (o *Opener) Open(ctx context.Context, p *v1alpha1.Platform, s signals.Signa
 			continue
 		}
 		again = openInterval
-		if err := o.open(ctx, p, claims.Place{Category: category, ApplicationID: claims.Platformwide},
-			s); apierrors.IsConflict(err) {
+		place, err := platformwide(category), error(nil)
+		if incident := claimed[place]; incident != nil {
+			err = o.create(ctx, p, place, incident)
+		} else {
+			err = o.open(ctx, p, place, s)
+		}
+		if apierrors.IsConflict(err) {
 			return ctrl.Result{RequeueAfter: time.Second}, nil // another writer changed the Platform's status
 		} else if err != nil {
 			return ctrl.Result{}, fmt.Errorf("opening an Incident of category %s: %w", category, err)
 		}
+	}
+	if len(claimed) > 0 {
+		return ctrl.Result{RequeueAfter: again}, nil // the Incident's own first pass completes its slot
 	}
 	if err := o.Claims.Tidy(ctx, p, s); apierrors.IsConflict(err) {
 		again = time.Second
@@ -64,6 +101,10 @@ func (o *Opener) Open(ctx context.Context, p *v1alpha1.Platform, s signals.Signa
 		return ctrl.Result{}, fmt.Errorf("tidying the slots of Incidents: %w", err)
 	}
 	return ctrl.Result{RequeueAfter: again}, nil
+}
+
+func platformwide(category v1alpha1.IncidentCategory) claims.Place {
+	return claims.Place{Category: category, ApplicationID: claims.Platformwide}
 }
 
 // wanted lists the categories that open by themselves. If that includes Outage, it includes Unclassified: such an
@@ -76,7 +117,7 @@ func wanted(p *v1alpha1.Platform) []v1alpha1.IncidentCategory {
 	return categories
 }
 
-// open takes a place and creates its Incident, unless the slot keeps it from opening.
+// open takes a place that was not free, and creates its Incident, unless the slot keeps it from opening.
 func (o *Opener) open(ctx context.Context, p *v1alpha1.Platform, place claims.Place, s signals.Signals) error {
 	if kept, err := o.Claims.Kept(ctx, p, place, s); err != nil || kept {
 		return err
@@ -88,7 +129,13 @@ func (o *Opener) open(ctx context.Context, p *v1alpha1.Platform, place claims.Pl
 		return err
 	}
 	incident.Name = name
-	err = o.Claims.Client.Create(ctx, incident)
+	return o.create(ctx, p, place, incident)
+}
+
+// create an Incident that has the slot of its place.
+func (o *Opener) create(ctx context.Context, p *v1alpha1.Platform, place claims.Place,
+	incident *v1alpha1.Incident) error {
+	err := o.Claims.Client.Create(ctx, incident)
 	switch {
 	case apierrors.IsAlreadyExists(err):
 		return o.adopt(ctx, incident, place)
@@ -96,7 +143,7 @@ func (o *Opener) open(ctx context.Context, p *v1alpha1.Platform, place claims.Pl
 		return fmt.Errorf("creating it: %w", err)
 	}
 	o.Recorder.Eventf(p, incident, "Warning", "IncidentOpened", "Open", "%s: %s: opened Incident %s",
-		incident.Annotations[v1alpha1.AnnotationSeenSeverity], incident.Spec.Summary, name)
+		incident.Annotations[v1alpha1.AnnotationSeenSeverity], incident.Spec.Summary, incident.Name)
 	return nil
 }
 

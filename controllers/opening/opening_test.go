@@ -13,6 +13,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -22,6 +23,7 @@ import (
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
 	"github.com/1pass-dev/playbook-operator/controllers/claims"
 	"github.com/1pass-dev/playbook-operator/controllers/opening"
+	"github.com/1pass-dev/playbook-operator/controllers/playbook"
 	"github.com/1pass-dev/playbook-operator/controllers/signals"
 	"github.com/1pass-dev/playbook-operator/hack/controlplane"
 	"github.com/1pass-dev/playbook-operator/hack/stage"
@@ -95,7 +97,15 @@ func (s *scene) opener(wire func(http.RoundTripper) http.RoundTripper) *opening.
 
 // open is one pass, with the Platform as it is.
 func (s *scene) open(o *opening.Opener, each ...signals.Signal) error {
-	_, err := o.Open(s.Context(), s.read(), signals.Signals{Each: each})
+	p, seen := s.read(), signals.Signals{Each: each}
+	before := p.DeepCopy()
+	claimed, err := o.Claim(s.Context(), p, seen)
+	if err == nil && !equality.Semantic.DeepEqual(before.Status, p.Status) {
+		err = playbook.PatchStatus(s.Context(), o.Claims.Client, before, p)
+	}
+	if err == nil {
+		_, err = o.Open(s.Context(), p, seen, claimed)
+	}
 	return err
 }
 

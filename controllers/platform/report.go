@@ -37,16 +37,24 @@ func (r *Reconciler) ReconcileSignals(ctx context.Context, req ctrl.Request) (ct
 		signals.Report(p, s)
 	}
 	reportAutoDeploy(p)
+	claimed, unclaimed := r.Opener.Claim(ctx, p, s)
 	if !equality.Semantic.DeepEqual(before.Status, p.Status) {
-		if err := playbook.PatchStatus(ctx, r.Client, before, p); apierrors.IsConflict(err) {
+		err := playbook.PatchStatus(ctx, r.Client, before, p)
+		switch {
+		case apierrors.IsConflict(err):
 			return ctrl.Result{RequeueAfter: conflictInterval}, nil
-		} else if client.IgnoreNotFound(err) != nil {
+		case apierrors.IsNotFound(err):
+			return ctrl.Result{}, nil
+		case err != nil:
 			return ctrl.Result{}, fmt.Errorf("writing the signals to the status: %w", err)
 		}
 		r.tellSignals(before, p)
 	}
 	next := r.unknowns.tell(r.Recorder, p, s, time.Now())
-	result, err := r.Opener.Open(ctx, p, s)
+	if unclaimed != nil {
+		return ctrl.Result{}, unclaimed
+	}
+	result, err := r.Opener.Open(ctx, p, s, claimed)
 	if next > 0 && (result.RequeueAfter == 0 || next < result.RequeueAfter) {
 		result.RequeueAfter = next
 	}

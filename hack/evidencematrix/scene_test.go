@@ -20,6 +20,7 @@ import (
 	"github.com/1pass-dev/playbook-operator/controllers/claims"
 	"github.com/1pass-dev/playbook-operator/controllers/incident"
 	"github.com/1pass-dev/playbook-operator/controllers/opening"
+	"github.com/1pass-dev/playbook-operator/controllers/playbook"
 	"github.com/1pass-dev/playbook-operator/controllers/signals"
 	"github.com/1pass-dev/playbook-operator/hack/logi"
 )
@@ -144,7 +145,15 @@ func (s *scene) openBySignals(category v1alpha1.IncidentCategory, each []signals
 		Claims:   claims.Claims{Client: kube, APIReader: kube, Now: func() time.Time { return s.now }},
 		Recorder: &events.FakeRecorder{},
 	}
-	if _, err := opener.Open(s.ctx, p, signals.Signals{Each: each}); err != nil {
+	before, seen := p.DeepCopy(), signals.Signals{Each: each}
+	claimed, err := opener.Claim(s.ctx, p, seen)
+	if err != nil {
+		return "", err
+	}
+	if err := playbook.PatchStatus(s.ctx, kube, before, p); err != nil {
+		return "", err
+	}
+	if _, err := opener.Open(s.ctx, p, seen, claimed); err != nil {
 		return "", err
 	}
 	var list v1alpha1.IncidentList
