@@ -104,9 +104,9 @@ type Finding struct {
 	Held playbook.Outcome
 }
 
-// Do brings the command as far as this pass can. The zero Outcome says that its work is done. It waits for a
-// connection, and a second for the end of a command that it sends. A command that goes on is a wait, and the next pass
-// calls Do again.
+// Do brings the command as far as this pass can. The zero Outcome says that its work is done. It waits a moment for a
+// connection, and a second for the end of a command that it sends. What goes on is a wait, and the next pass calls Do
+// again.
 func (c *Command) Do(ctx context.Context) (playbook.Outcome, error) {
 	a := &attempt{Command: c}
 	effect := playbook.Effect{

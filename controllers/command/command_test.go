@@ -81,6 +81,29 @@ func TestACommandThatTakesLongHoldsUpNoPass(t *testing.T) {
 	}
 }
 
+func TestALoginThatTakesLongHoldsUpNoPass(t *testing.T) {
+	slow, quick := newHost(t, "far"), newHost(t, "near")
+	slow.unreachable = make(chan struct{})
+	slow.end("0")
+	quick.end("0")
+	m := newManager(slow, quick)
+	m.start(t)
+	first := slow.apply("far")
+	slow.await("its login is under way", func() bool { return says("takes its time; nothing was sent yet")(slow.get(first)) },
+		func() any { return slow.get(first).Status })
+	second := quick.apply("near")
+	quick.await("another object ends", func() bool { return finished(quick.get(second)) },
+		func() any { return quick.get(second).Status })
+	if run := slow.get(first).Status.Command; run != nil || slow.begun() != 0 {
+		t.Errorf("begun %d times: %+v", slow.begun(), run)
+	}
+	close(slow.unreachable)
+	slow.await("it ends", func() bool { return finished(slow.get(first)) }, func() any { return slow.get(first).Status })
+	if len(slow.conns) != 1 || slow.begun() != 1 {
+		t.Errorf("begun %d times, over %d connections", slow.begun(), len(slow.conns))
+	}
+}
+
 func TestAQuickCommandEndsInThePassThatSendsIt(t *testing.T) {
 	h := newHost(t, "prompt")
 	h.end("0")

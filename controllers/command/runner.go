@@ -11,6 +11,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
+	"github.com/1pass-dev/playbook-operator/controllers/playbook"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/platformdb"
 )
 
@@ -31,6 +32,8 @@ type Runner struct {
 	known    map[string]*running
 	stopping bool
 	open     sync.WaitGroup
+	// logins are under way at the hosts of commands.
+	logins playbook.Aside
 }
 
 // running is a command that this process runs, or has run.

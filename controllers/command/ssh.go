@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
 	"github.com/1pass-dev/playbook-operator/controllers/playbook"
@@ -11,19 +12,29 @@ import (
 	"github.com/1pass-dev/playbook-operator/controllers/systems/ssh"
 )
 
-// prepareSSH logs in, and runs nothing.
+// loginTimeout bounds a login. It is longer than ssh's own.
+const loginTimeout = 20 * time.Second
+
+// prepareSSH logs in, and runs nothing. A host that takes its time holds up no pass: a later one takes the connection.
 func (a *attempt) prepareSSH(ctx context.Context, text string) (string, error) {
 	target, err := a.Connections.SSHTarget(ctx, a.Platform)
 	if err != nil {
 		return "", err
 	}
-	connection, err := ssh.Connect(ctx, target, a.Connections.DialSSH)
+	host := fmt.Sprintf("ssh %s@%s, port %d", target.User, target.Host, target.Port)
+	dial := a.Connections.DialSSH
+	connection, err := playbook.Ask(ctx, &a.Runner.logins, string(a.Object.GetUID())+"/"+host, host, loginTimeout,
+		func(ctx context.Context) (*ssh.Connection, error) { return ssh.Connect(ctx, target, dial) })
+	if under := (*playbook.UnderWay)(nil); errors.As(err, &under) {
+		a.held = under.Wait(a.Reason, "the login at %s takes its time; nothing was sent yet", target.Host)
+		return "", nil
+	}
 	if err != nil {
 		return "", a.notConnected(err)
 	}
-	a.drop = connection.Close
+	a.drop = func() { _ = connection.Close() }
 	a.send = func(ctx context.Context) error { return a.run(ctx, connection, text) }
-	return fmt.Sprintf("ssh %s@%s, port %d", target.User, target.Host, target.Port), nil
+	return host, nil
 }
 
 // run gives the command to the Runner. The pass waits a moment for its end.
@@ -31,11 +42,11 @@ func (a *attempt) run(ctx context.Context, connection *ssh.Connection, text stri
 	// The command outlives the pass, and the pass goes on to change what it works with.
 	ledger, startedAt := a.Ledger, (*a.Run).StartedAt.Time
 	err := a.Runner.begin(ctx, key(a.Object, *a.Run), a.timeout(), func(ctx context.Context) end {
-		defer connection.Close()
+		defer a.drop()
 		return endOf(connection.Run(ctx, text))
 	}, func(ctx context.Context, e end) error { return ledger.End(ctx, startedAt, e.CommandEnd, e.output) })
 	if err != nil {
-		connection.Close()
+		a.drop()
 		return &playbook.NoEffect{Err: err}
 	}
 	return nil

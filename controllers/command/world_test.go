@@ -59,6 +59,8 @@ type host struct {
 	platform *v1alpha1.Platform
 	ledger   *ledger
 
+	// unreachable keeps connections from being made until it is closed; nil keeps none.
+	unreachable chan struct{}
 	// mu guards conns, the connections that managers have.
 	mu    sync.Mutex
 	conns []net.Conn
@@ -134,6 +136,13 @@ func (h *host) isDone() bool {
 }
 
 func (h *host) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	if h.unreachable != nil {
+		select {
+		case <-h.unreachable:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
 	conn, err := (&net.Dialer{}).DialContext(ctx, network, address)
 	if err == nil {
 		h.mu.Lock()

@@ -3,6 +3,7 @@ package playbook
 import (
 	"context"
 	"fmt"
+	"io"
 	"sync"
 	"time"
 )
@@ -16,9 +17,8 @@ const (
 	asideKept = time.Minute
 )
 
-// Aside makes calls to far sides that can take long, beside the passes: a page must not wait behind a slow API. The
-// zero value is ready for use. A manager that starts anew knows of none of them: it reads again, and looks for what
-// came of a change.
+// Aside calls far sides beside the passes: a page must not wait behind a slow API. The zero value is ready for use. A new
+// manager knows none of these calls. It reads again, and looks for what came of a change.
 type Aside struct {
 	mu       sync.Mutex
 	calls    map[string]*call
@@ -34,8 +34,7 @@ type call struct {
 	err    error
 }
 
-// UnderWay is the error of a step whose call is not through yet. The engine comes back for it soon, and it is no
-// failure.
+// UnderWay is the error of a step whose call has not ended yet. It is no failure. The engine comes back for it soon.
 type UnderWay struct {
 	// What is being done, for people.
 	What string
@@ -43,30 +42,31 @@ type UnderWay struct {
 
 func (u *UnderWay) Error() string { return u.What + " takes its time" }
 
-// Wait is the outcome of a step that has more to say of the call than the engine.
+// Wait is the outcome of a step that says more about the call than the engine does.
 func (u *UnderWay) Wait(reason, format string, args ...any) Outcome {
 	return Wait(asideInterval, reason, format, args...)
 }
 
-// Ask reads by do, which has timeout, and waits for it for a moment. Where that does not suffice the error is
-// *UnderWay: do goes on, and the next Ask with the same key waits for it again. An answer is given once. key names the
-// object, and what is read of it. do shares nothing with the pass, which may end before it.
+// Ask calls do, which reads within timeout. It waits a moment for the answer. If do takes longer, the error is *UnderWay.
+// do then goes on, and the next Ask with the same key waits for it again. An answer is given once. One that no pass takes
+// is dropped after a minute, and closed if it is an io.Closer. key names the object, and what is read of it. do shares
+// nothing with the pass, which may end first.
 func Ask[T any](ctx context.Context, a *Aside, key, what string, timeout time.Duration,
 	do func(context.Context) (T, error)) (T, error) {
 	return await[T](ctx, a, key, a.begin(ctx, key, call{what: "reading " + what}, timeout,
 		func(ctx context.Context) (any, error) { return do(ctx) }))
 }
 
-// Change is Ask for a call that changes the far side. Its intent is written by then. Where it comes to *UnderWay, a
-// later pass takes the answer by Answer before it decides anything else. A manager that is being stopped waits for it.
+// Change is Ask for a call that changes the far side. Its intent is written before. If the error is *UnderWay, a later
+// pass takes the answer by Answer before it decides anything else. A manager that stops waits for the call.
 func Change[T any](ctx context.Context, a *Aside, key, what string, timeout time.Duration,
 	do func(context.Context) (T, error)) (T, error) {
 	return await[T](ctx, a, key, a.begin(ctx, key, call{what: what, change: true}, timeout,
 		func(ctx context.Context) (any, error) { return do(ctx) }))
 }
 
-// Answer is that of a call which an earlier pass began. It begins none: asked says whether there is one. Where the call
-// is not through, the error is *UnderWay.
+// Answer is the answer to a call that an earlier pass began. asked says whether there is such a call: Answer begins none.
+// If the call has not ended, the error is *UnderWay.
 func Answer[T any](ctx context.Context, a *Aside, key string) (answer T, asked bool, err error) {
 	a.mu.Lock()
 	c := a.calls[key]
@@ -96,7 +96,7 @@ func await[T any](ctx context.Context, a *Aside, key string, c *call) (T, error)
 			}
 		}
 	}
-	// No other pass comes for what was changed by then.
+	// The manager stops: no other pass takes the answer of a change.
 	<-c.done
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -107,7 +107,8 @@ func await[T any](ctx context.Context, a *Aside, key string, c *call) (T, error)
 	return value, c.err
 }
 
-// begin starts a call, unless it is under way. A change whose answer no pass took is over, and does not answer this.
+// begin starts a call, unless it is under way. If an earlier change ended and no pass took its answer, that does not
+// answer this call.
 func (a *Aside) begin(ctx context.Context, key string, c call, timeout time.Duration,
 	do func(context.Context) (any, error)) *call {
 	a.mu.Lock()
@@ -115,6 +116,9 @@ func (a *Aside) begin(ctx context.Context, key string, c call, timeout time.Dura
 	for key, c := range a.calls {
 		if !c.ended.IsZero() && time.Since(c.ended) > asideKept {
 			delete(a.calls, key)
+			if connection, ok := c.value.(io.Closer); ok && c.err == nil {
+				_ = connection.Close()
+			}
 		}
 	}
 	if known := a.calls[key]; known != nil && (known.ended.IsZero() || !c.change) {
@@ -137,8 +141,8 @@ func (a *Aside) begin(ctx context.Context, key string, c call, timeout time.Dura
 	return &c
 }
 
-// Start lets a manager that is being stopped wait for the changes that are under way, for whose answers no pass comes
-// any more. It is a manager.Runnable.
+// Start lets a manager that stops wait for the changes that are under way. No pass takes their answers any more. It
+// implements manager.Runnable.
 func (a *Aside) Start(ctx context.Context) error {
 	<-ctx.Done()
 	a.mu.Lock()

@@ -145,6 +145,36 @@ func TestAManagerThatIsBeingStoppedWaitsForItsChanges(t *testing.T) {
 	})
 }
 
+// connection is an answer that must be closed by whoever does not need it.
+type connection struct{ closed atomic.Bool }
+
+func (c *connection) Close() error { c.closed.Store(true); return nil }
+
+func TestAConnectionThatNobodyTookIsClosed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var a Aside
+		var made connection
+		login := func(key string, takes time.Duration) error {
+			_, err := Ask(t.Context(), &a, key, "a host", time.Minute, func(context.Context) (*connection, error) {
+				time.Sleep(takes)
+				return &made, nil
+			})
+			return err
+		}
+		if under := (*UnderWay)(nil); !errors.As(login("nobody comes back", time.Second), &under) {
+			t.Fatal("a slow login held up its pass")
+		}
+		time.Sleep(asideKept)
+		if err := login("another", 0); err != nil || made.closed.Load() {
+			t.Fatalf("a connection was closed that may be taken: %v", err)
+		}
+		time.Sleep(2 * time.Second)
+		if err := login("another", 0); err != nil || !made.closed.Load() {
+			t.Errorf("the connection that nobody took is open: %v", err)
+		}
+	})
+}
+
 func TestWhatHangsEndsWithItsTimeoutAndIsForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var a Aside

@@ -166,8 +166,8 @@ func describe(err error) error {
 	return err
 }
 
-// Close ends the connection.
-func (c *Connection) Close() { c.client.Close() }
+// Close ends the connection. It implements io.Closer.
+func (c *Connection) Close() error { return c.client.Close() }
 
 // Result of a command that ended.
 type Result struct {
@@ -181,7 +181,7 @@ type Result struct {
 // connection is closed; the command may go on. The error is *NotSent where the command can't have begun. It is *Lost,
 // with the output so far, where nobody knows what came of the command.
 func (c *Connection) Run(ctx context.Context, command string) (Result, error) {
-	stop := context.AfterFunc(ctx, c.Close)
+	stop := context.AfterFunc(ctx, func() { _ = c.Close() })
 	defer stop()
 	if ctx.Err() != nil {
 		return Result{}, &NotSent{context.Cause(ctx)}

@@ -39,7 +39,7 @@ func connect(t *testing.T, target ssh.Target) *ssh.Connection {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(connection.Close)
+	t.Cleanup(func() { _ = connection.Close() })
 	return connection
 }
 
