@@ -13,6 +13,7 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/config"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
@@ -241,44 +242,70 @@ func (s *scene) gone(name string) bool {
 	return true
 }
 
-// A manager that is being stopped waits for the one call that must not be made twice.
+// A manager that stops waits for the one call that must not be made twice. It also writes down a refusal, which the next
+// manager could not read from Render's deploys.
 func TestAManagerThatIsBeingStoppedWaitsForItsRollback(t *testing.T) {
-	s := newScene(t, "slow-stop")
-	h := hold("POST /rollback")
-	s.transport = h
-	name := s.regression("inc", "{category: Outage}")
+	for name, c := range map[string]struct {
+		fault []logi.RenderFault
+		held  v1alpha1.RollbackState
+	}{
+		"slow-stop": {held: v1alpha1.RollbackRequested},
+		"slow-stop-refused": {
+			fault: []logi.RenderFault{{Method: http.MethodPost, Path: "/rollback", Status: http.StatusForbidden,
+				Body: `{"message":"forbidden"}`, Times: 1}},
+			held: v1alpha1.RollbackRefused,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newScene(t, name)
+			h := hold("POST /rollback")
+			s.transport = h
+			name := s.regression("inc", "{category: Outage}")
+			s.Server.Render().SetFaults(c.fault...)
+			s.stopsWhile(h, name)
+			if got := s.platform().Status.Rollbacks; len(got) != 1 || got[0].State != c.held {
+				t.Fatalf("the Platform holds %+v", got)
+			}
+			s.transport = nil
+			s.until(name, "RolledBack True Succeeded")
+			s.rollbacks(1)
+		})
+	}
+}
+
+// stopsWhile runs a real manager, and stops it while its call is held. The call goes on after that.
+func (s *scene) stopsWhile(h *holding, name string) {
+	s.Helper()
 	only := cache.ByObject{Field: fields.OneTermEqualSelector("metadata.name", name)}
 	mgr, err := ctrl.NewManager(w.ControlPlane.Config(), ctrl.Options{
 		Scheme: kube.Scheme(), Metrics: metricsserver.Options{BindAddress: "0"},
+		// Another test's manager has the name.
+		Controller: config.Controller{SkipNameValidation: new(true)},
 		// The Incidents of other tests are not this manager's.
 		Cache: cache.Options{ByObject: map[client.Object]cache.ByObject{&v1alpha1.Incident{}: only},
 			DefaultNamespaces: map[string]cache.Config{world.Namespace: {}}},
 	})
 	if err != nil {
-		t.Fatal(err)
+		s.Fatal(err)
 	}
 	reconciler := s.manager()
 	reconciler.Client, reconciler.APIReader = mgr.GetClient(), mgr.GetAPIReader()
 	if err := reconciler.SetupWithManager(mgr); err != nil {
-		t.Fatal(err)
+		s.Fatal(err)
 	}
-	ctx, stop := context.WithCancel(t.Context())
+	ctx, stop := context.WithCancel(s.ctx)
 	defer stop()
 	ended := make(chan error, 1)
 	go func() { ended <- mgr.Start(ctx) }()
 	select {
 	case <-h.arrived:
 	case <-time.After(time.Minute):
-		t.Fatal("Render was not asked")
+		s.Fatal("Render was not asked")
 	}
 	// Longer than a pass waits, so that the pass that asked is over.
 	time.AfterFunc(time.Second, stop)
 	time.AfterFunc(2*time.Second, func() { close(h.letGo) })
 	if err := <-ended; err != nil {
-		t.Error(err)
+		s.Error(err)
 	}
-	s.rollbacks(1)
-	s.transport = nil
-	s.until(name, "RolledBack True Succeeded")
-	s.rollbacks(1)
 }

@@ -32,6 +32,8 @@ type call struct {
 	ended  time.Time
 	value  any
 	err    error
+	// untaken is called with them if the manager stops and no pass took them.
+	untaken func(value any, err error)
 }
 
 // UnderWay is the error of a step whose call has not ended yet. It is no failure. The engine comes back for it soon.
@@ -58,12 +60,20 @@ func Ask[T any](ctx context.Context, a *Aside, key, what string, timeout time.Du
 }
 
 // Change is Ask for a call that changes the far side. Its intent is written before. If the error is *UnderWay, a later
-// pass takes the answer by Answer before it decides anything else. A manager that stops waits for the call.
+// pass takes the answer by Answer before it decides anything else. A manager that stops waits for the call. If no pass
+// took its answer by then, untaken gets it, to write down what the next manager can't read.
 func Change[T any](ctx context.Context, a *Aside, key, what string, timeout time.Duration,
-	do func(context.Context) (T, error)) (T, error) {
-	return await[T](ctx, a, key, a.begin(ctx, key, call{what: what, change: true}, timeout,
+	do func(context.Context) (T, error), untaken func(T, error)) (T, error) {
+	c := call{what: what, change: true, untaken: func(value any, err error) {
+		answer, _ := value.(T)
+		untaken(answer, err)
+	}}
+	return await[T](ctx, a, key, a.begin(ctx, key, c, timeout,
 		func(ctx context.Context) (any, error) { return do(ctx) }))
 }
+
+// Readable is for a change of which the next manager reads from the far side what came of it.
+func Readable[T any](T, error) {}
 
 // Answer is the answer to a call that an earlier pass began. asked says whether there is such a call: Answer begins none.
 // If the call has not ended, the error is *UnderWay.
@@ -141,21 +151,30 @@ func (a *Aside) begin(ctx context.Context, key string, c call, timeout time.Dura
 	return &c
 }
 
-// Start lets a manager that stops wait for the changes that are under way. No pass takes their answers any more. It
-// implements manager.Runnable.
+// Start lets a manager that stops wait for the changes that are under way. A pass that began before may take the answer
+// of its own. It implements manager.Runnable.
 func (a *Aside) Start(ctx context.Context) error {
 	<-ctx.Done()
 	a.mu.Lock()
 	a.stopping = true
-	var changes []*call
-	for _, c := range a.calls {
+	changes := map[string]*call{}
+	for key, c := range a.calls {
 		if c.change {
-			changes = append(changes, c)
+			changes[key] = c
 		}
 	}
 	a.mu.Unlock()
-	for _, c := range changes {
+	for key, c := range changes {
 		<-c.done
+		a.mu.Lock()
+		untaken := a.calls[key] == c
+		if untaken {
+			delete(a.calls, key)
+		}
+		a.mu.Unlock()
+		if untaken {
+			c.untaken(c.value, c.err)
+		}
 	}
 	return nil
 }

@@ -60,7 +60,7 @@ func TestAChangeIsMadeOnceAndALaterPassTakesItsAnswer(t *testing.T) {
 					made++
 					time.Sleep(5 * time.Second)
 					return "dep-1", want
-				}); !errors.As(err, &under) || err.Error() != "rolling back takes its time" {
+				}, Readable); !errors.As(err, &under) || err.Error() != "rolling back takes its time" {
 				t.Fatalf("it came to %v", err)
 			}
 			if _, asked, err := Answer[string](t.Context(), &a, name); !asked || !errors.As(err, &under) {
@@ -84,7 +84,7 @@ func TestAnAnswerThatNobodyTookIsNotThatOfTheNextChange(t *testing.T) {
 			return Change(t.Context(), &a, "rollback", "rolling back", time.Minute, func(context.Context) (string, error) {
 				time.Sleep(took)
 				return says, nil
-			})
+			}, Readable)
 		}
 		under := (*UnderWay)(nil)
 		if _, err := change("first", time.Second); !errors.As(err, &under) {
@@ -120,19 +120,20 @@ func TestAManagerThatIsBeingStoppedWaitsForItsChanges(t *testing.T) {
 				return took, ctx.Err()
 			}
 		}
+		var untaken []time.Duration
 		under := (*UnderWay)(nil)
 		if _, err := Ask(manager, &a, "read", "deploys", time.Minute, slow(time.Minute)); !errors.As(err, &under) {
 			t.Fatal(err)
 		}
-		if _, err := Change(manager, &a, "rollback", "rolling back", time.Minute, slow(8*time.Second)); !errors.As(err,
-			&under) {
+		if _, err := Change(manager, &a, "rollback", "rolling back", time.Minute, slow(8*time.Second),
+			func(took time.Duration, err error) { untaken = append(untaken, took) }); !errors.As(err, &under) {
 			t.Fatal(err)
 		}
 		stop()
 		synctest.Wait()
 		// The pass that is going on makes another one, and is the last that can take its answer.
-		if got, err := Change(manager, &a, "auto-deploy", "switching", time.Minute, slow(3*time.Second)); err != nil ||
-			got != 3*time.Second {
+		if got, err := Change(manager, &a, "auto-deploy", "switching", time.Minute, slow(3*time.Second),
+			Readable); err != nil || got != 3*time.Second {
 			t.Errorf("a change of the last pass came to %v, %v", got, err)
 		}
 		if _, err := Ask(manager, &a, "read", "deploys", time.Minute, slow(time.Minute)); !errors.Is(err, context.Canceled) {
@@ -140,6 +141,9 @@ func TestAManagerThatIsBeingStoppedWaitsForItsChanges(t *testing.T) {
 		}
 		if got := <-stopped; got < 8*time.Second || got > 9*time.Second {
 			t.Errorf("it stopped after %s", got)
+		}
+		if len(untaken) != 1 || untaken[0] != 8*time.Second {
+			t.Errorf("the answers that no pass took are %v", untaken)
 		}
 		time.Sleep(time.Minute)
 	})

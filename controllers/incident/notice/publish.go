@@ -91,7 +91,7 @@ func (n *Notice) publish(ctx context.Context, ours bool) (again time.Duration, e
 		return 0, fmt.Errorf("writing down what the public is told: %w", err)
 	}
 	answer, err := playbook.Change(ctx, n.Aside, n.key("tell"), "telling the public", tellTimeout,
-		n.tell(page, key, seen.Incident, said))
+		n.tell(page, key, seen.Incident, said), playbook.Readable)
 	if err != nil {
 		return 0, err
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
+	"github.com/1pass-dev/playbook-operator/controllers/claims"
 	"github.com/1pass-dev/playbook-operator/controllers/incident/journal"
 	"github.com/1pass-dev/playbook-operator/controllers/playbook"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/outbound"
@@ -90,8 +91,27 @@ func (q *request) intend(ctx context.Context) (may bool, err error) {
 func (q *request) act(ctx context.Context) error {
 	api, service, to := q.api, q.plan.ServiceID, q.plan.To
 	made, err := playbook.Change(ctx, q.Aside, q.key("ask"), "asking Render to roll back", askTimeout,
-		func(ctx context.Context) (*render.Deploy, error) { return api.Rollback(ctx, service, to) })
+		func(ctx context.Context) (*render.Deploy, error) { return api.Rollback(ctx, service, to) }, q.untaken())
 	return q.heard(ctx, made, err)
+}
+
+// untaken writes down that Render did nothing, where the manager stops and no pass does. Render's deploys don't show a
+// refusal: to the next manager nobody could tell whether Render was asked. It shares nothing with the pass.
+func (q *request) untaken() func(*render.Deploy, error) {
+	ctx, service, uid := context.Background(), q.plan.Service, string(q.Incident.UID)
+	platforms, platform := q.Claims, q.PlatformKey()
+	return func(_ *render.Deploy, err error) {
+		if !outbound.NoEffect(err) {
+			return
+		}
+		// Where this fails, too, the next manager stalls, and says that the outcome is unknown.
+		_, _ = platforms.Insist(ctx, platform, func(p *v1alpha1.PlatformStatus) {
+			c := claims.RollbackOf(p, service)
+			if c != nil && c.IncidentUID == uid && c.State == v1alpha1.RollbackRequested {
+				withdrawn(answered(err))(c)
+			}
+		})
+	}
 }
 
 // heard takes over what Render answered.
@@ -143,11 +163,15 @@ func (q *request) adopt(ctx context.Context, deployID string) error {
 
 // withdraw what Render certainly did not do.
 func (q *request) withdraw(ctx context.Context, answer error) error {
-	to := v1alpha1.RollbackPreparing
+	return q.amend(ctx, q.plan.Service, withdrawn(answered(answer)))
+}
+
+// answered is the state of a rollback that Render certainly did not do.
+func answered(answer error) v1alpha1.RollbackState {
 	if refusal := (*outbound.Refused)(nil); errors.As(answer, &refusal) {
-		to = v1alpha1.RollbackRefused
+		return v1alpha1.RollbackRefused
 	}
-	return q.amend(ctx, q.plan.Service, withdrawn(to))
+	return v1alpha1.RollbackPreparing
 }
 
 func withdrawn(to v1alpha1.RollbackState) func(*v1alpha1.ServiceRollback) {

@@ -22,7 +22,8 @@ type autoDeploy struct {
 // setAutoDeploy makes the call. It is idempotent, and goes on beside the passes where Render takes its time.
 func (r *Rollback) setAutoDeploy(ctx context.Context, api *render.Client, to autoDeploy) error {
 	_, err := playbook.Change(context.WithoutCancel(ctx), r.Aside, r.key("auto-deploy"), "switching auto-deploy",
-		askTimeout, func(ctx context.Context) (autoDeploy, error) { return to, api.SetAutoDeploy(ctx, to.id, to.on) })
+		askTimeout, func(ctx context.Context) (autoDeploy, error) { return to, api.SetAutoDeploy(ctx, to.id, to.on) },
+		playbook.Readable)
 	return r.wasSwitched(ctx, to, err)
 }
 
