@@ -504,9 +504,10 @@ type AdminRetry struct {
 // +kubebuilder:printcolumn:name="Delivered",type=integer,JSONPath=`.status.progress.delivered`
 // +kubebuilder:printcolumn:name="Failing",type=integer,JSONPath=`.status.progress.failing`
 // +kubebuilder:printcolumn:name="Died again",type=integer,JSONPath=`.status.progress.diedAgain`
+// +kubebuilder:printcolumn:name="Refused",type=integer,priority=1,JSONPath=`.status.progress.refused`
 // +kubebuilder:printcolumn:name="Total",type=integer,JSONPath=`.status.plan.total`
-// +kubebuilder:printcolumn:name="Message",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Ready")].message`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+// +kubebuilder:printcolumn:name="Message",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Ready")].message`
 type DLQReplay struct {
 	metav1.TypeMeta `json:",inline"`
 	// metadata is the object's standard metadata.

@@ -270,8 +270,8 @@ type StepBegun struct {
 // +kubebuilder:printcolumn:name="Re-signed",type=integer,JSONPath=`.status.resignedEntries`
 // +kubebuilder:printcolumn:name="Revoked",type=date,JSONPath=`.status.revokedAt`
 // +kubebuilder:printcolumn:name="Exposed until",type=string,JSONPath=`.status.exposedUntil`
-// +kubebuilder:printcolumn:name="Message",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Ready")].message`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+// +kubebuilder:printcolumn:name="Message",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Ready")].message`
 type KeyCompromise struct {
 	metav1.TypeMeta `json:",inline"`
 

@@ -848,8 +848,8 @@ type ApplicationDeadLetters struct {
 // +kubebuilder:printcolumn:name="Automation",type=string,JSONPath=`.spec.automation`
 // +kubebuilder:printcolumn:name="Signals",type=string,JSONPath=`.status.signals.summary`
 // +kubebuilder:printcolumn:name="Dead letters",type=integer,JSONPath=`.status.deadLetters.total`
-// +kubebuilder:printcolumn:name="Message",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].message`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+// +kubebuilder:printcolumn:name="Message",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].message`
 type Platform struct {
 	metav1.TypeMeta `json:",inline"`
 	// metadata is the object's standard metadata.

@@ -45,15 +45,19 @@ type Reconciler struct {
 // concurrency is how many run at once: a page must not queue behind the slow API of another platform.
 const concurrency = 32
 
-// slowestRetry is how long a pass that fails again and again is put off at most.
-const slowestRetry = 10 * time.Second
+const (
+	// slowestRetry is how long a pass that fails again and again is put off at most.
+	slowestRetry = 10 * time.Second
+	// placeRetry is how soon the place is looked for again after another writer changed the Platform's status.
+	placeRetry = 100 * time.Millisecond
+)
 
 // +kubebuilder:rbac:groups=playbook.1pass.dev,namespace=playbook-system,resources=incidents,verbs=get;list;watch;patch
 // +kubebuilder:rbac:groups=playbook.1pass.dev,namespace=playbook-system,resources=incidents/status,verbs=patch
 // +kubebuilder:rbac:groups=playbook.1pass.dev,namespace=playbook-system,resources=platforms,verbs=get;list;watch
 // +kubebuilder:rbac:groups=playbook.1pass.dev,namespace=playbook-system,resources=platforms/status,verbs=patch
 // +kubebuilder:rbac:groups="",namespace=playbook-system,resources=secrets,verbs=get
-// +kubebuilder:rbac:groups=events.k8s.io,namespace=playbook-system,resources=events,verbs=create
+// +kubebuilder:rbac:groups=events.k8s.io,namespace=playbook-system,resources=events,verbs=create;patch
 
 // SetupWithManager registers the controller.
 func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {

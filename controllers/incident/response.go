@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
@@ -51,7 +52,8 @@ func (r *Reconciler) connect(ctx context.Context, v *playbook.Visit[*v1alpha1.In
 	s := r.response(v)
 	var err error
 	if s.Platform, err = access.Find(ctx, r.Client, v.Obj.Namespace, v.Obj.Spec.PlatformRef.Name); err != nil {
-		return nil, err
+		// This is the loudest thing on the row: only the Platform says whom to page.
+		return nil, fmt.Errorf("nobody is paged, call somebody: %w", err)
 	}
 	s.signals = r.Signals(client.ObjectKeyFromObject(s.Platform))
 	return s, nil
@@ -67,7 +69,9 @@ func resume(_ context.Context, s *response) error {
 
 // measure says after the steps who acts, who is overdue and how long it took.
 func measure(ctx context.Context, s *response, after time.Duration) time.Duration {
-	if err := s.place(ctx); err != nil {
+	if err := s.place(ctx); apierrors.IsConflict(err) {
+		after = playbook.Soonest(after, placeRetry)
+	} else if err != nil {
 		ctrl.LoggerFrom(ctx).Error(err, "looking for who acts")
 		after = playbook.Soonest(after, slowestRetry)
 	}

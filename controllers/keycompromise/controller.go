@@ -54,7 +54,7 @@ const slowestRetry = time.Minute
 // +kubebuilder:rbac:groups=playbook.1pass.dev,namespace=playbook-system,resources=dlqreplays,verbs=create
 // +kubebuilder:rbac:groups=playbook.1pass.dev,namespace=playbook-system,resources=platforms,verbs=list;watch
 // +kubebuilder:rbac:groups="",namespace=playbook-system,resources=secrets,verbs=get
-// +kubebuilder:rbac:groups=events.k8s.io,namespace=playbook-system,resources=events,verbs=create
+// +kubebuilder:rbac:groups=events.k8s.io,namespace=playbook-system,resources=events,verbs=create;patch
 
 // SetupWithManager registers the controller. The manager waits for the commands that it runs when it stops.
 func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {

@@ -63,7 +63,7 @@ type Reconciler struct {
 // +kubebuilder:rbac:groups=playbook.1pass.dev,namespace=playbook-system,resources=platforms,verbs=list;watch
 // +kubebuilder:rbac:groups=playbook.1pass.dev,namespace=playbook-system,resources=platforms/status,verbs=patch
 // +kubebuilder:rbac:groups="",namespace=playbook-system,resources=secrets,verbs=get
-// +kubebuilder:rbac:groups=events.k8s.io,namespace=playbook-system,resources=events,verbs=create
+// +kubebuilder:rbac:groups=events.k8s.io,namespace=playbook-system,resources=events,verbs=create;patch
 
 // SetupWithManager registers two controllers. One looks at databases, and may wait for a database that hangs. The other
 // writes signals, and waits only for the API server.

@@ -426,6 +426,16 @@ func (s *trial) fall(ctx context.Context) error {
 		return err
 	}
 	incident, uid := &list.Items[0], list.Items[0].UID
+	// Of events that differ in no more than their text, the recorder makes a series.
+	if err := s.await(ctx, "an event that counts two", func() bool {
+		var events eventsv1.EventList
+		return kube.List(ctx, &events, client.InNamespace(s.namespace)) == nil &&
+			slices.ContainsFunc(events.Items, func(e eventsv1.Event) bool {
+				return e.Regarding.UID == uid && e.Series != nil && e.Series.Count > 1
+			})
+	}); err != nil {
+		return err
+	}
 	if err := kube.Delete(ctx, incident); err != nil {
 		return err
 	}

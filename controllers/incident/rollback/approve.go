@@ -54,17 +54,22 @@ func (r *Rollback) approved(plan *v1alpha1.IncidentRollback, choice render.Choic
 	if len(other) > 0 {
 		note = " The approval given is for another pair."
 	}
-	pair := fmt.Sprintf("rolling %s back from %s (%s) to %s (%s)", plan.Service, plan.From, plan.FromCommit, plan.To,
-		plan.ToCommit)
+	pair := pairText(plan)
 	because := strings.Join(why, "; ")
 	// A new pair is told once: nobody reads conditions all night.
-	text := fmt.Sprintf("%s waits for an approval: %s", pair, because)
+	text := fmt.Sprintf("%s; %s waits for an approval: %s", r.because(), pair, because)
 	if !slices.ContainsFunc(r.Incident.Status.Timeline,
-		func(e v1alpha1.TimelineEntry) bool { return strings.HasPrefix(e.Text, pair) }) {
+		func(e v1alpha1.TimelineEntry) bool { return strings.Contains(e.Text, pair) }) {
 		r.Warn(v1alpha1.ReasonWaitingForApproval, "%s", text)
 	}
 	wait := playbook.Wait(fixInterval, v1alpha1.ReasonWaitingForApproval, "%s%s%s.%s To approve %s: %s", text,
 		schemaText(plan), skippedText(plan), note, plan.Digest,
 		playbook.ApproveCommand(r.Incident, "incident", r.Incident.Spec.Approvals, missing, plan.Digest)).Loud()
 	return &wait
+}
+
+// pairText says what would be done.
+func pairText(plan *v1alpha1.IncidentRollback) string {
+	return fmt.Sprintf("rolling %s back from %s (%s) to %s (%s)", plan.Service, plan.From, plan.FromCommit, plan.To,
+		plan.ToCommit)
 }

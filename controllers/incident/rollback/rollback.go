@@ -3,6 +3,7 @@
 package rollback
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -95,12 +96,8 @@ func (r *Rollback) Run(ctx context.Context) (playbook.Outcome, error) {
 
 // withheld says why nothing may be rolled back, whatever is seen; nil where it may.
 func (r *Rollback) withheld() *playbook.Outcome {
-	because := r.Evidence.Because
-	if because == "" {
-		because = "no signal is bad"
-	}
 	wait := func(reason, why string) *playbook.Outcome {
-		return new(playbook.Wait(0, reason, "%s. Nothing is rolled back: %s", because, why))
+		return new(playbook.Wait(0, reason, "%s. Nothing is rolled back: %s", r.because(), why))
 	}
 	switch {
 	case r.First != "":
@@ -109,10 +106,21 @@ func (r *Rollback) withheld() *playbook.Outcome {
 	case r.Platform.Spec.Rollback == nil:
 		return wait(v1alpha1.ReasonRollbackWithheld, fmt.Sprintf("Platform %q has no spec.rollback", r.Platform.Name))
 	case Policy(&r.Incident.Spec) == v1alpha1.RollbackNever:
-		return wait(v1alpha1.ReasonRollbackWithheld, "spec.outage.rollback is Never")
+		return r.blocked(*wait(v1alpha1.ReasonRollbackWithheld, "spec.outage.rollback is Never"))
 	}
 	return nil
 }
+
+// blocked makes a wait loud where a rollback would go ahead by itself, but for what a person set: nobody else mends it.
+func (r *Rollback) blocked(outcome playbook.Outcome) *playbook.Outcome {
+	if r.Evidence.Ground {
+		outcome = outcome.Loud()
+	}
+	return &outcome
+}
+
+// because is what is bad, in a few words.
+func (r *Rollback) because() string { return cmp.Or(r.Evidence.Because, "no signal is bad") }
 
 // Policy of an Incident. spec.rollback of the release before this one wins: a stored Never must not become Automatic.
 func Policy(spec *v1alpha1.IncidentSpec) v1alpha1.RollbackPolicy {
@@ -155,8 +163,10 @@ func (r *Rollback) decide(ctx context.Context, view *view) (playbook.Outcome, er
 	if wait := r.approved(plan, choice); wait != nil {
 		return *wait, r.suspect(ctx, choice.Suspect.Commit)
 	}
-	if outcome, ok := r.MayAct(); !ok {
-		return outcome, r.suspect(ctx, choice.Suspect.Commit)
+	if _, ok := r.MayAct(); !ok {
+		return *r.blocked(playbook.Wait(0, v1alpha1.ReasonAutomationOff, "%s; %s is held back: Platform %q is ObserveOnly. "+
+			"Set its spec.automation to Enabled, or roll back by hand", r.because(), pairText(plan),
+			r.Platform.Name)), r.suspect(ctx, choice.Suspect.Commit)
 	}
 	return r.begin(ctx, view, plan)
 }
