@@ -175,7 +175,8 @@ func TestAPlatformsNameFitsALabel(t *testing.T) {
 apiVersion: playbook.1pass.dev/v1alpha1
 kind: Platform
 metadata: {name: %s, namespace: %s}
-spec: {url: https://api.example.com}`, strings.Repeat("p", length), world.Namespace), "apply", "--dry-run=server", "-f", "-")
+spec: {url: https://api.example.com}`, strings.Repeat("p", length), world.Namespace),
+			"apply", "--dry-run=server", "-f", "-")
 		if (err == nil) != fits || !fits && !strings.Contains(out, "write a shorter name") {
 			t.Errorf("%d characters: %v\n%s", length, err, out)
 		}
@@ -184,14 +185,17 @@ spec: {url: https://api.example.com}`, strings.Repeat("p", length), world.Namesp
 
 func TestKubectlGetShowsWhatIsAskedAtNight(t *testing.T) {
 	t.Parallel()
-	const replay = `{apiVersion: playbook.1pass.dev/v1alpha1, kind: DLQReplay, metadata: {name: seen, namespace: default}, spec: {platformRef: {name: p}, applicationID: "42"}}`
+	const replay = `{apiVersion: playbook.1pass.dev/v1alpha1, kind: DLQReplay, ` +
+		`metadata: {name: seen, namespace: default}, spec: {platformRef: {name: p}, applicationID: "42"}}`
 	if _, err := w.KubectlInput(t.Context(), replay, "apply", "-f", "-"); err != nil {
 		t.Fatal(err)
 	}
-	progress := `{"status": {"plan": {"total": 5}, "progress": {"requeued": 4, "delivered": 3, "failing": 1, "diedAgain": 0}}}`
+	progress := `{"status": {"plan": {"total": 5}, ` +
+		`"progress": {"requeued": 4, "delivered": 3, "failing": 1, "diedAgain": 0}}}`
 	kubectl(t, "patch", "dlqr", "seen", "--subresource=status", "--type=merge", "--patch="+progress)
 	got := regexp.MustCompile(`  +`).ReplaceAllString(kubectl(t, "get", "dlqreplays"), "|")
-	want := regexp.MustCompile(`^NAME\|APP\|STATE\|REPLAYED\|DELIVERED\|FAILING\|DIED AGAIN\|TOTAL\|AGE\nseen\|42\|4\|3\|1\|0\|5\|\d+s\n$`)
+	want := regexp.MustCompile(`^NAME\|APP\|STATE\|REPLAYED\|DELIVERED\|FAILING\|DIED AGAIN\|TOTAL\|AGE\n` +
+		`seen\|42\|4\|3\|1\|0\|5\|\d+s\n$`)
 	if !want.MatchString(got) {
 		t.Errorf("kubectl get dlqreplays shows\n%s", got)
 	}

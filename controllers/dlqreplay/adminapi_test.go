@@ -66,7 +66,8 @@ func TestTheAdminAPIRetriesEachEntryOnce(t *testing.T) {
 	if got := s.Counts()[acme].Received; got != 3 {
 		t.Errorf("the relying party received %d webhooks", got)
 	}
-	if got := s.count(`SELECT count(*) FROM playbook.replay_entries WHERE action = 'requeued' AND last_error = 'HTTP 503: down' AND attempts = 7`); got != 3 {
+	if got := s.count(`SELECT count(*) FROM playbook.replay_entries
+		WHERE action = 'requeued' AND last_error = 'HTTP 503: down' AND attempts = 7`); got != 3 {
 		t.Errorf("the ledger has the evidence of %d entries", got)
 	}
 }
@@ -153,7 +154,8 @@ func TestTheRedButtonHoldsBetweenTwoCallsOfTheAdminAPI(t *testing.T) {
 	release := s.lock(`SELECT FROM webhook_outbox_entries WHERE id = $1 FOR UPDATE`, ids[0])
 	name := s.apply("r", s.viaAdminAPI(ids...))
 	stage.Eventually(t, "the admin API waits for the lock", func() bool {
-		return s.count(`SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'logi' AND wait_event_type = 'Lock'`) == 1
+		return s.count(`SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+			AND application_name = 'logi' AND wait_event_type = 'Lock'`) == 1
 	})
 	s.automation(v1alpha1.AutomationObserveOnly)
 	s.seenByManager(true)

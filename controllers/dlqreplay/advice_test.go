@@ -42,8 +42,8 @@ func TestWhereTheRelyingPartyIsSlowItsPaceIsSaid(t *testing.T) {
 		return strings.Contains(message(r), "maxInFlight is full: 10 are with the dispatcher, and acme took none in the "+
 			"last minute")
 	})
-	pace := regexp.MustCompile(`maxInFlight is full: 10 are with the dispatcher, and acme takes about [0-9.]+ a second; the rest ` +
-		`takes about [0-9]+ (s|min)`)
+	pace := regexp.MustCompile(`maxInFlight is full: 10 are with the dispatcher, and acme takes about [0-9.]+ a second; ` +
+		`the rest takes about [0-9]+ (s|min)`)
 	s.dispatchUntil(name, "the pace is said", func(r *v1alpha1.DLQReplay) bool { return pace.MatchString(message(r)) })
 }
 

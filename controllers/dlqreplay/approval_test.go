@@ -54,7 +54,8 @@ func TestAReplayWaitsForApprovalOfExactlyItsPlan(t *testing.T) {
 		}
 	}
 
-	s.Change(name, `{"spec":{"approvals":[{"step":"Requeued","by":"me","digest":"`+digest+`"},{"step":"CanaryDelivered","by":"me","digest":"sha256:`+strings.Repeat("0", 64)+`"}]}}`)
+	s.Change(name, `{"spec":{"approvals":[{"step":"Requeued","by":"me","digest":"`+digest+`"},`+
+		`{"step":"CanaryDelivered","by":"me","digest":"sha256:`+strings.Repeat("0", 64)+`"}]}}`)
 	r = s.Await(name, "told about the wrong digest", func(r *v1alpha1.DLQReplay) bool {
 		return strings.Contains(message(r), "the approval given for CanaryDelivered is for another digest")
 	})

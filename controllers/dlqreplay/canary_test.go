@@ -32,7 +32,8 @@ func TestACanaryThatFailsLeavesTheRestAlone(t *testing.T) {
 		if got := s.requeues(); got != n {
 			t.Errorf("%d requeues happened, and %d canary entries", got, n)
 		}
-		if got := s.count(`SELECT count(*) FROM webhook_outbox_entries WHERE last_error = 'HTTP 502: Bad Gateway' AND dlq_at IS NOT NULL AND attempts = 7`); got != 120-n {
+		if got := s.count(`SELECT count(*) FROM webhook_outbox_entries
+			WHERE last_error = 'HTTP 502: Bad Gateway' AND dlq_at IS NOT NULL AND attempts = 7`); got != 120-n {
 			t.Errorf("%d entries are as they were, and %d should be", got, 120-n)
 		}
 	}

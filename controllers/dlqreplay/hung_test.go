@@ -27,7 +27,8 @@ func TestADeletedReplayGoesAlsoWhenItsDatabaseHangs(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.Await(name, "a pass that waits for the lock", func(*v1alpha1.DLQReplay) bool {
-		return s.count(`SELECT count(*) FROM pg_stat_activity WHERE usename = 'playbook_operator' AND wait_event_type = 'Lock'`) > 0
+		return s.count(`SELECT count(*) FROM pg_stat_activity
+			WHERE usename = 'playbook_operator' AND wait_event_type = 'Lock'`) > 0
 	})
 	thaw, err := own.Postgres.Freeze()
 	if err != nil {

@@ -15,7 +15,8 @@ var refusals = map[string]struct{ state, sql string }{
 	"check": {"23514", `ALTER TABLE webhook_outbox_entries ADD CONSTRAINT no_old CHECK (event_type <> 'old') NOT VALID`},
 	"unique": {"23505", `CREATE UNIQUE INDEX one_in_flight ON webhook_outbox_entries (event_type)
 		WHERE event_type = 'old' AND dlq_at IS NULL;
-		INSERT INTO webhook_outbox_entries (oauth_application_id, event_type, idempotency_key, kid, signature, enqueued_at, delivered_at)
+		INSERT INTO webhook_outbox_entries
+			(oauth_application_id, event_type, idempotency_key, kid, signature, enqueued_at, delivered_at)
 		SELECT 42, 'old', 'first', kid, '', now(), now() FROM webhook_signing_keys LIMIT 1`},
 	"trigger":           {"P0001", trigger("BEFORE UPDATE", "RAISE 'the secret words'")},
 	"assertion":         {"P0004", trigger("BEFORE UPDATE", "ASSERT false")},
@@ -26,7 +27,8 @@ var refusals = map[string]struct{ state, sql string }{
 	"foreign-key-at-commit": {"23503", `CREATE TABLE kinds (name varchar PRIMARY KEY);
 		INSERT INTO kinds SELECT DISTINCT event_type FROM webhook_outbox_entries WHERE event_type <> 'old';
 		ALTER TABLE webhook_outbox_entries ADD COLUMN revived varchar REFERENCES kinds DEFERRABLE INITIALLY DEFERRED;
-		CREATE FUNCTION revive() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.revived = NEW.event_type; RETURN NEW; END $$;
+		CREATE FUNCTION revive() RETURNS trigger LANGUAGE plpgsql AS $$
+			BEGIN NEW.revived = NEW.event_type; RETURN NEW; END $$;
 		CREATE TRIGGER revive BEFORE UPDATE OF enqueued_at ON webhook_outbox_entries FOR EACH ROW EXECUTE FUNCTION revive()`},
 }
 

@@ -30,6 +30,14 @@ func unwatched(t *testing.T, name, spec string) *unstructured.Unstructured {
 	return obj
 }
 
+const (
+	misordered       = `deadAfter must be before deadBefore`
+	largeEntry       = `an entry id must fit a bigint: at most 9223372036854775807`
+	largeApplication = `applicationID must fit a bigint: at most 9223372036854775807`
+	together         = `adminAPI goes with via AdminAPI: set adminAPI.nonceSecretRef and via together, or neither`
+	named            = `via AdminAPI retries up to 10 named entries: list them in selector.entryIDs, or use via Database`
+)
+
 func TestAMistakeIsRefusedAtApplyWithAdvice(t *testing.T) {
 	t.Parallel()
 	for spec, advice := range map[string]string{
@@ -40,20 +48,19 @@ func TestAMistakeIsRefusedAtApplyWithAdvice(t *testing.T) {
 		`maxInFlight: 0`:              `spec.maxInFlight in body should be greater than or equal to 1`,
 		`maxInFlight: 1000001`:        `spec.maxInFlight in body should be less than or equal to 1000000`,
 		`maxEntries: 0`:               `spec.maxEntries in body should be greater than or equal to 1`,
-		`selector: {deadAfter: "2026-01-02T00:00:00Z", deadBefore: "2026-01-01T00:00:00Z"}`: `deadAfter must be before deadBefore`,
-		`selector: {deadAfter: "2026-01-02T00:00:00Z", deadBefore: "2026-01-02T00:00:00Z"}`: `deadAfter must be before deadBefore`,
-		`selector: {entryIDs: ["9223372036854775808"]}`:                                     `an entry id must fit a bigint: at most 9223372036854775807`,
-		`selector: {excludeEntryIDs: ["9223372036854775808"]}`:                              `an entry id must fit a bigint: at most 9223372036854775807`,
-		`selector: {excludeEntryIDs: ["0"]}`:                                                `should match`,
-		`selector: {eventTypes: ["no\u0000text to Postgres"]}`:                              `should match`,
-		`selector: {entryIDs: ["0"]}`:                                                       `should match`,
-		`applicationID: "9223372036854775808"`:                                              `applicationID must fit a bigint: at most 9223372036854775807`,
-		`applicationID: "042"`:                                                              `should match`,
-		`via: AdminAPI, selector: {entryIDs: ["1"]}`:                                        `adminAPI goes with via AdminAPI: set adminAPI.nonceSecretRef and via together, or neither`,
-		`adminAPI: {nonceSecretRef: {name: nonces}}`:                                        `adminAPI goes with via AdminAPI: set adminAPI.nonceSecretRef and via together, or neither`,
-		`via: AdminAPI, adminAPI: {nonceSecretRef: {name: nonces}}`:                         `via AdminAPI retries up to 10 named entries: list them in selector.entryIDs, or use via Database`,
-		`via: AdminAPI, adminAPI: {nonceSecretRef: {name: nonces}}, selector: {entryIDs: [` + eleven +
-			`]}`: `via AdminAPI retries up to 10 named entries: list them in selector.entryIDs, or use via Database`,
+		`selector: {deadAfter: "2026-01-02T00:00:00Z", deadBefore: "2026-01-01T00:00:00Z"}`:                 misordered,
+		`selector: {deadAfter: "2026-01-02T00:00:00Z", deadBefore: "2026-01-02T00:00:00Z"}`:                 misordered,
+		`selector: {entryIDs: ["9223372036854775808"]}`:                                                     largeEntry,
+		`selector: {excludeEntryIDs: ["9223372036854775808"]}`:                                              largeEntry,
+		`selector: {excludeEntryIDs: ["0"]}`:                                                                `should match`,
+		`selector: {eventTypes: ["no\u0000text to Postgres"]}`:                                              `should match`,
+		`selector: {entryIDs: ["0"]}`:                                                                       `should match`,
+		`applicationID: "9223372036854775808"`:                                                              largeApplication,
+		`applicationID: "042"`:                                                                              `should match`,
+		`via: AdminAPI, selector: {entryIDs: ["1"]}`:                                                        together,
+		`adminAPI: {nonceSecretRef: {name: nonces}}`:                                                        together,
+		`via: AdminAPI, adminAPI: {nonceSecretRef: {name: nonces}}`:                                         named,
+		`via: AdminAPI, adminAPI: {nonceSecretRef: {name: nonces}}, selector: {entryIDs: [` + eleven + `]}`: named,
 		`mode: Pretend`: `Unsupported value: "Pretend": supported values: "Replay", "Plan"`,
 		`approvals: [{step: Requeued, digest: "sha256:abc", by: me}]`: `should match`,
 	} {
@@ -83,9 +90,11 @@ const eleven = `"1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11"`
 func TestWhatIsFixedCanNotBeAddedChangedOrRemoved(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	full := unwatched(t, "full", `{platformRef: {name: p}, applicationID: "42", mode: Plan, via: AdminAPI, adminAPI: {nonceSecretRef: {name: nonces}},
+	full := unwatched(t, "full", `{platformRef: {name: p}, applicationID: "42", mode: Plan,
+		via: AdminAPI, adminAPI: {nonceSecretRef: {name: nonces}},
 		selector: {entryIDs: ["1"], eventTypes: [a]}, maxEntries: 7, idempotencyConflicts: Leave, maxReplaysPerEntry: 7,
-		ratePerSecond: 7, suspend: true, approvals: [{step: Requeued, digest: "sha256:`+strings.Repeat("0", 64)+`", by: me}]}`)
+		ratePerSecond: 7, suspend: true,
+		approvals: [{step: Requeued, digest: "sha256:`+strings.Repeat("0", 64)+`", by: me}]}`)
 	plain := unwatched(t, "plain", `{platformRef: {name: p}, applicationID: "42"}`)
 	for _, obj := range []*unstructured.Unstructured{full, plain} {
 		if err := shared.Kube.Create(ctx, obj); err != nil {

@@ -17,7 +17,8 @@ import (
 	"github.com/1pass-dev/playbook-operator/hack/world"
 )
 
-const inFlight = `SELECT count(*) FROM webhook_outbox_entries WHERE dlq_at IS NULL AND delivered_at IS NULL AND attempts = 0`
+const inFlight = `SELECT count(*) FROM webhook_outbox_entries
+	WHERE dlq_at IS NULL AND delivered_at IS NULL AND attempts = 0`
 
 func TestNoMoreAreInFlightThanTheSpecSays(t *testing.T) {
 	s := newScene(t, "inflight", manual)
@@ -80,7 +81,8 @@ func (s *scene) holdBatch() (name string, release func()) {
 	release = s.lock(`LOCK TABLE playbook.replay_entries IN EXCLUSIVE MODE`)
 	name = s.apply("r", "{maxInFlight: 1000000, canary: {entries: 0}}")
 	stage.Eventually(s.T, "a batch waits for the lock", func() bool {
-		return s.count(`SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'playbook-operator' AND wait_event_type = 'Lock'`) == 1
+		return s.count(`SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+			AND application_name = 'playbook-operator' AND wait_event_type = 'Lock'`) == 1
 	})
 	return name, release
 }
@@ -194,7 +196,8 @@ func TestARunningReplayThatIsDeletedStopsAtOnce(t *testing.T) {
 		r.UID); got != "deleted" {
 		t.Errorf("the outcome in the ledger is %q", got)
 	}
-	if got := s.count(`SELECT count(*) FROM playbook.replay_pages p JOIN playbook.operations o ON o.id = p.operation_id WHERE uid = $1::uuid`, r.UID); got != 0 {
+	if got := s.count(`SELECT count(*) FROM playbook.replay_pages p
+		JOIN playbook.operations o ON o.id = p.operation_id WHERE uid = $1::uuid`, r.UID); got != 0 {
 		t.Errorf("%d pages of the plan are left", got)
 	}
 
@@ -222,11 +225,14 @@ func TestWhatOthersDidMeanwhileIsLeftAsItIs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.Exec(`UPDATE webhook_outbox_entries SET next_retry_at = clock_timestamp() + interval '1 day', attempts = 1, last_error = 'HTTP 503: down' WHERE id = ANY ($1)`, pending)
+	s.Exec(`UPDATE webhook_outbox_entries
+		SET next_retry_at = clock_timestamp() + interval '1 day', attempts = 1, last_error = 'HTTP 503: down'
+		WHERE id = ANY ($1)`, pending)
 	name := s.suspended("r", "{canary: {entries: 0}}")
 
 	s.Exec(`DELETE FROM webhook_outbox_entries WHERE id = ANY ($1)`, ids[:3])
-	s.Exec(`UPDATE webhook_outbox_entries SET dlq_at = NULL, attempts = 0, next_retry_at = clock_timestamp() + interval '1 day' WHERE id = $1`, ids[3])
+	s.Exec(`UPDATE webhook_outbox_entries
+		SET dlq_at = NULL, attempts = 0, next_retry_at = clock_timestamp() + interval '1 day' WHERE id = $1`, ids[3])
 	s.Exec(`UPDATE webhook_outbox_entries SET delivered_at = clock_timestamp() WHERE id = $1`, ids[4])
 	s.Exec(`UPDATE webhook_outbox_entries SET dlq_at = clock_timestamp() WHERE id = $1`,
 		ids[5]) // revived, and dead again after the cutoff
@@ -294,8 +300,10 @@ func (s *scene) seedUnpublished() {
 		{"whk_grace", "grace", "clock_timestamp() + interval '1 day'"}, {"whk_open", "grace", "NULL"},
 	} {
 		ids := s.seed(2, "HTTP 401: unknown kid", 1)
-		s.Exec(`INSERT INTO webhook_signing_keys (oauth_application_id, kid, algorithm, public_key, private_key, status, grace_until)
-			SELECT oauth_application_id, $1, algorithm, public_key, private_key, $2, `+key.graceUntil+` FROM webhook_signing_keys WHERE status = 'active'`, key.kid, key.status)
+		s.Exec(`INSERT INTO webhook_signing_keys
+				(oauth_application_id, kid, algorithm, public_key, private_key, status, grace_until)
+			SELECT oauth_application_id, $1, algorithm, public_key, private_key, $2, `+key.graceUntil+`
+			FROM webhook_signing_keys WHERE status = 'active'`, key.kid, key.status)
 		s.Exec(`UPDATE webhook_outbox_entries SET kid = $1 WHERE id = ANY ($2)`, key.kid, ids)
 	}
 	s.Exec(`UPDATE webhook_outbox_entries SET kid = 'whk_nobody_knows' WHERE id = ANY ($1)`,
@@ -309,7 +317,9 @@ func TestAnEntryUnderAKidThatIsNotPublishedIsLeft(t *testing.T) {
 	s.seedUnpublished()
 	r := s.AwaitReady(s.apply("r", "{}"))
 	s.progress(r, map[string]int64{"requeued": 7, "delivered": 7, "unpublished": 5})
-	if got := s.count(`SELECT count(*) FROM webhook_outbox_entries WHERE kid IN ('whk_revoked', 'whk_over', 'whk_nobody_knows') AND dlq_at IS NOT NULL AND last_error = 'HTTP 401: unknown kid'`); got != 5 {
+	if got := s.count(`SELECT count(*) FROM webhook_outbox_entries
+		WHERE kid IN ('whk_revoked', 'whk_over', 'whk_nobody_knows') AND dlq_at IS NOT NULL
+			AND last_error = 'HTTP 401: unknown kid'`); got != 5 {
 		t.Errorf("%d entries under kids that are not published are as they were", got)
 	}
 	s.eachOnce(7)
@@ -318,12 +328,14 @@ func TestAnEntryUnderAKidThatIsNotPublishedIsLeft(t *testing.T) {
 func TestAnEntryUnderAKidThatIsNotPublishedIsSignedAnewInItsBatch(t *testing.T) {
 	s := newScene(t, "resigned", manual)
 	s.seedUnpublished()
-	kids := stage.Query[string](s.Scene,
-		`SELECT string_agg(kid, ' ' ORDER BY id) FROM webhook_outbox_entries WHERE kid IN ('whk_revoked', 'whk_over', 'whk_nobody_knows')`)
+	kids := stage.Query[string](s.Scene, `SELECT string_agg(kid, ' ' ORDER BY id) FROM webhook_outbox_entries
+		WHERE kid IN ('whk_revoked', 'whk_over', 'whk_nobody_knows')`)
 	name := s.apply("r", "{canary: {entries: 0}}")
 	s.Await(name, "requeued all", func(*v1alpha1.DLQReplay) bool { return s.requeues() == 12 })
-	if got := s.count(`SELECT count(*) FROM (SELECT w.enqueued_at <= lag(w.enqueued_at) OVER (ORDER BY e.enqueued_at, e.entry_id) AS wrong
-		FROM webhook_outbox_entries w JOIN playbook.replay_entries e ON e.entry_id = w.id) o WHERE wrong`); got != 0 {
+	if got := s.count(`SELECT count(*) FROM (
+			SELECT w.enqueued_at <= lag(w.enqueued_at) OVER (ORDER BY e.enqueued_at, e.entry_id) AS wrong
+			FROM webhook_outbox_entries w JOIN playbook.replay_entries e ON e.entry_id = w.id
+		) o WHERE wrong`); got != 0 {
 		t.Errorf("%d entries are not in the old order", got)
 	}
 	s.dispatch()
@@ -366,7 +378,8 @@ func TestEntriesThatCanNotBeSignedAnewStallTheReplay(t *testing.T) {
 func TestConflictsAreSettledLeftOrReplayed(t *testing.T) {
 	s := newScene(t, "conflicts", quick)
 	replays := map[string]*v1alpha1.DLQReplay{}
-	const dead = `SELECT md5(string_agg(format('%s %s %s %s %s', id, dlq_at, delivered_at, attempts, last_error), '' ORDER BY id))
+	const dead = `SELECT md5(string_agg(
+			format('%s %s %s %s %s', id, dlq_at, delivered_at, attempts, last_error), '' ORDER BY id))
 		FROM webhook_outbox_entries WHERE id = ANY ($1)`
 	var conflicts []int64 // of the application whose replay settles them
 	var before string

@@ -52,7 +52,8 @@ func TestATroubleIsNamedAndEndsWhenItIsMended(t *testing.T) {
 			func(s *scene) { s.deleteObject(&corev1.Secret{}, s.Name+"-database") },
 			func(s *scene) { s.applyPlatform() },
 			v1alpha1.ReasonSecretUnusable,
-			`there is no Secret "no-secret-database" in namespace "playbook-system": create it with the label playbook.1pass.dev/platform=no-secret`,
+			`there is no Secret "no-secret-database" in namespace "playbook-system": create it with the label ` +
+				`playbook.1pass.dev/platform=no-secret`,
 		},
 		"unlabelled": {
 			func(s *scene) {
@@ -144,7 +145,8 @@ func TestAPlatformWithoutADatabaseIsNamedUntilItHasOne(t *testing.T) {
 	var deleted *v1alpha1.DLQReplay
 	for _, name := range []string{"r", "deleted"} {
 		deleted = s.AwaitReason(s.apply(name, "{}"), v1alpha1.ReasonNoDatabase)
-		if want := `there is no spec.database in Platform "no-database": write its secretRef there`; !strings.Contains(message(deleted), want) {
+		want := `there is no spec.database in Platform "no-database": write its secretRef there`
+		if !strings.Contains(message(deleted), want) {
 			t.Errorf("the message lacks %q: %s", want, message(deleted))
 		}
 	}
@@ -276,8 +278,9 @@ func TestALockHeldTooLongIsAnErrorThatPasses(t *testing.T) {
 
 func TestALedgerRestoredFromBeforeTheReplayStopsIt(t *testing.T) {
 	for restored, forget := range map[string]string{
-		"all":      `DELETE FROM playbook.operations`,
-		"plan":     `UPDATE playbook.operations SET planned_at = NULL, plan = NULL, plan_digest = NULL, total = 0, remaining = 0, requeued = 0, waiting = 0`,
+		"all": `DELETE FROM playbook.operations`,
+		"plan": `UPDATE playbook.operations SET planned_at = NULL, plan = NULL, plan_digest = NULL,
+			total = 0, remaining = 0, requeued = 0, waiting = 0`,
 		"progress": `UPDATE playbook.operations SET remaining = remaining + requeued, requeued = 0, waiting = 0`,
 	} {
 		t.Run(restored, func(t *testing.T) {

@@ -31,7 +31,8 @@ func (s *scene) migrated(ago time.Duration) {
 
 func (s *scene) approve(name string) {
 	s.Helper()
-	s.patch(name, `{"spec":{"approvals":[{"step":"RolledBack","digest":"`+s.get(name).Status.Rollback.Digest+`","by":"dana"}]}}`)
+	digest := s.get(name).Status.Rollback.Digest
+	s.patch(name, `{"spec":{"approvals":[{"step":"RolledBack","digest":"`+digest+`","by":"dana"}]}}`)
 }
 
 func TestAMigrationSinceTheTargetMakesARollbackWaitForApproval(t *testing.T) {

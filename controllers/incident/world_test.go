@@ -127,11 +127,13 @@ spec:
   probes: {}
   oncall:
     tiers:
-    - {name: oncall-engineer, notify: [{type: PagerDuty, secretRef: {name: %[1]s-pagerduty}}, {type: Slack, secretRef: {name: %[1]s-slack}}]}
+    - name: oncall-engineer
+      notify: [{type: PagerDuty, secretRef: {name: %[1]s-pagerduty}}, {type: Slack, secretRef: {name: %[1]s-slack}}]
     - {name: project-owner, notify: [{type: PagerDuty, secretRef: {name: %[1]s-owner}}]}
   statusPage: {pageID: page, secretRef: {name: %[1]s-statuspage}}
 %[10]s
-`, s.Name, world.Namespace, s.URL(), routingKey, ownerRoutingKey, s.Server.Render().Key(), s.Services.StatuspageKey(), logi.RenderPath, logi.WebService, more, s.URLAs("playbook_monitor"))
+`, s.Name, world.Namespace, s.URL(), routingKey, ownerRoutingKey, s.Server.Render().Key(), s.Services.StatuspageKey(),
+		logi.RenderPath, logi.WebService, more, s.URLAs("playbook_monitor"))
 	if _, err := w.KubectlInput(s.ctx, manifest, "apply", "-f", "-"); err != nil {
 		s.Fatal(err)
 	}

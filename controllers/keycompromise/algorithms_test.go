@@ -25,8 +25,10 @@ func (s *scene) everyWebhookOnce(n int) {
 // revokedOnce checks that there is one revocation, one successor, and one event.
 func (s *scene) revokedOnce() {
 	s.Helper()
-	const sql = `SELECT concat_ws(' ', (SELECT string_agg(status, ',' ORDER BY id) FROM webhook_signing_keys WHERE oauth_application_id = $1),
-		(SELECT count(*) FROM playbook.key_revocations), (SELECT count(*) FROM webhook_outbox_entries WHERE event_type = 'webhook_key.compromised'))`
+	const sql = `SELECT concat_ws(' ',
+		(SELECT string_agg(status, ',' ORDER BY id) FROM webhook_signing_keys WHERE oauth_application_id = $1),
+		(SELECT count(*) FROM playbook.key_revocations),
+		(SELECT count(*) FROM webhook_outbox_entries WHERE event_type = 'webhook_key.compromised'))`
 	if got := stage.Query[string](s.Scene, sql, acme); got != "revoked,active 1 1" {
 		s.Errorf("keys, revocations and events are %s", got)
 	}

@@ -48,8 +48,10 @@ func newShell(t *testing.T, name string, config logi.Config) *shell {
 	}
 	secret := s.CreateSecret("ssh", map[string]string{"privateKey": string(s.sshd.PrivateKey()),
 		"knownHosts": string(s.sshd.KnownHosts())})
-	s.Patch(&v1alpha1.Platform{}, name, fmt.Sprintf(`{"spec":{"database":{"signingSecretRef":null},"commands":{"type":"SSH","directory":%q,"bundle":%q,
-		"ssh":{"host":%q,"port":%d,"user":%q,"secretRef":{"name":%q}}}}}`, s.dir, bundle, s.sshd.Host(), s.sshd.Port(), s.sshd.User(), secret))
+	s.Patch(&v1alpha1.Platform{}, name, fmt.Sprintf(`{"spec":{"database":{"signingSecretRef":null},
+		"commands":{"type":"SSH","directory":%q,"bundle":%q,
+		"ssh":{"host":%q,"port":%d,"user":%q,"secretRef":{"name":%q}}}}}`,
+		s.dir, bundle, s.sshd.Host(), s.sshd.Port(), s.sshd.User(), secret))
 	return s
 }
 
@@ -219,7 +221,8 @@ func TestAnIntentWhoseCommandMayHaveBeenSentIsOnlyObserved(t *testing.T) {
 	kid := s.kid()
 	s.Patch(&v1alpha1.Platform{}, s.Name, `{"spec":{"commands":{"timeoutSeconds":1}}}`)
 	name, startedAt := s.intended(kid)
-	s.Exec(`INSERT INTO playbook.command_runs (operation_id, started_at, kid, target, command) SELECT id, $1, $2, 'ssh', 'x' FROM playbook.operations`, startedAt, kid)
+	s.Exec(`INSERT INTO playbook.command_runs (operation_id, started_at, kid, target, command)
+		SELECT id, $1, $2, 'ssh', 'x' FROM playbook.operations`, startedAt, kid)
 	s.request(name, "go")
 	s.AwaitStalled(name, v1alpha1.ReasonOutcomeUnknown)
 	s.runs(0)
@@ -230,7 +233,8 @@ func TestALedgerThatKnowsOfARunForbidsAnother(t *testing.T) {
 	kid := s.kid()
 	// The object's status was lost after the run, as by a restore of the cluster.
 	name, startedAt := s.intended(kid)
-	s.Exec(`INSERT INTO playbook.command_runs (operation_id, started_at, kid, target, command) SELECT id, $1, $2, 'ssh', 'x' FROM playbook.operations`, startedAt, kid)
+	s.Exec(`INSERT INTO playbook.command_runs (operation_id, started_at, kid, target, command)
+		SELECT id, $1, $2, 'ssh', 'x' FROM playbook.operations`, startedAt, kid)
 	k := s.Get(name)
 	k.Status.Command = nil
 	if err := shared.Kube.Status().Update(s.Ctx, k); err != nil {

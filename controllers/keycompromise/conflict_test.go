@@ -34,7 +34,8 @@ func (s *scene) trouble(when string, n int, sql string) {
 	s.Exec(fmt.Sprintf(`CREATE FUNCTION logi_test.trouble() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
 		IF nextval('logi_test.tries') <= %d THEN %s; END IF; RETURN NULL; END $$`, n, sql))
 	if when == "" {
-		s.Exec(`CREATE CONSTRAINT TRIGGER trouble AFTER INSERT ON playbook.key_revocations DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION logi_test.trouble()`)
+		s.Exec(`CREATE CONSTRAINT TRIGGER trouble AFTER INSERT ON playbook.key_revocations
+			DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION logi_test.trouble()`)
 		return
 	}
 	s.Exec(`CREATE TRIGGER trouble ` + when + ` FOR EACH STATEMENT EXECUTE FUNCTION logi_test.trouble()`)
@@ -86,8 +87,8 @@ func TestARealDeadlockIsTriedAgain(t *testing.T) {
 	}
 	name := s.apply("key", kid, "{}")
 	stage.Eventually(t, "the revocation waits for the outbox", func() bool {
-		return stage.Query[bool](s.Scene,
-			`SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND usename = 'playbook_signer' AND wait_event_type = 'Lock')`)
+		return stage.Query[bool](s.Scene, `SELECT EXISTS (SELECT FROM pg_stat_activity
+			WHERE datname = current_database() AND usename = 'playbook_signer' AND wait_event_type = 'Lock')`)
 	})
 	before := stage.Query[int64](s.Scene, `SELECT count(*) FROM webhook_signing_keys`)
 	if _, err := other.Exec(s.Ctx, `UPDATE webhook_signing_keys SET updated_at = clock_timestamp()`); err != nil {
@@ -122,8 +123,11 @@ func TestTheFourPromisesAreAtomic(t *testing.T) {
 			}
 			kid := s.kid()
 			state := func() string {
-				return stage.Query[string](s.Scene, `SELECT concat_ws(' ', (SELECT status FROM webhook_signing_keys WHERE kid = $1), (SELECT count(*) FROM webhook_signing_keys),
-					(SELECT count(*) FROM webhook_outbox_entries WHERE kid = $1), (SELECT count(*) FROM webhook_outbox_entries WHERE event_type = 'webhook_key.compromised'),
+				return stage.Query[string](s.Scene, `SELECT concat_ws(' ',
+					(SELECT status FROM webhook_signing_keys WHERE kid = $1),
+					(SELECT count(*) FROM webhook_signing_keys),
+					(SELECT count(*) FROM webhook_outbox_entries WHERE kid = $1),
+					(SELECT count(*) FROM webhook_outbox_entries WHERE event_type = 'webhook_key.compromised'),
 					(SELECT count(*) FROM playbook.key_revocations))`, kid)
 			}
 			const nothing, all = "active 1 23 0 0", "revoked 2 0 1 1"
@@ -182,7 +186,8 @@ func TestADatabaseThatIsRestartedInTheMiddleCostsNothing(t *testing.T) {
 	s.SetFault(acme, logi.Fault{Status: 503})
 	name := s.apply("key", kid, "{}")
 	stage.Eventually(t, "the revocation waits for the ledger", func() bool {
-		return stage.Query[bool](s.Scene, `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND usename = 'playbook_signer' AND wait_event_type = 'Lock'
+		return stage.Query[bool](s.Scene, `SELECT EXISTS (SELECT FROM pg_stat_activity
+			WHERE datname = current_database() AND usename = 'playbook_signer' AND wait_event_type = 'Lock'
 			AND query LIKE 'INSERT INTO playbook.key_revocations%')`)
 	})
 	if err := own.Postgres.Restart(s.Ctx); err != nil {
@@ -253,7 +258,8 @@ func TestALedgerRestoredFromBeforeTheRevocationStopsIt(t *testing.T) {
 	kid := s.kid()
 	name := s.apply("key", kid, "{}")
 	s.AwaitReason(name, v1alpha1.ReasonNotifying)
-	s.Exec(`BEGIN; DELETE FROM playbook.key_revocations; DELETE FROM webhook_outbox_entries; DELETE FROM webhook_signing_keys WHERE status = 'active';
+	s.Exec(`BEGIN; DELETE FROM playbook.key_revocations; DELETE FROM webhook_outbox_entries;
+		DELETE FROM webhook_signing_keys WHERE status = 'active';
 		UPDATE webhook_signing_keys SET status = 'active', revoked_at = NULL; COMMIT`)
 	s.AwaitStalled(name, v1alpha1.ReasonLedgerBehind)
 	// Asking it to go on does not change what the ledger does not know.

@@ -27,7 +27,8 @@ func newJobs(t *testing.T, name string) *shell {
 	secret := s.CreateSecret("render", map[string]string{"apiKey": s.Render().Key()})
 	s.Patch(&v1alpha1.Platform{}, name, fmt.Sprintf(`{"spec":{"database":{"signingSecretRef":null},
 		"render":{"secretRef":{"name":%q},"url":"%s%s","services":[{"name":"web","serviceID":%q}]},
-		"commands":{"type":"RenderJob","service":"web","directory":%q,"bundle":%q}}}`, secret, s.URL(), logi.RenderPath, logi.WebService, s.dir, bundle))
+		"commands":{"type":"RenderJob","service":"web","directory":%q,"bundle":%q}}}`,
+		secret, s.URL(), logi.RenderPath, logi.WebService, s.dir, bundle))
 	return s
 }
 

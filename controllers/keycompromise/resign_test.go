@@ -31,7 +31,8 @@ func TestATransactionFromBeforeTheRevocationIsWaitedForAndNamed(t *testing.T) {
 		!strings.Contains(message, "pg_locks") {
 		t.Error(message)
 	}
-	if _, err := straggler.Exec(s.Ctx, fmt.Sprintf(`INSERT INTO webhook_outbox_entries (oauth_application_id, event_type, payload, idempotency_key, kid, signature, enqueued_at)
+	if _, err := straggler.Exec(s.Ctx, fmt.Sprintf(`INSERT INTO webhook_outbox_entries
+			(oauth_application_id, event_type, payload, idempotency_key, kid, signature, enqueued_at)
 		VALUES (%d, 'user.updated', '{}', 'late', '%s', 'old', clock_timestamp()); COMMIT`, acme, kid)); err != nil {
 		t.Fatal(err)
 	}
@@ -176,7 +177,8 @@ func TestWhatTheRakeLeftUnderTheOldKidIsWaitedFor(t *testing.T) {
 	}
 	name := s.apply("key", kid, viaCommand+"\nreSignTimeoutSeconds: 3")
 	s.Await(name, "revoked", func(k *v1alpha1.KeyCompromise) bool { return k.Status.SuccessorKid != "" })
-	if _, err := straggler.Exec(s.Ctx, fmt.Sprintf(`INSERT INTO webhook_outbox_entries (oauth_application_id, event_type, payload, idempotency_key, kid, signature, enqueued_at)
+	if _, err := straggler.Exec(s.Ctx, fmt.Sprintf(`INSERT INTO webhook_outbox_entries
+			(oauth_application_id, event_type, payload, idempotency_key, kid, signature, enqueued_at)
 		VALUES (%d, 'user.updated', '{}', 'late', '%s', 'old', clock_timestamp()); COMMIT`, acme, kid)); err != nil {
 		t.Fatal(err)
 	}

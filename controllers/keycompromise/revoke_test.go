@@ -79,8 +79,8 @@ func (s *scene) deliver() {
 		if _, err := s.DispatchOnce(s.Ctx); err != nil {
 			s.Fatal(err)
 		}
-		return stage.Query[int64](s.Scene,
-			`SELECT count(*) FROM webhook_outbox_entries WHERE delivered_at IS NULL AND event_type = 'webhook_key.compromised'`) == 0
+		return stage.Query[int64](s.Scene, `SELECT count(*) FROM webhook_outbox_entries
+			WHERE delivered_at IS NULL AND event_type = 'webhook_key.compromised'`) == 0
 	})
 }
 

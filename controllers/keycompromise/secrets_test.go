@@ -144,8 +144,9 @@ func TestNothingSecretIsTold(t *testing.T) {
 	// lines.
 	refused := newSceneIn(t, shared.World, "secrets-refused", idle, jose.RS256)
 	refused.plantKeys(planted)
-	refused.Exec(`CREATE TABLE logi_test.refused (private_key text); CREATE FUNCTION logi_test.see() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
-		BEGIN RAISE unique_violation USING MESSAGE = 'refused', DETAIL = NEW.private_key, HINT = NEW.private_key; END $$;
+	refused.Exec(`CREATE TABLE logi_test.refused (private_key text);
+		CREATE FUNCTION logi_test.see() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
+			RAISE unique_violation USING MESSAGE = 'refused', DETAIL = NEW.private_key, HINT = NEW.private_key; END $$;
 		CREATE TRIGGER see BEFORE INSERT ON webhook_signing_keys FOR EACH ROW EXECUTE FUNCTION logi_test.see()`)
 	refused.AwaitReason(refused.apply("row", refused.kid(), "{}"), v1alpha1.ReasonRetrying)
 

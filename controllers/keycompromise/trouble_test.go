@@ -23,8 +23,10 @@ func (s *scene) jwks(answer http.HandlerFunc) {
 func TestTooManyBytesAndWhatIsFixedAreRefusedAtApply(t *testing.T) {
 	s := newScene(t, "refused", idle)
 	manifest := func(kid, more string) string {
-		return fmt.Sprintf(`{"apiVersion": "playbook.1pass.dev/v1alpha1", "kind": "KeyCompromise", "metadata": {"name": "refused-key", "namespace": %q},
-			"spec": {"platformRef": {"name": %q}, "applicationID": "42", "kid": %q, "reason": "r"%s}}`, world.Namespace, s.Name, kid, more)
+		return fmt.Sprintf(`{"apiVersion": "playbook.1pass.dev/v1alpha1", "kind": "KeyCompromise",
+			"metadata": {"name": "refused-key", "namespace": %q},
+			"spec": {"platformRef": {"name": %q}, "applicationID": "42", "kid": %q, "reason": "r"%s}}`,
+			world.Namespace, s.Name, kid, more)
 	}
 	for want, text := range map[string]string{
 		"Too long": manifest(strings.Repeat("x", 10_000), ""), "spec.kid": manifest("", ""), "unknown field": manifest("a",

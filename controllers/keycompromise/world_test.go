@@ -51,8 +51,8 @@ func newSceneIn(t *testing.T, w *world.World, name string, config logi.Config,
 // kid of acme's newest active key.
 func (s *scene) kid() string {
 	s.Helper()
-	return stage.Query[string](s.Scene,
-		`SELECT kid FROM webhook_signing_keys WHERE oauth_application_id = $1 AND status = 'active' ORDER BY activated_at DESC LIMIT 1`, acme)
+	return stage.Query[string](s.Scene, `SELECT kid FROM webhook_signing_keys
+		WHERE oauth_application_id = $1 AND status = 'active' ORDER BY activated_at DESC LIMIT 1`, acme)
 }
 
 // apply creates a KeyCompromise of acme's kid and returns its name. spec is YAML that adds to the spec, indented by

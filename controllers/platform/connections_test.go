@@ -51,7 +51,8 @@ func usersOf(t *testing.T, site *world.Site) func() string {
 	t.Cleanup(func() { _ = conn.Close(context.Background()) }) // a broken one fails the test elsewhere
 	return func() (names string) {
 		t.Helper()
-		if err := conn.QueryRow(t.Context(), `SELECT coalesce(string_agg(DISTINCT usename, ' ' ORDER BY usename), '') FROM pg_stat_activity
+		if err := conn.QueryRow(t.Context(), `SELECT coalesce(string_agg(DISTINCT usename, ' ' ORDER BY usename), '')
+			FROM pg_stat_activity
 			WHERE datname = current_database() AND application_name = 'playbook-operator'`).Scan(&names); err != nil {
 			t.Fatal(err)
 		}
@@ -62,8 +63,8 @@ func usersOf(t *testing.T, site *world.Site) func() string {
 func TestAChangedSecretReplacesTheConnections(t *testing.T) {
 	t.Parallel()
 	site := newDatabase(t)
-	execute(t, site.URLAs(""),
-		`DROP ROLE IF EXISTS second_operator; CREATE ROLE second_operator LOGIN PASSWORD 'pa55word' IN ROLE playbook_operator`)
+	execute(t, site.URLAs(""), `DROP ROLE IF EXISTS second_operator;
+		CREATE ROLE second_operator LOGIN PASSWORD 'pa55word' IN ROLE playbook_operator`)
 	p := platformOf(unwatched, "rotated")
 	create(t, secret(unwatched, p.Name, site.URLAs("playbook_operator")), p)
 	r := reconciler(t)
@@ -98,7 +99,8 @@ func TestAChangedSecretReplacesTheConnections(t *testing.T) {
 func TestASecretThatIsNoLongerNamedLeavesNoConnection(t *testing.T) {
 	t.Parallel()
 	site := newDatabase(t)
-	execute(t, site.URLAs(""), `DROP ROLE IF EXISTS next_operator, next_monitor; CREATE ROLE next_operator LOGIN PASSWORD 'pa55word' IN ROLE playbook_operator;
+	execute(t, site.URLAs(""), `DROP ROLE IF EXISTS next_operator, next_monitor;
+		CREATE ROLE next_operator LOGIN PASSWORD 'pa55word' IN ROLE playbook_operator;
 		CREATE ROLE next_monitor LOGIN PASSWORD 'pa55word' IN ROLE playbook_monitor`)
 	p := platformOf(unwatched, "renamed")
 	p.Spec.Database.ReadOnlySecretRef = &v1alpha1.SecretReference{Name: "renamed-read-only"}
@@ -169,8 +171,8 @@ func TestADeletedPlatformLeavesNoConnectionAndNoMetric(t *testing.T) {
 	defer conn.Close(context.Background())
 	eventually(t, "no connection is left", func() bool {
 		var n int
-		if err := conn.QueryRow(t.Context(),
-			`SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'playbook-operator'`).Scan(&n); err != nil {
+		if err := conn.QueryRow(t.Context(), `SELECT count(*) FROM pg_stat_activity
+			WHERE datname = current_database() AND application_name = 'playbook-operator'`).Scan(&n); err != nil {
 			t.Fatal(err)
 		}
 		return n == 0

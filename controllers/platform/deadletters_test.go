@@ -14,9 +14,14 @@ func TestDeadLettersAreCountedWithTheMostFirst(t *testing.T) {
 	t.Parallel()
 	site := newDatabase(t)
 	// Application n has n dead entries, and one each that is delivered, waiting, or delivered after it died.
-	execute(t, site.URLAs(""), `WITH apps AS (INSERT INTO oauth_applications (id, name, uid, secret) SELECT n, 'app', 'app-' || n, '' FROM generate_series(1, 60) n)
-		INSERT INTO webhook_outbox_entries (oauth_application_id, event_type, idempotency_key, kid, signature, enqueued_at, dlq_at, delivered_at)
-		SELECT n, 'user.updated', n || '-' || m, 'kid', '', now(), CASE WHEN m <= n OR m = n + 3 THEN now() END, CASE WHEN m = n + 1 OR m = n + 3 THEN now() END
+	execute(t, site.URLAs(""), `WITH apps AS (
+			INSERT INTO oauth_applications (id, name, uid, secret)
+			SELECT n, 'app', 'app-' || n, '' FROM generate_series(1, 60) n
+		)
+		INSERT INTO webhook_outbox_entries (oauth_application_id, event_type, idempotency_key, kid, signature,
+			enqueued_at, dlq_at, delivered_at)
+		SELECT n, 'user.updated', n || '-' || m, 'kid', '', now(),
+			CASE WHEN m <= n OR m = n + 3 THEN now() END, CASE WHEN m = n + 1 OR m = n + 3 THEN now() END
 		FROM generate_series(1, 60) n, generate_series(1, n + 3) m`)
 	p := platformOf(unwatched, "dead-letters")
 	p.Spec.RelyingParties = []v1alpha1.RelyingParty{{ApplicationID: "59", Name: "acme"}}

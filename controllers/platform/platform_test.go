@@ -44,7 +44,8 @@ func TestATroubledPlatformSaysWhyAndRecovers(t *testing.T) {
 		says   string
 	}{
 		"secret-missing": {nil, secretTrouble,
-			`there is no Secret "secret-missing" in namespace "playbook-system": create it with the label playbook.1pass.dev/platform=secret-missing`},
+			`there is no Secret "secret-missing" in namespace "playbook-system": create it with the label ` +
+				`playbook.1pass.dev/platform=secret-missing`},
 		"secret-unlabelled": {func(name string) *corev1.Secret {
 			s := secret(namespace, name, good)
 			s.Labels = nil

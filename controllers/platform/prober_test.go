@@ -160,7 +160,8 @@ func TestWhatIsBadIsSaidAndMended(t *testing.T) {
 				}
 			}
 			// They stay within the window of ten seconds for as long as the test takes.
-			execute(t, site.URLAs(""), `CREATE FUNCTION later() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.updated_at = localtimestamp + interval ''1 hour''; RETURN NEW; END';
+			execute(t, site.URLAs(""), `CREATE FUNCTION later() RETURNS trigger LANGUAGE plpgsql AS
+					'BEGIN NEW.updated_at = localtimestamp + interval ''1 hour''; RETURN NEW; END';
 				CREATE TRIGGER later BEFORE UPDATE ON webhook_outbox_entries FOR EACH ROW EXECUTE FUNCTION later()`)
 			if _, err := site.DispatchOnce(t.Context()); err != nil {
 				t.Fatal(err)

@@ -30,7 +30,8 @@ func BenchmarkRequeue(b *testing.B) {
 			{"single", func(d *database, r *replay) int {
 				d.exec(b, `UPDATE webhook_outbox_entries SET dlq_at = NULL, next_retry_at = NULL, attempts = 0, last_error = NULL,
 					enqueued_at = clock_timestamp(), updated_at = clock_timestamp()
-					WHERE oauth_application_id = $1 AND dlq_at IS NOT NULL AND delivered_at IS NULL AND dlq_at <= $2`, application, r.planned.Cutoff)
+					WHERE oauth_application_id = $1 AND dlq_at IS NOT NULL AND delivered_at IS NULL AND dlq_at <= $2`,
+					application, r.planned.Cutoff)
 				return dead
 			}},
 			{"rows", func(d *database, r *replay) int { return d.rowByRow(b) }},
@@ -71,16 +72,18 @@ func (d *database) rowByRow(b *testing.B) int {
 	ctx := b.Context()
 	done := 0
 	for last := int64(0); done < byHand; {
-		rows, err := d.owner.Query(ctx, `SELECT * FROM webhook_outbox_entries WHERE oauth_application_id = $1 AND dlq_at IS NOT NULL
-			AND delivered_at IS NULL AND id > $2 ORDER BY id LIMIT 1000`, application, last)
+		rows, err := d.owner.Query(ctx, `SELECT * FROM webhook_outbox_entries
+			WHERE oauth_application_id = $1 AND dlq_at IS NOT NULL AND delivered_at IS NULL AND id > $2
+			ORDER BY id LIMIT 1000`, application, last)
 		check(b, err)
 		loaded, err := pgx.CollectRows(rows, pgx.RowToMap)
 		check(b, err)
 		for _, row := range loaded {
 			last = row["id"].(int64)
 			d.exec(b, "BEGIN")
-			d.exec(b, `UPDATE webhook_outbox_entries SET dlq_at = $2, next_retry_at = $3, attempts = $4, last_error = $5, enqueued_at = $6,
-				updated_at = $6 WHERE id = $1`, last, nil, nil, 0, nil, time.Now().UTC())
+			d.exec(b, `UPDATE webhook_outbox_entries
+				SET dlq_at = $2, next_retry_at = $3, attempts = $4, last_error = $5, enqueued_at = $6, updated_at = $6
+				WHERE id = $1`, last, nil, nil, 0, nil, time.Now().UTC())
 			d.exec(b, "COMMIT")
 			done++
 		}

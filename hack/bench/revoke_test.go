@@ -30,7 +30,8 @@ const (
 
 	// bareUpdateSQL writes to the same rows as a revocation, with signatures of the same length. It reads and signs
 	// nothing.
-	bareUpdateSQL = `UPDATE webhook_outbox_entries SET kid = 'whk_1_abcdefghij', signature = repeat('s', $2), updated_at = clock_timestamp()
+	bareUpdateSQL = `UPDATE webhook_outbox_entries
+		SET kid = 'whk_1_abcdefghij', signature = repeat('s', $2), updated_at = clock_timestamp()
 		WHERE oauth_application_id = $1 AND dlq_at IS NOT NULL AND delivered_at IS NULL`
 	signatureLength = 150
 )
@@ -49,8 +50,8 @@ func BenchmarkRevoke(b *testing.B) {
 				sign := d.giveKey(b, algorithm)
 				d.checkpoint(b)
 				// Both begin with the rows in memory.
-				rows, err := d.owner.Query(b.Context(),
-					`SELECT payload::text FROM webhook_outbox_entries WHERE oauth_application_id = $1 AND dlq_at IS NOT NULL AND delivered_at IS NULL`, application)
+				rows, err := d.owner.Query(b.Context(), `SELECT payload::text FROM webhook_outbox_entries
+					WHERE oauth_application_id = $1 AND dlq_at IS NOT NULL AND delivered_at IS NULL`, application)
 				check(b, err)
 				bodies, err := pgx.CollectRows(rows, pgx.RowTo[string])
 				check(b, err)

@@ -69,8 +69,9 @@ func (s *stage) newSlot(ctx context.Context, name string) (_ *slot, err error) {
 func (r *run) prepare(ctx context.Context) error {
 	r.site.Forget()
 	r.site.SetFault(application, r.fault)
-	if _, err := r.db.Exec(ctx, `DELETE FROM webhook_outbox_entries; DELETE FROM playbook.replay_entries; DELETE FROM playbook.operations;
-		DELETE FROM logi_test.requeues; INSERT INTO webhook_outbox_entries TABLE logi_test.seed`); err != nil {
+	if _, err := r.db.Exec(ctx, `DELETE FROM webhook_outbox_entries; DELETE FROM playbook.replay_entries;
+		DELETE FROM playbook.operations; DELETE FROM logi_test.requeues;
+		INSERT INTO webhook_outbox_entries TABLE logi_test.seed`); err != nil {
 		return fmt.Errorf("putting the platform back: %w", err)
 	}
 	replay := &v1alpha1.DLQReplay{ObjectMeta: metav1.ObjectMeta{Namespace: r.object.Namespace, Name: r.object.Name},

@@ -132,8 +132,10 @@ var replays = []scenario{
 			}
 			return r.once("resume", func() error {
 				r.site.SetFault(application, logi.Fault{})
-				if _, err := r.db.Exec(ctx, `UPDATE webhook_outbox_entries SET dlq_at = clock_timestamp() WHERE id = (SELECT max(id) FROM webhook_outbox_entries o
-					WHERE last_error LIKE 'HTTP 503%' AND kid <> 'whk_forgotten' AND NOT EXISTS (SELECT FROM playbook.replay_entries e WHERE e.entry_id = o.id))`); err != nil {
+				if _, err := r.db.Exec(ctx, `UPDATE webhook_outbox_entries SET dlq_at = clock_timestamp()
+					WHERE id = (SELECT max(id) FROM webhook_outbox_entries o
+						WHERE last_error LIKE 'HTTP 503%' AND kid <> 'whk_forgotten'
+							AND NOT EXISTS (SELECT FROM playbook.replay_entries e WHERE e.entry_id = o.id))`); err != nil {
 					return err
 				}
 				patched := obj.DeepCopy()
@@ -340,7 +342,8 @@ type broken struct {
 
 var variants = []broken{
 	{variant{name: "no ledger row", rewrite: rewrite(
-		`(?s)INSERT INTO playbook\.replay_entries \([^)]*\)\s*SELECT (\$\d+), id, (\$\d+), action,.*?FROM judged WHERE (.*?)\s*RETURNING entry_id, action, acted_at`,
+		`(?s)INSERT INTO playbook\.replay_entries \([^)]*\)\s*SELECT (\$\d+), id, (\$\d+), action,.*?`+
+			`FROM judged WHERE (.*?)\s*RETURNING entry_id, action, acted_at`,
 		"SELECT id AS entry_id, action, acted_at FROM judged WHERE ($3) AND $1::bigint IS NOT NULL AND $2::integer IS NOT "+
 			"NULL",
 	)}, in("replay")},

@@ -41,8 +41,10 @@ func (s *stage) newKeySlot(ctx context.Context, name string) (_ *slot, err error
 		return nil, err
 	}
 	// The same kid in each slot, so that runs can be compared.
-	if _, err := o.db.Exec(ctx, `UPDATE webhook_signing_keys SET kid = 'whk_leaked'; UPDATE webhook_outbox_entries SET kid = 'whk_leaked';
-		CREATE TABLE logi_test.seed AS TABLE webhook_outbox_entries; CREATE TABLE logi_test.keys AS TABLE webhook_signing_keys;
+	if _, err := o.db.Exec(ctx, `UPDATE webhook_signing_keys SET kid = 'whk_leaked';
+		UPDATE webhook_outbox_entries SET kid = 'whk_leaked';
+		CREATE TABLE logi_test.seed AS TABLE webhook_outbox_entries;
+		CREATE TABLE logi_test.keys AS TABLE webhook_signing_keys;
 		`+heldSQL); err != nil {
 		return nil, err
 	}
@@ -76,9 +78,12 @@ func (s *slot) putBack(ctx context.Context, object client.ObjectKey) error {
 			return fmt.Errorf("deleting earlier runs: %w", err)
 		}
 	}
-	if _, err := s.db.Exec(ctx, `DELETE FROM webhook_outbox_entries; DELETE FROM webhook_signing_keys; DELETE FROM playbook.event_requeues;
-		DELETE FROM playbook.command_runs; DELETE FROM playbook.key_revocations; DELETE FROM playbook.operations; DELETE FROM logi_test.requeues; DELETE FROM logi_test.held;
-		INSERT INTO webhook_signing_keys TABLE logi_test.keys; INSERT INTO webhook_outbox_entries TABLE logi_test.seed`); err != nil {
+	if _, err := s.db.Exec(ctx, `DELETE FROM webhook_outbox_entries; DELETE FROM webhook_signing_keys;
+		DELETE FROM playbook.event_requeues; DELETE FROM playbook.command_runs;
+		DELETE FROM playbook.key_revocations; DELETE FROM playbook.operations;
+		DELETE FROM logi_test.requeues; DELETE FROM logi_test.held;
+		INSERT INTO webhook_signing_keys TABLE logi_test.keys;
+		INSERT INTO webhook_outbox_entries TABLE logi_test.seed`); err != nil {
 		return fmt.Errorf("putting the platform back: %w", err)
 	}
 	return s.admin.Create(ctx, &v1alpha1.KeyCompromise{
@@ -126,8 +131,8 @@ func (s *slot) broken(ctx context.Context) (broken string, err error) {
 // platformMoves is what the platform and its relying party do between two passes, once the key is revoked.
 func (s *slot) platformMoves(ctx context.Context) error {
 	var revoked, requeued bool
-	if err := s.db.QueryRow(ctx,
-		`SELECT EXISTS (SELECT FROM playbook.key_revocations), EXISTS (SELECT FROM logi_test.requeues)`).Scan(&revoked, &requeued); err != nil || !revoked {
+	if err := s.db.QueryRow(ctx, `SELECT EXISTS (SELECT FROM playbook.key_revocations),
+		EXISTS (SELECT FROM logi_test.requeues)`).Scan(&revoked, &requeued); err != nil || !revoked {
 		return err
 	}
 	if requeued {
@@ -169,8 +174,9 @@ func (s *slot) left(ctx context.Context, obj *v1alpha1.KeyCompromise, reason str
 		{`SELECT count(*) FROM playbook.event_requeues`, nil, []any{&got.Requeues}, func() {}},
 		{`SELECT count(*) FROM logi_test.requeues`, nil, []any{&got.Revivals}, func() {}},
 		{`SELECT coalesce(outcome, 'open') FROM playbook.operations`, nil, []any{&got.Outcome}, func() {}},
-		{`SELECT count(*) FILTER (WHERE at < opened_at), count(*) FILTER (WHERE at > closed_at) FROM playbook.operations,
-			(SELECT revoked_at AT TIME ZONE 'UTC' FROM playbook.key_revocations UNION ALL SELECT requeued_at FROM logi_test.requeues) effects(at)`,
+		{`SELECT count(*) FILTER (WHERE at < opened_at), count(*) FILTER (WHERE at > closed_at)
+			FROM playbook.operations, (SELECT revoked_at AT TIME ZONE 'UTC' FROM playbook.key_revocations
+				UNION ALL SELECT requeued_at FROM logi_test.requeues) effects(at)`,
 			nil, []any{&got.Before, &got.After}, func() {}},
 	} {
 		rows, err := s.db.Query(ctx, q.sql, q.args...)

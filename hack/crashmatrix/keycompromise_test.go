@@ -48,7 +48,8 @@ type leak struct {
 // heldSQL is where a manager that is broken on purpose keeps what it writes in a later transaction than it should.
 const heldSQL = `CREATE TABLE logi_test.held (LIKE webhook_outbox_entries INCLUDING ALL);
 	CREATE FUNCTION logi_test.release() RETURNS void LANGUAGE sql SECURITY DEFINER AS $$
-		WITH released AS (DELETE FROM logi_test.held RETURNING *) INSERT INTO webhook_outbox_entries SELECT * FROM released $$;
+		WITH released AS (DELETE FROM logi_test.held RETURNING *)
+		INSERT INTO webhook_outbox_entries SELECT * FROM released $$;
 	GRANT USAGE ON SCHEMA logi_test TO PUBLIC; GRANT SELECT, INSERT ON logi_test.held TO playbook_signer`
 
 // endKey plays the end of a key once, under a plan or none: the relying party refuses the event and two webhooks, and

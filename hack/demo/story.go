@@ -296,7 +296,8 @@ func (s *story) badDeploy(ctx context.Context) error {
 	fmt.Printf("Render: rolled back %d times; auto-deploy is on: %t\n\n", s.site.Render().Counts().Rollbacks,
 		s.site.Render().AutoDeploy(logi.WebService))
 	return s.kubectl(ctx, "get", "platforms", "-o",
-		`custom-columns=NAME:.metadata.name,SIGNALS:.status.signals.summary,AUTO-DEPLOY OFF:.status.conditions[?(@.type=="AutoDeployOff")].status`)
+		`custom-columns=NAME:.metadata.name,SIGNALS:.status.signals.summary,`+
+			`AUTO-DEPLOY OFF:.status.conditions[?(@.type=="AutoDeployOff")].status`)
 }
 
 func (s *story) fix(ctx context.Context) error {

@@ -79,7 +79,8 @@ func confirmByThePast(s *scene, name string) error {
 // suspectByTheFirst calls the commit that was live at the onset of an unconfirmed Incident unfit.
 func suspectByTheFirst(s *scene, _ string) error {
 	return s.rewrite(&v1alpha1.Platform{}, "p", fmt.Sprintf(
-		`{"status":{"suspects":[{"service":"web","commit":"a1","incident":"first","at":%q}]}}`, s.opened.UTC().Format(time.RFC3339)))
+		`{"status":{"suspects":[{"service":"web","commit":"a1","incident":"first","at":%q}]}}`,
+		s.opened.UTC().Format(time.RFC3339)))
 }
 
 // settleEarly settles the rollback while only a signal of sev2 is bad.

@@ -123,8 +123,10 @@ func (s *Server) listOutbox(w http.ResponseWriter, r *http.Request) {
 		`SELECT count(*) FROM webhook_outbox_entries WHERE dlq_at IS NOT NULL AND delivered_at IS NULL`).Scan(&total)
 	var rows pgx.Rows
 	if err == nil {
-		rows, err = s.pool.Query(r.Context(), `SELECT id, oauth_application_id, event_type, idempotency_key, kid, attempts, enqueued_at, dlq_at, last_error
-			FROM webhook_outbox_entries WHERE dlq_at IS NOT NULL AND delivered_at IS NULL ORDER BY id LIMIT $1 OFFSET $2`, perPage, (page-1)*perPage)
+		rows, err = s.pool.Query(r.Context(), `SELECT id, oauth_application_id, event_type, idempotency_key, kid,
+				attempts, enqueued_at, dlq_at, last_error
+			FROM webhook_outbox_entries WHERE dlq_at IS NOT NULL AND delivered_at IS NULL
+			ORDER BY id LIMIT $1 OFFSET $2`, perPage, (page-1)*perPage)
 	}
 	var entries []outboxEntry
 	if err == nil {
@@ -170,8 +172,10 @@ func (s *Server) retryEntry(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusForbidden, code, "step-up authentication is required")
 		return
 	}
-	tag, err := s.pool.Exec(r.Context(), `UPDATE webhook_outbox_entries SET dlq_at = NULL, next_retry_at = NULL, attempts = 0,
-		enqueued_at = clock_timestamp(), updated_at = clock_timestamp() WHERE id = $1 AND dlq_at IS NOT NULL AND delivered_at IS NULL`, id)
+	tag, err := s.pool.Exec(r.Context(), `UPDATE webhook_outbox_entries
+		SET dlq_at = NULL, next_retry_at = NULL, attempts = 0,
+			enqueued_at = clock_timestamp(), updated_at = clock_timestamp()
+		WHERE id = $1 AND dlq_at IS NOT NULL AND delivered_at IS NULL`, id)
 	switch {
 	case err != nil:
 		fail(w, http.StatusInternalServerError, "internal", err.Error())

@@ -17,8 +17,10 @@ import (
 )
 
 const (
-	due    = `e.delivered_at IS NULL AND e.dlq_at IS NULL AND (e.next_retry_at IS NULL OR e.next_retry_at <= clock_timestamp())`
-	taking = `SELECT e.id, e.oauth_application_id, e.event_type, e.payload::text, e.idempotency_key, e.signature, e.attempts, coalesce(a.webhook_url, '')
+	due = `e.delivered_at IS NULL AND e.dlq_at IS NULL
+		AND (e.next_retry_at IS NULL OR e.next_retry_at <= clock_timestamp())`
+	taking = `SELECT e.id, e.oauth_application_id, e.event_type, e.payload::text, e.idempotency_key, e.signature,
+		e.attempts, coalesce(a.webhook_url, '')
 	FROM webhook_outbox_entries e JOIN oauth_applications a ON a.id = e.oauth_application_id WHERE ` + due
 
 	// ClaimQuery takes the entry that is due first. Its row lock is held during the HTTP call, until the attempt has been

@@ -180,7 +180,8 @@ func (s *Server) keep(n int, read replica) {
 
 // publishedSQL selects the keys that JWKS shows. A key in grace stays until its grace ends. The keys of SeedFiller have
 // no public part.
-const publishedSQL = `(status = 'active' OR status = 'grace' AND (grace_until IS NULL OR grace_until > clock_timestamp())) AND public_key <> ''`
+const publishedSQL = `(status = 'active'
+	OR status = 'grace' AND (grace_until IS NULL OR grace_until > clock_timestamp())) AND public_key <> ''`
 
 // published reads the keys that JWKS shows now.
 func (s *Server) published(ctx context.Context) (jose.JSONWebKeySet, error) {

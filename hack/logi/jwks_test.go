@@ -64,7 +64,9 @@ func TestARelyingPartyVerifiesEachAlgorithmOfThePlatformAndNoOther(t *testing.T)
 			id).Scan(&said); err != nil || said != string(algorithm) {
 			t.Errorf("%s: the key's row says %q, %v", algorithm, said, err)
 		}
-		p.exec(`UPDATE webhook_outbox_entries SET payload = payload || '{"data": {"sub": "somebody else"}}', delivered_at = NULL WHERE oauth_application_id = $1`, id)
+		p.exec(`UPDATE webhook_outbox_entries
+			SET payload = payload || '{"data": {"sub": "somebody else"}}', delivered_at = NULL
+			WHERE oauth_application_id = $1`, id)
 		p.dispatch()
 		if got := p.Counts()[id]; got.Received != 2 || got.Attempts[401] != 2 {
 			t.Errorf("%s: what was changed: %+v", algorithm, got)

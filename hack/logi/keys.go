@@ -64,7 +64,8 @@ func issueKey(ctx context.Context, tx pgx.Tx, application int64, algorithm jose.
 		return fmt.Errorf("encoding a public key: %w", err)
 	}
 	kid := fmt.Sprintf("whk_%d_%s", application, strings.ToLower(rand.Text()[:8]))
-	_, err = tx.Exec(ctx, `INSERT INTO webhook_signing_keys (oauth_application_id, kid, algorithm, public_key, private_key, status, activated_at)
+	_, err = tx.Exec(ctx, `INSERT INTO webhook_signing_keys
+			(oauth_application_id, kid, algorithm, public_key, private_key, status, activated_at)
 		VALUES ($1, $2, $3, $4, $5, 'active', clock_timestamp())`, application, kid, string(algorithm),
 		string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: publicDER})),
 		string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: privateDER})))
@@ -77,7 +78,8 @@ func issueKey(ctx context.Context, tx pgx.Tx, application int64, algorithm jose.
 // signer signs with an application's active key. It reads the key each time, since a rotation may have replaced it.
 func (s *Server) signer(ctx context.Context, application int64) (signer, error) {
 	var kid, algorithm, private string
-	if err := s.pool.QueryRow(ctx, `SELECT kid, algorithm, private_key FROM webhook_signing_keys WHERE oauth_application_id = $1 AND status = 'active'
+	if err := s.pool.QueryRow(ctx, `SELECT kid, algorithm, private_key FROM webhook_signing_keys
+		WHERE oauth_application_id = $1 AND status = 'active'
 		ORDER BY activated_at DESC LIMIT 1`, application).Scan(&kid, &algorithm, &private); err != nil {
 		return signer{}, fmt.Errorf("reading the signing key of application %d: %w", application, err)
 	}

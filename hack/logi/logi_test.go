@@ -156,8 +156,9 @@ type entry struct {
 func (p *platform) entry(id int64) entry {
 	p.t.Helper()
 	var e entry
-	err := p.db.QueryRow(p.t.Context(), `SELECT attempts, enqueued_at, next_retry_at, delivered_at, dlq_at, coalesce(last_error, ''), idempotency_key, kid,
-		coalesce(extract(epoch FROM next_retry_at - updated_at), 0) FROM webhook_outbox_entries WHERE id = $1`, id).
+	err := p.db.QueryRow(p.t.Context(), `SELECT attempts, enqueued_at, next_retry_at, delivered_at, dlq_at,
+			coalesce(last_error, ''), idempotency_key, kid, coalesce(extract(epoch FROM next_retry_at - updated_at), 0)
+		FROM webhook_outbox_entries WHERE id = $1`, id).
 		Scan(&e.Attempts, &e.EnqueuedAt, &e.NextRetryAt, &e.DeliveredAt, &e.DeadAt, &e.LastError, &e.IdempotencyKey, &e.Kid,
 			&e.backoffSeconds)
 	if err != nil {

@@ -42,7 +42,8 @@ func (s *Server) SeedDead(ctx context.Context, application int64, n int, lastErr
 	if err != nil {
 		return nil, err
 	}
-	if _, err := s.pool.Exec(ctx, `UPDATE webhook_outbox_entries SET dlq_at = enqueued_at + interval '1 hour', last_error = $2, attempts = $3
+	if _, err := s.pool.Exec(ctx, `UPDATE webhook_outbox_entries
+		SET dlq_at = enqueued_at + interval '1 hour', last_error = $2, attempts = $3
 		WHERE id = ANY ($1)`, ids, lastError, attempts); err != nil {
 		return nil, fmt.Errorf("killing entries: %w", err)
 	}
@@ -62,8 +63,11 @@ func (s *Server) insert(ctx context.Context, application int64, n int, enqueuedA
 	ids := make([]int64, 0, n)
 	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
 		// The body is the payload as Postgres writes it, so that text is signed.
-		rows, err := tx.Query(ctx, `WITH ids AS (SELECT n, nextval('webhook_outbox_entries_id_seq') AS id FROM generate_series(1, $1::int) n)
-			SELECT id, n, jsonb_build_object('id', 'evt_' || id, 'type', 'user.updated', 'data', jsonb_build_object('sub', md5(id::text), 'n', n))::text
+		rows, err := tx.Query(ctx, `WITH ids AS (
+				SELECT n, nextval('webhook_outbox_entries_id_seq') AS id FROM generate_series(1, $1::int) n
+			)
+			SELECT id, n, jsonb_build_object('id', 'evt_' || id, 'type', 'user.updated',
+				'data', jsonb_build_object('sub', md5(id::text), 'n', n))::text
 			FROM ids ORDER BY n`, n)
 		if err != nil {
 			return fmt.Errorf("making payloads: %w", err)
@@ -78,7 +82,8 @@ func (s *Server) insert(ctx context.Context, application int64, n int, enqueuedA
 		}); err != nil {
 			return fmt.Errorf("signing payloads: %w", err)
 		}
-		if _, err := tx.Exec(ctx, `INSERT INTO webhook_outbox_entries (id, oauth_application_id, event_type, payload, idempotency_key, kid, signature, enqueued_at, dlq_at)
+		if _, err := tx.Exec(ctx, `INSERT INTO webhook_outbox_entries (id, oauth_application_id, event_type, payload,
+				idempotency_key, kid, signature, enqueued_at, dlq_at)
 			SELECT id, $4, 'user.updated', body::jsonb, 'key_' || id, $5, signature, `+enqueuedAt+`, `+dead+`
 			FROM unnest($1::bigint[], $2::text[], $3::text[]) WITH ORDINALITY AS e(id, body, signature, n)`,
 			ids, bodies, signatures, application, signer.kid); err != nil {
@@ -97,9 +102,11 @@ func SeedFiller(ctx context.Context, conn *pgx.Conn, application int64, delivere
 		sql  string
 		args []any
 	}{
-		{`INSERT INTO oauth_applications (id, name, uid, secret) VALUES ($1, 'filler', 'filler' || $1::bigint, 'unused') ON CONFLICT DO NOTHING`, []any{application}},
+		{`INSERT INTO oauth_applications (id, name, uid, secret)
+			VALUES ($1, 'filler', 'filler' || $1::bigint, 'unused') ON CONFLICT DO NOTHING`, []any{application}},
 		{`INSERT INTO webhook_signing_keys (oauth_application_id, kid, algorithm, public_key, private_key, activated_at)
-			VALUES ($1, 'whk_filler_' || $1::bigint, 'EdDSA', '', '', clock_timestamp()) ON CONFLICT DO NOTHING`, []any{application}},
+			VALUES ($1, 'whk_filler_' || $1::bigint, 'EdDSA', '', '', clock_timestamp())
+			ON CONFLICT DO NOTHING`, []any{application}},
 		{fillerSQL, []any{application, delivered + dead, dead}},
 		{`ANALYZE webhook_outbox_entries`, nil},
 	} {
@@ -111,11 +118,15 @@ func SeedFiller(ctx context.Context, conn *pgx.Conn, application int64, delivere
 }
 
 const fillerSQL = `INSERT INTO webhook_outbox_entries
-		(oauth_application_id, event_type, payload, idempotency_key, kid, signature, attempts, enqueued_at, delivered_at, dlq_at, last_error)
+		(oauth_application_id, event_type, payload, idempotency_key, kid, signature, attempts,
+			enqueued_at, delivered_at, dlq_at, last_error)
 	SELECT $1, 'user.updated', jsonb_build_object('id', 'evt_' || n, 'type', 'user.updated', 'data',
 			jsonb_build_object('sub', md5(n::text), 'note', repeat(md5(n::text), 17))),
-		'filler_' || $1::bigint || '_' || n, 'whk_filler_' || $1::bigint, repeat(md5(n::text), 4) || repeat('s', 22), CASE WHEN dead THEN 7 ELSE 1 END,
+		'filler_' || $1::bigint || '_' || n, 'whk_filler_' || $1::bigint,
+		repeat(md5(n::text), 4) || repeat('s', 22), CASE WHEN dead THEN 7 ELSE 1 END,
 		clock_timestamp() - interval '1 day' + n * interval '1 millisecond',
-		CASE WHEN NOT dead THEN clock_timestamp() - interval '1 hour' END, CASE WHEN dead THEN clock_timestamp() - interval '1 hour' END,
+		CASE WHEN NOT dead THEN clock_timestamp() - interval '1 hour' END,
+		CASE WHEN dead THEN clock_timestamp() - interval '1 hour' END,
 		CASE WHEN dead THEN 'HTTP 503: Service Unavailable' END
-	FROM (SELECT n, n * $3::bigint / $2::bigint > (n - 1) * $3::bigint / $2::bigint AS dead FROM generate_series(1, $2::bigint) n) entries`
+	FROM (SELECT n, n * $3::bigint / $2::bigint > (n - 1) * $3::bigint / $2::bigint AS dead
+		FROM generate_series(1, $2::bigint) n) entries`

@@ -198,7 +198,8 @@ func TestServicesAreServedBesideThePlatform(t *testing.T) {
 		"/_control/services", `{"service": "pagerduty", "fault": {"status": 503}}`, nil); status != http.StatusOK {
 		t.Errorf("%d %s", status, text)
 	}
-	if status, _ := call(t, http.MethodPost, p.URL()+"/pagerduty/v2/enqueue", `{}`, nil); status != http.StatusServiceUnavailable {
+	if status, _ := call(t, http.MethodPost, p.URL()+"/pagerduty/v2/enqueue", `{}`,
+		nil); status != http.StatusServiceUnavailable {
 		t.Errorf("%d", status)
 	}
 	if status, text := call(t, http.MethodPost, p.URL()+

@@ -72,7 +72,8 @@ for argument; do
     set -- "$@" --data-urlencode "argument=$argument"
     shift
 done
-curl --silent --show-error --fail-with-body --data-urlencode "directory=$PWD" --data-urlencode "pid=$$" "$@" %s/_control/rake || exit 1
+curl --silent --show-error --fail-with-body --data-urlencode "directory=$PWD" --data-urlencode "pid=$$" "$@" \
+    %s/_control/rake || exit 1
 `, s.url)
 	path := filepath.Join(dir, "bundle")
 	if err := os.WriteFile(path, []byte(script), 0o755); err != nil {
@@ -148,7 +149,8 @@ func (s *Server) Rake(ctx context.Context, directory string, arguments []string,
 // undelivered entries anew, and enqueues the event. It does so in each call.
 func (s *Server) compromise(ctx context.Context, application int64, kid string) (said string, err error) {
 	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-		tag, err := tx.Exec(ctx, `UPDATE webhook_signing_keys SET status = 'revoked', revoked_at = clock_timestamp(), updated_at = clock_timestamp()
+		tag, err := tx.Exec(ctx, `UPDATE webhook_signing_keys
+			SET status = 'revoked', revoked_at = clock_timestamp(), updated_at = clock_timestamp()
 			WHERE oauth_application_id = $1 AND kid = $2`, application, kid)
 		if err != nil {
 			return fmt.Errorf("revoking: %w", err)
@@ -189,7 +191,8 @@ func (s *Server) issueSuccessor(ctx context.Context, tx pgx.Tx, application int6
 		return signer{}, fmt.Errorf("encoding a public key: %w", err)
 	}
 	kid := fmt.Sprintf("whk_%d_r%s", application, strings.ToLower(rand.Text()[:8]))
-	if _, err := tx.Exec(ctx, `INSERT INTO webhook_signing_keys (oauth_application_id, kid, algorithm, public_key, private_key, status, activated_at)
+	if _, err := tx.Exec(ctx, `INSERT INTO webhook_signing_keys
+			(oauth_application_id, kid, algorithm, public_key, private_key, status, activated_at)
 		VALUES ($1, $2, $3, $4, $5, 'active', clock_timestamp())`, application, kid, string(jose.EdDSA),
 		string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: publicDER})),
 		s.sealed(string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: privateDER})))); err != nil {
@@ -199,8 +202,8 @@ func (s *Server) issueSuccessor(ctx context.Context, tx pgx.Tx, application int6
 }
 
 func reSign(ctx context.Context, tx pgx.Tx, application int64, successor signer) (int, error) {
-	rows, err := tx.Query(ctx,
-		`SELECT id, payload::text FROM webhook_outbox_entries WHERE oauth_application_id = $1 AND delivered_at IS NULL ORDER BY id FOR UPDATE`, application)
+	rows, err := tx.Query(ctx, `SELECT id, payload::text FROM webhook_outbox_entries
+		WHERE oauth_application_id = $1 AND delivered_at IS NULL ORDER BY id FOR UPDATE`, application)
 	if err != nil {
 		return 0, fmt.Errorf("reading entries: %w", err)
 	}
@@ -215,8 +218,10 @@ func reSign(ctx context.Context, tx pgx.Tx, application int64, successor signer)
 	}); err != nil {
 		return 0, fmt.Errorf("signing entries: %w", err)
 	}
-	if _, err := tx.Exec(ctx, `UPDATE webhook_outbox_entries w SET kid = $1, signature = e.signature, updated_at = clock_timestamp()
-		FROM unnest($2::bigint[], $3::text[]) AS e(id, signature) WHERE w.id = e.id`, successor.kid, ids, signatures); err != nil {
+	if _, err := tx.Exec(ctx, `UPDATE webhook_outbox_entries w
+		SET kid = $1, signature = e.signature, updated_at = clock_timestamp()
+		FROM unnest($2::bigint[], $3::text[]) AS e(id, signature)
+		WHERE w.id = e.id`, successor.kid, ids, signatures); err != nil {
 		return 0, fmt.Errorf("writing signatures: %w", err)
 	}
 	return len(ids), nil
@@ -236,9 +241,12 @@ func enqueueCompromised(ctx context.Context, tx pgx.Tx, application int64, kid s
 	if err != nil {
 		return err
 	}
-	if _, err := tx.Exec(ctx, `INSERT INTO webhook_outbox_entries (oauth_application_id, event_type, payload, idempotency_key, kid, signature, enqueued_at)
-		SELECT $1, 'webhook_key.compromised', $2::jsonb, 'compromised-' || $3::text || '-' || count(*), $4, $5, clock_timestamp()
-		FROM webhook_outbox_entries WHERE idempotency_key LIKE 'compromised-%'`, application, body, kid, successor.kid, signature); err != nil {
+	if _, err := tx.Exec(ctx, `INSERT INTO webhook_outbox_entries
+			(oauth_application_id, event_type, payload, idempotency_key, kid, signature, enqueued_at)
+		SELECT $1, 'webhook_key.compromised', $2::jsonb, 'compromised-' || $3::text || '-' || count(*), $4, $5,
+			clock_timestamp()
+		FROM webhook_outbox_entries WHERE idempotency_key LIKE 'compromised-%'`,
+		application, body, kid, successor.kid, signature); err != nil {
 		return fmt.Errorf("enqueueing the event: %w", err)
 	}
 	return nil
@@ -301,7 +309,8 @@ func (s *Server) EncryptKeys(ctx context.Context) error {
 			return fmt.Errorf("reading keys: %w", err)
 		}
 		for id, private := range sealed {
-			if _, err := tx.Exec(ctx, `UPDATE webhook_signing_keys SET private_key = $2 WHERE id = $1`, id, private); err != nil {
+			if _, err := tx.Exec(ctx, `UPDATE webhook_signing_keys SET private_key = $2 WHERE id = $1`,
+				id, private); err != nil {
 				return fmt.Errorf("encrypting a key: %w", err)
 			}
 		}

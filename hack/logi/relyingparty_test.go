@@ -132,8 +132,10 @@ func TestFillerBesideRealApplicationsLeavesTheirKeysPublished(t *testing.T) {
 		t.Fatal(err)
 	}
 	var delivered, dead int
-	if err := p.db.QueryRow(t.Context(), `SELECT count(*) FILTER (WHERE delivered_at IS NOT NULL), count(*) FILTER (WHERE dlq_at IS NOT NULL)
-		FROM webhook_outbox_entries WHERE oauth_application_id = 7`).Scan(&delivered, &dead); err != nil || delivered != 20 || dead != 30 {
+	if err := p.db.QueryRow(t.Context(), `SELECT count(*) FILTER (WHERE delivered_at IS NOT NULL),
+			count(*) FILTER (WHERE dlq_at IS NOT NULL)
+		FROM webhook_outbox_entries
+		WHERE oauth_application_id = 7`).Scan(&delivered, &dead); err != nil || delivered != 20 || dead != 30 {
 		t.Errorf("%d delivered and %d dead, %v", delivered, dead, err)
 	}
 	p.enqueue(3)

@@ -22,12 +22,14 @@ import (
 const grantsSQL = `WITH grants (acl, object) AS (
 		SELECT nspacl, ' ON SCHEMA ' || quote_ident(nspname) FROM pg_namespace
 		UNION ALL SELECT relacl, ' ON ' || oid::regclass FROM pg_class
-		UNION ALL SELECT attacl, ' (' || quote_ident(attname) || ') ON ' || attrelid::regclass FROM pg_attribute WHERE NOT attisdropped
+		UNION ALL SELECT attacl, ' (' || quote_ident(attname) || ') ON ' || attrelid::regclass
+			FROM pg_attribute WHERE NOT attisdropped
 		UNION ALL SELECT proacl, ' ON FUNCTION ' || oid::regprocedure FROM pg_proc
 		UNION ALL SELECT datacl, ' ON DATABASE ' || quote_ident(datname) FROM pg_database WHERE datname = current_database()
 	)
 	SELECT g.privilege_type || object, g.grantee::regrole::text FROM grants, aclexplode(acl) g
-	WHERE g.grantee IN ('playbook_operator'::regrole, 'playbook_monitor'::regrole, 'playbook_signer'::regrole) ORDER BY 2, 1`
+	WHERE g.grantee IN ('playbook_operator'::regrole, 'playbook_monitor'::regrole, 'playbook_signer'::regrole)
+	ORDER BY 2, 1`
 
 // Each grant is revoked in turn. If every call still succeeds, the grant is not needed.
 func TestTheDatabaseRolesNeedEachGrantThatTheyHave(t *testing.T) {
@@ -157,7 +159,8 @@ func useDatabase(t *testing.T, site *world.Site, owner *pgx.Conn, application in
 			return
 		}},
 		{"Observe", func() error {
-			if err := byOwner(`UPDATE webhook_outbox_entries SET attempts = 1, delivered_at = clock_timestamp() WHERE oauth_application_id = $1 AND dlq_at IS NULL AND delivered_at IS NULL`, application); err != nil {
+			if err := byOwner(`UPDATE webhook_outbox_entries SET attempts = 1, delivered_at = clock_timestamp()
+				WHERE oauth_application_id = $1 AND dlq_at IS NULL AND delivered_at IS NULL`, application); err != nil {
 				return err
 			}
 			_, err := operator.Observe(ctx, bySQL.UID)
@@ -185,7 +188,8 @@ func useDatabase(t *testing.T, site *world.Site, owner *pgx.Conn, application in
 		}},
 		{"Revocation", func() error { _, err := operator.Revocation(ctx, leak.UID); return err }},
 		{"ReSign", func() error {
-			if err := byOwner(`UPDATE webhook_outbox_entries SET kid = $1 WHERE id = (SELECT max(id) FROM webhook_outbox_entries WHERE dlq_at IS NOT NULL)`, kid); err != nil {
+			if err := byOwner(`UPDATE webhook_outbox_entries SET kid = $1
+				WHERE id = (SELECT max(id) FROM webhook_outbox_entries WHERE dlq_at IS NOT NULL)`, kid); err != nil {
 				return err
 			}
 			progress, err := signer.ReSign(ctx, leak.UID)
@@ -206,7 +210,9 @@ func useDatabase(t *testing.T, site *world.Site, owner *pgx.Conn, application in
 		}},
 		{"CompromiseEvent", func() error { _, err := operator.CompromiseEvent(ctx, revoked); return err }},
 		{"RequeueEvent", func() error {
-			if err := byOwner(`UPDATE webhook_outbox_entries SET dlq_at = clock_timestamp(), attempts = 1, last_error = 'HTTP 401: unknown kid' WHERE id = $1`, revoked.EventEntryID); err != nil {
+			if err := byOwner(`UPDATE webhook_outbox_entries
+				SET dlq_at = clock_timestamp(), attempts = 1, last_error = 'HTTP 401: unknown kid'
+				WHERE id = $1`, revoked.EventEntryID); err != nil {
 				return err
 			}
 			return operator.RequeueEvent(ctx, heir.UID, 0)
@@ -362,8 +368,10 @@ func TestTheDatabaseRolesAreNobody(t *testing.T) {
 	if err := owner.QueryRow(t.Context(), `SELECT coalesce(string_agg(what, ', '), '') FROM (
 			SELECT rolname || ' has an attribute' AS what FROM pg_roles
 			WHERE rolname LIKE 'playbook\_%' AND (rolsuper OR rolcreaterole OR rolcreatedb OR rolreplication OR rolbypassrls)
-			UNION ALL SELECT member::regrole || ' is a member of ' || roleid::regrole FROM pg_auth_members WHERE member::regrole::text LIKE 'playbook\_%'
-			UNION ALL SELECT refobjid::regrole || ' owns something' FROM pg_shdepend WHERE deptype = 'o' AND refobjid::regrole::text LIKE 'playbook\_%'
+			UNION ALL SELECT member::regrole || ' is a member of ' || roleid::regrole
+				FROM pg_auth_members WHERE member::regrole::text LIKE 'playbook\_%'
+			UNION ALL SELECT refobjid::regrole || ' owns something'
+				FROM pg_shdepend WHERE deptype = 'o' AND refobjid::regrole::text LIKE 'playbook\_%'
 		) powers`).Scan(&powers); err != nil {
 		t.Fatal(err)
 	}

@@ -33,7 +33,8 @@ func TestTwoManagersOneOfThemKilledEndAKeyOnce(t *testing.T) {
 			IF EXISTS (SELECT FROM logi_test.slow) THEN PERFORM pg_sleep(2); END IF;
 			RETURN NULL;
 		END $$;
-		CREATE TRIGGER linger AFTER INSERT ON playbook.key_revocations FOR EACH ROW EXECUTE FUNCTION logi_test.linger()`); err != nil {
+		CREATE TRIGGER linger AFTER INSERT ON playbook.key_revocations
+			FOR EACH ROW EXECUTE FUNCTION logi_test.linger()`); err != nil {
 		t.Fatal(err)
 	}
 	var managers [2]*servers.Process
@@ -108,8 +109,11 @@ func TestTwoManagersOneOfThemKilledEndAKeyOnce(t *testing.T) {
 		}
 	}
 	var left string
-	if err := conn.QueryRow(t.Context(), `SELECT concat_ws(' ', (SELECT string_agg(status, ',' ORDER BY id) FROM webhook_signing_keys),
-		(SELECT count(*) FROM playbook.key_revocations), (SELECT count(*) FROM webhook_outbox_entries WHERE event_type = 'webhook_key.compromised'))`).Scan(&left); err != nil {
+	if err := conn.QueryRow(t.Context(), `SELECT concat_ws(' ',
+		(SELECT string_agg(status, ',' ORDER BY id) FROM webhook_signing_keys),
+		(SELECT count(*) FROM playbook.key_revocations),
+		(SELECT count(*) FROM webhook_outbox_entries WHERE event_type = 'webhook_key.compromised'))`).
+		Scan(&left); err != nil {
 		t.Fatal(err)
 	}
 	if left != "revoked,active 1 1" {

@@ -200,7 +200,8 @@ func expectRequeuedOnce(t *testing.T, conn *pgx.Conn, entries []int64) {
 	var missing, repeated, foreign int
 	if err := conn.QueryRow(t.Context(), `
 		SELECT count(*) FILTER (WHERE n IS NULL), count(*) FILTER (WHERE n > 1), count(*) FILTER (WHERE entry IS NULL)
-		FROM unnest($1::bigint[]) entry FULL JOIN (SELECT entry_id, count(*) AS n FROM logi_test.requeues GROUP BY 1) r ON r.entry_id = entry`,
+		FROM unnest($1::bigint[]) entry
+			FULL JOIN (SELECT entry_id, count(*) AS n FROM logi_test.requeues GROUP BY 1) r ON r.entry_id = entry`,
 		entries).Scan(&missing, &repeated, &foreign); err != nil {
 		t.Fatal(err)
 	}

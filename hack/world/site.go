@@ -110,7 +110,8 @@ stringData: {routingKey: %[3]s, url: %[4]s/pagerduty/v2/enqueue}
   autoOpen: [Outage]
   oncall:
     tiers:
-    - {name: oncall-engineer, notify: [{type: PagerDuty, secretRef: {name: %[1]s-pagerduty}}, {type: Slack, secretRef: {name: %[1]s-slack}}]}
+    - name: oncall-engineer
+      notify: [{type: PagerDuty, secretRef: {name: %[1]s-pagerduty}}, {type: Slack, secretRef: {name: %[1]s-slack}}]
     - {name: project-owner, notify: [{type: Slack, secretRef: {name: %[1]s-slack}}]}
 `, s.Name, s.URL(), logi.RenderPath, logi.WebService)
 }

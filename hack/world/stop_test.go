@@ -65,7 +65,8 @@ func TestAManagerFrozenInABatchLetsTheOtherGoOnAndRepeatsNothing(t *testing.T) {
 			IF EXISTS (SELECT FROM logi_test.slow) THEN PERFORM pg_sleep(0.5); END IF;
 			RETURN coalesce(NEW, OLD);
 		END $$;
-		CREATE TRIGGER linger BEFORE UPDATE OR DELETE ON playbook.replay_pages FOR EACH ROW EXECUTE FUNCTION logi_test.linger()`
+		CREATE TRIGGER linger BEFORE UPDATE OR DELETE ON playbook.replay_pages
+			FOR EACH ROW EXECUTE FUNCTION logi_test.linger()`
 	if _, err := conn.Exec(t.Context(), slowly); err != nil {
 		t.Fatal(err)
 	}

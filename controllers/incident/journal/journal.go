@@ -141,7 +141,8 @@ func (j *Journal) ResolveCommand() string {
 
 // AcknowledgeCommand is what to type to take the Incident on at its present severity.
 func (j *Journal) AcknowledgeCommand() string {
-	return fmt.Sprintf(`kubectl -n %s patch incident %s --type=merge -p '{"spec":{"acknowledgement":{"by":"YOUR-NAME","severity":"%s"}}}'`,
+	return fmt.Sprintf(`kubectl -n %s patch incident %s --type=merge -p `+
+		`'{"spec":{"acknowledgement":{"by":"YOUR-NAME","severity":"%s"}}}'`,
 		j.Incident.Namespace, j.Incident.Name, j.Incident.Status.Severity)
 }
 

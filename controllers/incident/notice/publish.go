@@ -98,8 +98,9 @@ func (n *Notice) publish(ctx context.Context, ours bool) (again time.Duration, e
 	return 0, n.published(ctx, answer)
 }
 
-// unsettled says that a call for what was decided last may still take effect, perhaps another manager's. Nothing else is
-// decided before that: whoever finds no notice, and takes it for over, would leave the one open that comes out later.
+// unsettled says that a call for what was decided last may still take effect, perhaps another manager's. Nothing else
+// is decided before that: whoever finds no notice, and takes it for over, would leave the one open that comes out
+// later.
 func (n *Notice) unsettled() bool {
 	notice := n.Incident.Status.Notice
 	since := n.Now.Sub(notice.Updates[len(notice.Updates)-1].At.Time)

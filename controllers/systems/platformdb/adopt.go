@@ -75,7 +75,8 @@ func readEnd(ctx context.Context, tx pgx.Tx, r *Revocation) error {
 	}
 	// Which kid it is about is in its payload, which this role does not read. One that was given back to the dispatcher is
 	// younger than it was, and known to the ledger.
-	err = tx.QueryRow(ctx, `SELECT id FROM webhook_outbox_entries o WHERE oauth_application_id = $1 AND event_type = $2 AND enqueued_at >= $3 AND kid <> $4
+	err = tx.QueryRow(ctx, `SELECT id FROM webhook_outbox_entries o
+		WHERE oauth_application_id = $1 AND event_type = $2 AND enqueued_at >= $3 AND kid <> $4
 			AND NOT EXISTS (SELECT FROM playbook.key_revocations r WHERE r.event_entry_id = o.id)
 		ORDER BY id LIMIT 1`, r.ApplicationID, CompromisedEvent, r.RevokedAt.Add(-eventSlack), r.Kid).Scan(&r.EventEntryID)
 	if errors.Is(err, pgx.ErrNoRows) {
@@ -86,8 +87,13 @@ func readEnd(ctx context.Context, tx pgx.Tx, r *Revocation) error {
 	}
 	// What was enqueued before the revocation and is under the successor was signed anew; what is under the old kid the
 	// dispatcher held, or a straggler inserted.
-	return tx.QueryRow(ctx, `SELECT count(*) FILTER (WHERE kid = $2 AND enqueued_at < $4 AND id <> $5), count(*) FILTER (WHERE kid = $3) FROM (
-			SELECT id, kid, enqueued_at FROM webhook_outbox_entries WHERE oauth_application_id = $1 AND delivered_at IS NULL AND dlq_at IS NOT NULL
-			UNION ALL SELECT id, kid, enqueued_at FROM webhook_outbox_entries WHERE oauth_application_id = $1 AND delivered_at IS NULL AND dlq_at IS NULL) u`,
+	return tx.QueryRow(ctx, `SELECT count(*) FILTER (WHERE kid = $2 AND enqueued_at < $4 AND id <> $5),
+			count(*) FILTER (WHERE kid = $3)
+		FROM (
+			SELECT id, kid, enqueued_at FROM webhook_outbox_entries
+			WHERE oauth_application_id = $1 AND delivered_at IS NULL AND dlq_at IS NOT NULL
+			UNION ALL
+			SELECT id, kid, enqueued_at FROM webhook_outbox_entries
+			WHERE oauth_application_id = $1 AND delivered_at IS NULL AND dlq_at IS NULL) u`,
 		r.ApplicationID, r.SuccessorKid, r.Kid, r.RevokedAt, r.EventEntryID).Scan(&r.Resigned, &r.Claimed)
 }

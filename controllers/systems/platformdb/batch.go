@@ -27,19 +27,24 @@ type Batch struct {
 	Canary bool
 }
 
-// judgeSQL decides what becomes of an outbox row o that is one of ids, a subquery; the order of its lines is the order
-// of precedence. The subqueries of its last lines are evaluated once for all rows. The first of them reads no entry
+// judgeSQL decides what becomes of an outbox row o that is one of ids, a subquery; the order of its cases is the order
+// of precedence. The subqueries of its last cases are evaluated once for all rows. The first of them reads no entry
 // where no other replay of the application requeued any.
 func judgeSQL(ids string) string {
 	return `CASE
 			WHEN (` + selected + `) IS NOT TRUE THEN 'changed'
 			WHEN @conflicts = 'Settle' AND ` + conflictSQL(requeuedBefore) + ` THEN 'settled'
 			WHEN @conflicts = 'Leave' AND ` + conflictSQL(requeuedBefore) + ` THEN 'left'
-			WHEN o.id IN (SELECT e.entry_id FROM playbook.replay_entries e WHERE e.entry_id = ANY (` + ids + `) AND e.action = 'requeued'
-				AND EXISTS (SELECT FROM playbook.operations p WHERE p.application_id = @application AND p.id <> @operation AND p.requeued > 0)
+			WHEN o.id IN (SELECT e.entry_id FROM playbook.replay_entries e
+				WHERE e.entry_id = ANY (` + ids + `) AND e.action = 'requeued'
+					AND EXISTS (SELECT FROM playbook.operations p
+						WHERE p.application_id = @application AND p.id <> @operation AND p.requeued > 0)
 				GROUP BY e.entry_id HAVING count(*) >= @max_replays) THEN 'parked'
-			WHEN o.kid NOT IN (SELECT k.kid FROM webhook_signing_keys k WHERE k.oauth_application_id = @application
-				AND (k.status = 'active' OR k.status = 'grace' AND (k.grace_until IS NULL OR k.grace_until > clock_timestamp()))) THEN 'unpublished'
+			WHEN o.kid NOT IN (SELECT k.kid FROM webhook_signing_keys k
+				WHERE k.oauth_application_id = @application
+					AND (k.status = 'active'
+						OR k.status = 'grace' AND (k.grace_until IS NULL OR k.grace_until > clock_timestamp())))
+				THEN 'unpublished'
 			ELSE 'requeued' END::playbook.entry_action`
 }
 
@@ -54,13 +59,15 @@ func judgeSQL(ids string) string {
 // the only evidence) and sets enqueued_at, strictly increasing in the old order, so that the dispatcher keeps that
 // order.
 var batchSQL = `WITH judged AS (
-		SELECT o.id, o.attempts, o.enqueued_at, o.dlq_at, o.last_error, @base::timestamp + page.n * interval '1 microsecond' AS acted_at,
+		SELECT o.id, o.attempts, o.enqueued_at, o.dlq_at, o.last_error,
+			@base::timestamp + page.n * interval '1 microsecond' AS acted_at,
 			` + judgeSQL("@ids::bigint[]") + ` AS action
 		FROM unnest(@ids::bigint[]) WITH ORDINALITY AS page(id, n) JOIN webhook_outbox_entries o ON o.id = page.id
 		WHERE @only::bigint[] IS NULL OR o.id = ANY (@only)
 		FOR UPDATE OF o SKIP LOCKED
 	), recorded AS (
-		INSERT INTO playbook.replay_entries (operation_id, entry_id, batch, action, outcome, acted_at, enqueued_at, dlq_at, attempts, last_error)
+		INSERT INTO playbook.replay_entries (operation_id, entry_id, batch, action, outcome, acted_at,
+			enqueued_at, dlq_at, attempts, last_error)
 		SELECT @operation, id, @batch, action, CASE WHEN action = 'requeued' THEN 'waiting'::playbook.entry_outcome END,
 			acted_at, enqueued_at, dlq_at, attempts, last_error
 		FROM judged WHERE (NOT @hold_requeues OR action <> 'requeued') AND (NOT @re_sign OR action <> 'unpublished')
@@ -70,7 +77,8 @@ var batchSQL = `WITH judged AS (
 			enqueued_at = r.acted_at, updated_at = clock_timestamp()
 		FROM recorded r WHERE w.id = r.entry_id AND r.action = 'requeued'
 	), settled AS (
-		UPDATE webhook_outbox_entries w SET delivered_at = r.acted_at, dlq_at = NULL, next_retry_at = NULL, updated_at = clock_timestamp()
+		UPDATE webhook_outbox_entries w SET delivered_at = r.acted_at, dlq_at = NULL, next_retry_at = NULL,
+			updated_at = clock_timestamp()
 		FROM recorded r WHERE w.id = r.entry_id AND r.action = 'settled'
 	)
 	SELECT ` + tallySQL + ` FROM recorded`
@@ -230,7 +238,8 @@ func signerOf(ctx context.Context, tx pgx.Tx, application int64) (*signingKey, e
 // heldSQL is the entries of a batch that it did not record because they need a new signature. The batch has their
 // locks.
 func heldSQL(body string) string {
-	return `SELECT o.id, o.kid, ` + body + ` FROM unnest(@ids::bigint[]) AS page(id) JOIN webhook_outbox_entries o ON o.id = page.id
+	return `SELECT o.id, o.kid, ` + body + `
+		FROM unnest(@ids::bigint[]) AS page(id) JOIN webhook_outbox_entries o ON o.id = page.id
 		WHERE NOT EXISTS (SELECT FROM playbook.replay_entries e WHERE e.entry_id = o.id AND e.operation_id = @operation)
 			AND ` + judgeSQL("@ids::bigint[]") + ` = 'unpublished'
 		FOR UPDATE OF o SKIP LOCKED`
@@ -276,7 +285,8 @@ func reSignHeld(ctx context.Context, tx pgx.Tx, signer *signingKey, args pgx.Nam
 		return fmt.Errorf("%d of %d entries that were signed anew would be requeued", again.requeued, len(ids))
 	}
 	t.requeued, t.resigned = t.requeued+again.requeued, again.requeued
-	_, err = tx.Exec(ctx, `UPDATE playbook.replay_entries e SET former_kid = f.kid FROM unnest($2::bigint[], $3::text[]) AS f(id, kid)
+	_, err = tx.Exec(ctx, `UPDATE playbook.replay_entries e SET former_kid = f.kid
+		FROM unnest($2::bigint[], $3::text[]) AS f(id, kid)
 		WHERE e.entry_id = f.id AND e.operation_id = $1`, args["operation"], ids, kids)
 	return err
 }
@@ -290,7 +300,8 @@ func keep(ctx context.Context, tx pgx.Tx, op *Operation, ids []int64, base time.
 			WHERE NOT EXISTS (SELECT FROM playbook.replay_entries e WHERE e.entry_id = p.id AND e.operation_id = $1)
 		), gone AS (
 			INSERT INTO playbook.replay_entries (operation_id, entry_id, batch, action, acted_at)
-			SELECT $1, id, $3, 'gone', $4 FROM missed WHERE NOT EXISTS (SELECT FROM webhook_outbox_entries w WHERE w.id = missed.id)
+			SELECT $1, id, $3, 'gone', $4 FROM missed
+			WHERE NOT EXISTS (SELECT FROM webhook_outbox_entries w WHERE w.id = missed.id)
 			ON CONFLICT DO NOTHING RETURNING entry_id
 		)
 		SELECT (SELECT count(*) FROM gone), array_agg(id ORDER BY n) FROM missed
@@ -320,10 +331,10 @@ func advance(ctx context.Context, tx pgx.Tx, op *Operation, t tally, lastEnqueue
 	rows, err := tx.Query(ctx, `UPDATE playbook.operations SET
 			batches = batches + 1, last_enqueued_at = @last_enqueued, paced_at = @paced,
 			canary_at = CASE WHEN @canary THEN clock_timestamp() ELSE canary_at END,
-			remaining = remaining - @sum, requeued = requeued + @requeued, waiting = waiting + @requeued, settled = settled + @settled,
-			left_alone = left_alone + @left, parked = parked + @parked, unpublished = unpublished + @unpublished,
-			gone = gone + @gone, changed = changed + @changed, resigned = resigned + @resigned,
-			refused = refused + @refused, refusals = @refusals,
+			remaining = remaining - @sum, requeued = requeued + @requeued, waiting = waiting + @requeued,
+			settled = settled + @settled, left_alone = left_alone + @left, parked = parked + @parked,
+			unpublished = unpublished + @unpublished, gone = gone + @gone, changed = changed + @changed,
+			resigned = resigned + @resigned, refused = refused + @refused, refusals = @refusals,
 			requeued_at = CASE WHEN remaining = @sum THEN clock_timestamp() ELSE requeued_at END
 		WHERE id = @operation RETURNING `+operationColumns, pgx.NamedArgs{
 		"operation": op.ID, "last_enqueued": lastEnqueued, "paced": pace.spend(op,

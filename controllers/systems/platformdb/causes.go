@@ -62,12 +62,16 @@ var causes = []struct {
 	{conflict, conflictPattern},
 	{"ServerError", status(500, 599)},
 	{"ClientError", status(400, 499)},
-	{"Timeout", `^(Net::(Open|Read|Write)Timeout( with #<.*)?|Timeout::Error|Errno::ETIMEDOUT|Faraday::TimeoutError|HTTP::TimeoutError)(:|$)`},
+	{"Timeout", `^(Net::(Open|Read|Write)Timeout( with #<.*)?|Timeout::Error|Errno::ETIMEDOUT|` +
+		`Faraday::TimeoutError|HTTP::TimeoutError)(:|$)`},
 	{"Timeout", `^(execution expired|Connection timed out)( - |:|$)`},
 	{"Timeout", `^Failed to open TCP connection to [^ ]+ \(execution expired\)$`},
-	{"ServerError", `^(Errno::(ECONNREFUSED|ECONNRESET|EHOSTUNREACH|ENETUNREACH|EPIPE)|SocketError|EOFError|OpenSSL::SSL::SSLError|Faraday::(ConnectionFailed|SSLError))(:|$)`},
-	{"ServerError", `^(Connection refused|Connection reset by peer|Broken pipe|No route to host|Network is unreachable|end of file reached|getaddrinfo)( - |:|$)`},
-	{"ServerError", `^Failed to open TCP connection to [^ ]+ \((Connection refused|No route to host|Network is unreachable|getaddrinfo)( - |:|\))`},
+	{"ServerError", `^(Errno::(ECONNREFUSED|ECONNRESET|EHOSTUNREACH|ENETUNREACH|EPIPE)|SocketError|EOFError|` +
+		`OpenSSL::SSL::SSLError|Faraday::(ConnectionFailed|SSLError))(:|$)`},
+	{"ServerError", `^(Connection refused|Connection reset by peer|Broken pipe|No route to host|` +
+		`Network is unreachable|end of file reached|getaddrinfo)( - |:|$)`},
+	{"ServerError", `^Failed to open TCP connection to [^ ]+ ` +
+		`\((Connection refused|No route to host|Network is unreachable|getaddrinfo)( - |:|\))`},
 }
 
 const (
@@ -103,6 +107,7 @@ func causeSQL(requeuedBefore string) string {
 
 // answerSQL is what the relying party answered to the last attempt at an outbox row o: the status code, or the cause
 // where there was none. The first three digits of a status line are its code.
-var answerSQL = `coalesce(CASE WHEN o.last_error ~ '` + status(400, 499) + `' OR o.last_error ~ '` + status(500, 599) + `'
+var answerSQL = `coalesce(CASE WHEN o.last_error ~ '` + status(400, 499) + `'
+		OR o.last_error ~ '` + status(500, 599) + `'
 		OR o.last_error ~ '^HTTP [1-3][0-9][0-9](:|$)'
 	THEN substring(o.last_error from '[1-5][0-9][0-9]') END, ` + causeSQL("false") + `)`

@@ -82,7 +82,8 @@ func TestWhatOtherDispatchersWriteIsRecognised(t *testing.T) {
 		}
 		if _, err := conn.Exec(t.Context(), `INSERT INTO webhook_outbox_entries
 			(id, oauth_application_id, event_type, idempotency_key, kid, signature, attempts, enqueued_at, dlq_at, last_error)
-			VALUES ($1, 1, 'a', $1::bigint::text, 'kid', '', 2, now(), now() AT TIME ZONE 'UTC', $2)`, id, lastError); err != nil {
+			VALUES ($1, 1, 'a', $1::bigint::text, 'kid', '', 2, now(), now() AT TIME ZONE 'UTC', $2)`,
+			id, lastError); err != nil {
 			t.Fatal(err)
 		}
 		uid := fmt.Sprintf("00000000-0000-0000-0000-%012d", id)

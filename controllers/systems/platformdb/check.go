@@ -100,9 +100,12 @@ func (db *DB) Check(ctx context.Context) (version int, err error) {
 func (db *DB) CheckRows(ctx context.Context) error {
 	var role string
 	var tables []string
-	err := db.alone.QueryRow(ctx, `SELECT current_user::text, coalesce(array_agg(oid::regclass::text ORDER BY oid), '{}') FROM pg_class
-		WHERE (oid IN (to_regclass('oauth_applications'), to_regclass('webhook_outbox_entries'), to_regclass('webhook_signing_keys'),
-				to_regclass('schema_migrations')) OR relnamespace = to_regnamespace('playbook') AND relkind = 'r')
+	err := db.alone.QueryRow(ctx, `SELECT current_user::text,
+			coalesce(array_agg(oid::regclass::text ORDER BY oid), '{}')
+		FROM pg_class
+		WHERE (oid IN (to_regclass('oauth_applications'), to_regclass('webhook_outbox_entries'),
+				to_regclass('webhook_signing_keys'), to_regclass('schema_migrations'))
+				OR relnamespace = to_regnamespace('playbook') AND relkind = 'r')
 			AND row_security_active(oid) AND has_any_column_privilege(oid, 'SELECT')`).Scan(&role, &tables)
 	if err != nil {
 		return fmt.Errorf("asking for row-level security: %w", describe(err))
@@ -119,8 +122,10 @@ func (db *DB) CheckRows(ctx context.Context) error {
 func (db *DB) checkSchemas(ctx context.Context) error {
 	var schema, table, role *string
 	var usable bool
-	err := db.alone.QueryRow(ctx, `SELECT quote_ident(nspname), relname::text, quote_ident(current_user), has_schema_privilege(n.oid, 'USAGE')
-		FROM pg_namespace n LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relkind IN ('r', 'p') AND nspname <> 'playbook'
+	err := db.alone.QueryRow(ctx, `SELECT quote_ident(nspname), relname::text, quote_ident(current_user),
+			has_schema_privilege(n.oid, 'USAGE')
+		FROM pg_namespace n LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relkind IN ('r', 'p')
+			AND nspname <> 'playbook'
 			AND relname IN ('oauth_applications', 'webhook_outbox_entries', 'webhook_signing_keys')
 		WHERE nspname = 'playbook' AND NOT has_schema_privilege(n.oid, 'USAGE')
 			OR nspname !~ '^pg_' AND to_regclass(quote_ident(relname)) IS NULL AND relname IS NOT NULL
@@ -169,7 +174,8 @@ func (db *DB) schemaVersion(ctx context.Context) (int, error) {
 func (db *DB) checkColumns(ctx context.Context) error {
 	rows, err := db.alone.Query(ctx, `SELECT c.relname || '.' || a.attname, format_type(a.atttypid, NULL)
 		FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
-		WHERE c.oid IN (to_regclass('oauth_applications'), to_regclass('webhook_outbox_entries'), to_regclass('webhook_signing_keys'))
+		WHERE c.oid IN (to_regclass('oauth_applications'), to_regclass('webhook_outbox_entries'),
+				to_regclass('webhook_signing_keys'))
 			AND a.attnum > 0 AND NOT a.attisdropped`)
 	if err != nil {
 		return fmt.Errorf("reading the platform's columns: %w", describe(err))
@@ -199,9 +205,12 @@ func (db *DB) checkIndex(ctx context.Context) error {
 	err := db.alone.QueryRow(ctx, `SELECT EXISTS (
 		SELECT FROM pg_index i
 		WHERE i.indrelid = to_regclass('webhook_outbox_entries') AND i.indisvalid AND i.indisready
-			AND pg_get_indexdef(i.indexrelid, 1, true) = 'oauth_application_id' AND pg_get_indexdef(i.indexrelid, 2, true) = 'enqueued_at'
+			AND pg_get_indexdef(i.indexrelid, 1, true) = 'oauth_application_id'
+			AND pg_get_indexdef(i.indexrelid, 2, true) = 'enqueued_at'
 			AND (i.indpred IS NULL OR pg_get_expr(i.indpred, i.indrelid) IN (
-				'((dlq_at IS NOT NULL) AND (delivered_at IS NULL))', '((delivered_at IS NULL) AND (dlq_at IS NOT NULL))', '(dlq_at IS NOT NULL)'))),
+				'((dlq_at IS NOT NULL) AND (delivered_at IS NULL))',
+				'((delivered_at IS NULL) AND (dlq_at IS NOT NULL))',
+				'(dlq_at IS NOT NULL)'))),
 		to_regclass($1) IS NOT NULL`, indexName).Scan(&found, &broken)
 	switch {
 	case err != nil:

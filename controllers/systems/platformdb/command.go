@@ -50,8 +50,9 @@ func (db *DB) BeginCommand(ctx context.Context, uid string, command Command) err
 		if err := begun(ctx, tx, op, command.Kid); err != nil {
 			return err
 		}
-		tag, err := tx.Exec(ctx, `INSERT INTO playbook.command_runs (operation_id, started_at, kid, target, command) VALUES ($1, $2, $3, $4, $5)
-			ON CONFLICT DO NOTHING`, op.ID, command.StartedAt, command.Kid, command.Target, command.Text)
+		tag, err := tx.Exec(ctx, `INSERT INTO playbook.command_runs (operation_id, started_at, kid, target, command)
+			VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING`,
+			op.ID, command.StartedAt, command.Kid, command.Target, command.Text)
 		if err == nil && tag.RowsAffected() == 0 {
 			return ErrGivenUp
 		}
@@ -88,7 +89,8 @@ func (db *DB) EndCommand(ctx context.Context, uid string, startedAt time.Time, e
 		if err != nil {
 			return err
 		}
-		_, err = tx.Exec(ctx, `UPDATE playbook.command_runs SET outcome = $3, exit_status = $4, output = nullif($5, ''), ended_at = clock_timestamp()
+		_, err = tx.Exec(ctx, `UPDATE playbook.command_runs
+			SET outcome = $3, exit_status = $4, output = nullif($5, ''), ended_at = clock_timestamp()
 			WHERE operation_id = $1 AND started_at = $2`, op.ID, startedAt, end.Outcome, end.ExitStatus, output)
 		return err
 	})
@@ -102,7 +104,8 @@ func (db *DB) AbandonCommand(ctx context.Context, uid string, command Command) (
 		if err != nil {
 			return err
 		}
-		if _, err := tx.Exec(ctx, `INSERT INTO playbook.command_runs (operation_id, started_at, kid, target, command, ended_at, outcome)
+		if _, err := tx.Exec(ctx, `INSERT INTO playbook.command_runs
+				(operation_id, started_at, kid, target, command, ended_at, outcome)
 			VALUES ($1, $2, $3, $4, $5, clock_timestamp(), $6) ON CONFLICT DO NOTHING`,
 			op.ID, command.StartedAt, command.Kid, command.Target, command.Text, CommandNotSent); err != nil {
 			return err

@@ -133,7 +133,9 @@ func TestWhatThePlatformEndedIsAdoptedAsItIs(t *testing.T) {
 		!strings.Contains(err.Error(), "no active key") {
 		t.Errorf("%v", err)
 	}
-	k.exec(`INSERT INTO webhook_signing_keys (oauth_application_id, kid, algorithm, public_key, private_key, activated_at) VALUES ($1, 'other', 'EdDSA', '', '', clock_timestamp())`, application)
+	k.exec(`INSERT INTO webhook_signing_keys
+			(oauth_application_id, kid, algorithm, public_key, private_key, activated_at)
+		VALUES ($1, 'other', 'EdDSA', '', '', clock_timestamp())`, application)
 	if _, err := k.operator.AdoptRevocation(ctx, id.UID, kid, "leaked"); !errors.As(err, &unfinished) ||
 		!strings.Contains(err.Error(), "no event") {
 		t.Errorf("%v", err)
@@ -144,8 +146,10 @@ func TestWhatThePlatformEndedIsAdoptedAsItIs(t *testing.T) {
 		t.Fatal(err)
 	}
 	if r.SuccessorKid != k.kid() || r.Resigned != 7 || r.Claimed != 0 || r.Deferred ||
-		fmt.Sprint(r.EventEntryID) != k.text(`SELECT id::text FROM webhook_outbox_entries WHERE event_type = 'webhook_key.compromised'`) ||
-		r.RevokedAt.Format("15:04:05.000000") != k.text(`SELECT to_char(revoked_at, 'HH24:MI:SS.US') FROM webhook_signing_keys WHERE kid = $1`, kid) {
+		fmt.Sprint(r.EventEntryID) != k.text(`SELECT id::text FROM webhook_outbox_entries
+			WHERE event_type = 'webhook_key.compromised'`) ||
+		r.RevokedAt.Format("15:04:05.000000") != k.text(`SELECT to_char(revoked_at, 'HH24:MI:SS.US')
+			FROM webhook_signing_keys WHERE kid = $1`, kid) {
 		t.Errorf("%+v", r)
 	}
 	again, err := k.operator.AdoptRevocation(ctx, id.UID, kid, "leaked")
@@ -180,7 +184,8 @@ func TestWhatTheRakeLeftIsWatchedAndNotSigned(t *testing.T) {
 	if _, err := k.operator.AdoptRevocation(ctx, id.UID, kid, "leaked"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := straggler.Exec(ctx, `INSERT INTO webhook_outbox_entries (oauth_application_id, event_type, payload, idempotency_key, kid, signature, enqueued_at)
+	if _, err := straggler.Exec(ctx, `INSERT INTO webhook_outbox_entries
+			(oauth_application_id, event_type, payload, idempotency_key, kid, signature, enqueued_at)
 		VALUES ($1, 'user.updated', '{}', 'late', $2, 'old', clock_timestamp())`, application, kid); err != nil {
 		t.Fatal(err)
 	}

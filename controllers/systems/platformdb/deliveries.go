@@ -29,26 +29,32 @@ type Deliveries struct {
 // deliveriesSQL reads by the primary key, backwards, what was enqueued last; by the index of due entries, backwards,
 // what waits for a retry; and by the index of dead entries each application's newest ones, going from one application
 // to the next. No index leads to what was delivered of older entries, so these don't count.
-const deliveriesSQL = `WITH RECURSIVE since AS MATERIALIZED (SELECT localtimestamp - $1::bigint * interval '1 second' AS at),
-	fresh AS MATERIALIZED (
-		SELECT oauth_application_id AS app, delivered_at IS NOT NULL AS delivered, attempts > 0 OR dlq_at IS NOT NULL AS attempted
-		FROM (SELECT oauth_application_id, attempts, enqueued_at, delivered_at, dlq_at FROM webhook_outbox_entries ORDER BY id DESC LIMIT $2) e
+const deliveriesSQL = `WITH RECURSIVE since AS MATERIALIZED (
+		SELECT localtimestamp - $1::bigint * interval '1 second' AS at
+	), fresh AS MATERIALIZED (
+		SELECT oauth_application_id AS app, delivered_at IS NOT NULL AS delivered,
+			attempts > 0 OR dlq_at IS NOT NULL AS attempted
+		FROM (SELECT oauth_application_id, attempts, enqueued_at, delivered_at, dlq_at FROM webhook_outbox_entries
+			ORDER BY id DESC LIMIT $2) e
 		WHERE enqueued_at >= (SELECT at FROM since)
 	), waiting AS (
 		SELECT DISTINCT oauth_application_id AS app
-		FROM (SELECT oauth_application_id, attempts, updated_at FROM webhook_outbox_entries WHERE delivered_at IS NULL AND dlq_at IS NULL
+		FROM (SELECT oauth_application_id, attempts, updated_at FROM webhook_outbox_entries
+			WHERE delivered_at IS NULL AND dlq_at IS NULL
 			ORDER BY enqueued_at DESC, id DESC LIMIT $2) e
 		WHERE attempts > 0 AND updated_at >= (SELECT at FROM since)
 	), dying AS (
 		(SELECT oauth_application_id AS app FROM webhook_outbox_entries WHERE dlq_at IS NOT NULL AND delivered_at IS NULL
 			ORDER BY oauth_application_id, enqueued_at, id LIMIT 1)
 		UNION ALL
-		SELECT (SELECT oauth_application_id FROM webhook_outbox_entries WHERE dlq_at IS NOT NULL AND delivered_at IS NULL AND oauth_application_id > d.app
+		SELECT (SELECT oauth_application_id FROM webhook_outbox_entries
+			WHERE dlq_at IS NOT NULL AND delivered_at IS NULL AND oauth_application_id > d.app
 			ORDER BY oauth_application_id, enqueued_at, id LIMIT 1)
 		FROM dying d WHERE d.app IS NOT NULL
 	), dead AS (
 		SELECT d.app FROM dying d WHERE d.app IS NOT NULL AND EXISTS (
-			SELECT FROM (SELECT dlq_at FROM webhook_outbox_entries WHERE dlq_at IS NOT NULL AND delivered_at IS NULL AND oauth_application_id = d.app
+			SELECT FROM (SELECT dlq_at FROM webhook_outbox_entries
+				WHERE dlq_at IS NOT NULL AND delivered_at IS NULL AND oauth_application_id = d.app
 				ORDER BY enqueued_at DESC, id DESC LIMIT $3) e
 			WHERE dlq_at >= (SELECT at FROM since))
 	)

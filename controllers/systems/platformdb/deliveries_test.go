@@ -40,9 +40,13 @@ func TestDeliveries(t *testing.T) {
 	// enqueue n entries of an application; the times are minutes ago, and none where negative.
 	enqueue := func(application int64, n, attempts int, enqueued, updated, delivered, dead float64) {
 		t.Helper()
-		execute(`INSERT INTO webhook_outbox_entries (oauth_application_id, event_type, idempotency_key, kid, signature, attempts, enqueued_at, updated_at, delivered_at, dlq_at)
-			SELECT $1::bigint, 'e', gen_random_uuid(), '', '', $3::int, localtimestamp - $4::float8 * interval '1 minute', localtimestamp - $5::float8 * interval '1 minute',
-				CASE WHEN $6::float8 >= 0 THEN localtimestamp - $6::float8 * interval '1 minute' END, CASE WHEN $7::float8 >= 0 THEN localtimestamp - $7::float8 * interval '1 minute' END
+		execute(`INSERT INTO webhook_outbox_entries (oauth_application_id, event_type, idempotency_key, kid, signature,
+				attempts, enqueued_at, updated_at, delivered_at, dlq_at)
+			SELECT $1::bigint, 'e', gen_random_uuid(), '', '', $3::int,
+				localtimestamp - $4::float8 * interval '1 minute',
+				localtimestamp - $5::float8 * interval '1 minute',
+				CASE WHEN $6::float8 >= 0 THEN localtimestamp - $6::float8 * interval '1 minute' END,
+				CASE WHEN $7::float8 >= 0 THEN localtimestamp - $7::float8 * interval '1 minute' END
 			FROM generate_series(1, $2::int)`, application, n, attempts, enqueued, updated, delivered, dead)
 	}
 	enqueue(1, 10, 1, 1, 1, 1, -1)    // delivered at once

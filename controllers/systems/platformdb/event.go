@@ -23,8 +23,10 @@ type Event struct {
 
 // CompromiseEvent reads how far the relying party was told. ErrNoEntry where the entry is gone.
 func (db *DB) CompromiseEvent(ctx context.Context, r *Revocation) (*Event, error) {
-	rows, err := db.alone.Query(ctx, `SELECT delivered_at, dlq_at, CASE WHEN last_error IS NULL THEN '' ELSE `+answerSQL+` END AS answer,
-			(SELECT count(*) FROM playbook.event_requeues q WHERE q.entry_id = o.id) AS requeued, clock_timestamp()::timestamp AS now
+	rows, err := db.alone.Query(ctx, `SELECT delivered_at, dlq_at,
+			CASE WHEN last_error IS NULL THEN '' ELSE `+answerSQL+` END AS answer,
+			(SELECT count(*) FROM playbook.event_requeues q WHERE q.entry_id = o.id) AS requeued,
+			clock_timestamp()::timestamp AS now
 		FROM webhook_outbox_entries o WHERE id = $1`, r.EventEntryID)
 	if err == nil {
 		var e *Event
@@ -69,7 +71,8 @@ func (db *DB) RequeueEvent(ctx context.Context, uid string, seen int32) error {
 func (db *DB) DiedUnderSuccessor(ctx context.Context, r *Revocation) (died int64, err error) {
 	if err := db.alone.QueryRow(ctx, `SELECT count(*) FROM webhook_outbox_entries o
 		WHERE oauth_application_id = $1 AND dlq_at IS NOT NULL AND delivered_at IS NULL AND dlq_at >= $2 AND kid = $3
-			AND id <> $4 AND `+causeSQL("false")+` = 'SignatureRejected'`, r.ApplicationID, r.RevokedAt, r.SuccessorKid, r.EventEntryID).Scan(&died); err != nil {
+			AND id <> $4 AND `+causeSQL("false")+` = 'SignatureRejected'`,
+		r.ApplicationID, r.RevokedAt, r.SuccessorKid, r.EventEntryID).Scan(&died); err != nil {
 		return 0, fmt.Errorf("counting webhooks that were refused: %w", describe(err))
 	}
 	return died, nil
@@ -79,7 +82,8 @@ func (db *DB) DiedUnderSuccessor(ctx context.Context, r *Revocation) (died int64
 // ErrNoEntry.
 func (db *DB) DeliveredUnderSuccessor(ctx context.Context, r *Revocation) (id int64, at time.Time, err error) {
 	// The event first: it is found without reading what was delivered before.
-	err = db.alone.QueryRow(ctx, `(SELECT id, delivered_at FROM webhook_outbox_entries WHERE id = $4 AND delivered_at >= $2 AND kid = $3)
+	err = db.alone.QueryRow(ctx, `(SELECT id, delivered_at FROM webhook_outbox_entries
+			WHERE id = $4 AND delivered_at >= $2 AND kid = $3)
 		UNION ALL (SELECT id, delivered_at FROM webhook_outbox_entries
 			WHERE oauth_application_id = $1 AND delivered_at >= $2 AND kid = $3 LIMIT 1)
 		LIMIT 1`, r.ApplicationID, r.RevokedAt, r.SuccessorKid, r.EventEntryID).Scan(&id, &at)

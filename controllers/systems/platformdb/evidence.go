@@ -21,7 +21,8 @@ func (db *DB) UndoSettlement(ctx context.Context, uid string, ids []int64) (int6
 		return tx.QueryRow(ctx, `WITH o AS (
 				SELECT id FROM playbook.operations WHERE uid = $1
 			), evidence AS (
-				SELECT r.entry_id, r.operation_id, r.dlq_at, r.acted_at FROM playbook.replay_entries r JOIN o ON r.operation_id = o.id
+				SELECT r.entry_id, r.operation_id, r.dlq_at, r.acted_at
+				FROM playbook.replay_entries r JOIN o ON r.operation_id = o.id
 				WHERE r.action = 'settled' AND ($2::bigint[] IS NULL OR r.entry_id = ANY ($2))
 			), reverted AS (
 				UPDATE webhook_outbox_entries w SET delivered_at = NULL, dlq_at = e.dlq_at, updated_at = clock_timestamp()
@@ -44,7 +45,8 @@ func (db *DB) Purge(ctx context.Context, closedBefore time.Time) (int64, error) 
 	for _, text := range []struct{ table, column string }{{"replay_entries", "last_error"},
 		{"event_requeues", "last_error"}, {"command_runs", "output"}} {
 		tag, err := db.alone.Exec(ctx, `UPDATE playbook.`+text.table+` r SET `+text.column+` = NULL
-			FROM playbook.operations o WHERE o.id = r.operation_id AND o.closed_at < $1 AND r.`+text.column+` IS NOT NULL`, closedBefore)
+			FROM playbook.operations o
+			WHERE o.id = r.operation_id AND o.closed_at < $1 AND r.`+text.column+` IS NOT NULL`, closedBefore)
 		if err != nil {
 			return cleared, fmt.Errorf("clearing texts of %s: %w", text.table, describe(err))
 		}

@@ -22,7 +22,8 @@ func TestAManagerWorksWithANewerLedger(t *testing.T) {
 		`ALTER TABLE playbook.replay_entries ADD COLUMN later text`,
 		`ALTER TYPE playbook.entry_action ADD VALUE 'later'`,
 		`CREATE TABLE playbook.later (id bigint PRIMARY KEY)`,
-		`INSERT INTO playbook.schema_migrations (version, name) SELECT max(version) + 1, 'later' FROM playbook.schema_migrations`,
+		`INSERT INTO playbook.schema_migrations (version, name)
+			SELECT max(version) + 1, 'later' FROM playbook.schema_migrations`,
 	} {
 		k.exec(sql)
 	}
@@ -43,7 +44,8 @@ func TestAManagerWorksWithANewerLedger(t *testing.T) {
 }
 
 // takesAway is what no migration after the first may do, since an older manager may still run.
-var takesAway = regexp.MustCompile(`(?is)\bDROP\s+(TABLE|COLUMN|TYPE|SCHEMA|INDEX|VIEW|DEFAULT)\b|\bRENAME\b|\bSET\s+NOT\s+NULL\b|` +
+var takesAway = regexp.MustCompile(`(?is)\bDROP\s+(TABLE|COLUMN|TYPE|SCHEMA|INDEX|VIEW|DEFAULT)\b|` +
+	`\bRENAME\b|\bSET\s+NOT\s+NULL\b|` +
 	`\bALTER\s+(COLUMN\s+)?\w+\s+(SET\s+DATA\s+)?TYPE\b|\bREVOKE\b|\bTRUNCATE\b`)
 
 func TestAMigrationOnlyAdds(t *testing.T) {

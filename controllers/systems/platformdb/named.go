@@ -21,10 +21,12 @@ type Named struct {
 
 // namedSQL looks at each entry of a list; leftOut is an SQL condition on the outbox row o of one that is dead.
 func namedSQL(list, leftOut string) string {
-	return `SELECT count(*), count(*) FILTER (WHERE o.id IS NULL), count(*) FILTER (WHERE o.oauth_application_id <> @application),
+	return `SELECT count(*), count(*) FILTER (WHERE o.id IS NULL),
+			count(*) FILTER (WHERE o.oauth_application_id <> @application),
 			count(*) FILTER (WHERE o.oauth_application_id = @application AND o.delivered_at IS NOT NULL),
 			count(*) FILTER (WHERE o.oauth_application_id = @application AND o.delivered_at IS NULL AND o.dlq_at IS NULL),
-			count(*) FILTER (WHERE o.oauth_application_id = @application AND o.delivered_at IS NULL AND o.dlq_at IS NOT NULL AND ` + leftOut + `)
+			count(*) FILTER (WHERE o.oauth_application_id = @application AND o.delivered_at IS NULL
+				AND o.dlq_at IS NOT NULL AND ` + leftOut + `)
 		FROM unnest(` + list + `) AS named(id) LEFT JOIN webhook_outbox_entries o ON o.id = named.id`
 }
 

@@ -20,14 +20,16 @@ var observeSQL = `WITH looked AS (
 			CASE WHEN o.delivered_at IS NOT NULL THEN 'delivered' WHEN o.dlq_at IS NOT NULL THEN 'died'
 				WHEN o.attempts > 0 OR r.outcome = 'failing' THEN 'failing' ELSE 'waiting' END::playbook.entry_outcome AS now,
 			CASE WHEN o.delivered_at IS NULL AND o.attempts > 0 THEN ` + answerSQL + ` END AS answered
-		FROM (SELECT * FROM playbook.replay_entries WHERE operation_id = @operation AND outcome IN ('waiting', 'failing') AND batch >= @from
+		FROM (SELECT * FROM playbook.replay_entries
+			WHERE operation_id = @operation AND outcome IN ('waiting', 'failing') AND batch >= @from
 			ORDER BY batch, entry_id LIMIT @limit) r
 		LEFT JOIN webhook_outbox_entries o ON o.id = r.entry_id
 	), vanished AS (
 		UPDATE playbook.replay_entries r SET action = 'gone', outcome = NULL
 		FROM looked l WHERE r.operation_id = @operation AND r.entry_id = l.entry_id AND l.gone RETURNING l.outcome
 	), moved AS (
-		UPDATE playbook.replay_entries r SET outcome = l.now, answer = coalesce(l.answered, r.answer), attempted_at = coalesce(r.attempted_at, clock_timestamp())
+		UPDATE playbook.replay_entries r SET outcome = l.now, answer = coalesce(l.answered, r.answer),
+			attempted_at = coalesce(r.attempted_at, clock_timestamp())
 		FROM looked l WHERE r.operation_id = @operation AND r.entry_id = l.entry_id AND NOT l.gone
 			AND (l.now <> l.outcome OR l.answered IS DISTINCT FROM l.answer AND l.answered IS NOT NULL)
 		RETURNING l.outcome AS before, l.now AS after
@@ -106,7 +108,8 @@ type Attempts struct {
 // failed and was delivered by a later attempt has not failed.
 func (db *DB) RecentAttempts(ctx context.Context, op *Operation, n int) (*Attempts, error) {
 	return db.attempts(ctx, `SELECT outcome, answer FROM playbook.replay_entries r
-		WHERE operation_id = $1 AND attempted_at > coalesce((SELECT judged_from FROM playbook.operations WHERE id = $1), '-infinity')
+		WHERE operation_id = $1
+			AND attempted_at > coalesce((SELECT judged_from FROM playbook.operations WHERE id = $1), '-infinity')
 			AND outcome IS NOT NULL
 		ORDER BY attempted_at DESC LIMIT $2`, op.ID, n)
 }
@@ -121,7 +124,8 @@ const (
 func (db *DB) Pace(ctx context.Context, op *Operation) (perSecond float64, err error) {
 	var n int64
 	var seconds float64
-	if err := db.pool.QueryRow(ctx, `SELECT count(*), coalesce(extract(epoch FROM clock_timestamp() - min(attempted_at)), 0)::float8
+	if err := db.pool.QueryRow(ctx, `SELECT count(*),
+			coalesce(extract(epoch FROM clock_timestamp() - min(attempted_at)), 0)::float8
 		FROM (SELECT attempted_at FROM playbook.replay_entries
 			WHERE operation_id = $1 AND attempted_at > clock_timestamp() - $2 * interval '1 second'
 			ORDER BY attempted_at DESC LIMIT $3) a`, op.ID, paceWindow.Seconds(), paceAttempts).Scan(&n, &seconds); err != nil {
@@ -133,9 +137,11 @@ func (db *DB) Pace(ctx context.Context, op *Operation) (perSecond float64, err e
 
 // CanaryAttempts judges the entries of the current canary. One that the database refused has failed.
 func (db *DB) CanaryAttempts(ctx context.Context, op *Operation) (*Attempts, error) {
-	a, err := db.attempts(ctx, `SELECT coalesce(outcome, 'died') AS outcome, coalesce('`+refusedAnswer+`' || sqlstate, answer) AS answer
+	a, err := db.attempts(ctx, `SELECT coalesce(outcome, 'died') AS outcome,
+			coalesce('`+refusedAnswer+`' || sqlstate, answer) AS answer
 		FROM playbook.replay_entries r
-		WHERE operation_id = $1 AND entry_id = ANY ($2) AND (outcome IS NOT NULL OR sqlstate IS NOT NULL)`, op.ID, op.CanaryEntries)
+		WHERE operation_id = $1 AND entry_id = ANY ($2) AND (outcome IS NOT NULL OR sqlstate IS NOT NULL)`,
+		op.ID, op.CanaryEntries)
 	if err != nil || a.Waiting+a.Attempted == int64(len(op.CanaryEntries)) {
 		return a, err
 	}
@@ -150,7 +156,8 @@ func (db *DB) CanaryAttempts(ctx context.Context, op *Operation) (*Attempts, err
 }
 
 func (db *DB) attempts(ctx context.Context, attempted string, args ...any) (*Attempts, error) {
-	rows, err := db.alone.Query(ctx, `SELECT outcome = 'waiting', outcome IN ('failing', 'died'), coalesce(answer, 'Unknown') AS answer, count(*) AS entries
+	rows, err := db.alone.Query(ctx, `SELECT outcome = 'waiting', outcome IN ('failing', 'died'),
+			coalesce(answer, 'Unknown') AS answer, count(*) AS entries
 		FROM (`+attempted+`) a GROUP BY 1, 2, 3 ORDER BY 4 DESC, 3`, args...)
 	if err != nil {
 		return nil, fmt.Errorf("judging attempts: %w", describe(err))

@@ -57,9 +57,10 @@ type Operation struct {
 	Now time.Time `db:"now"`
 }
 
-const operationColumns = `id, uid::text AS uid, namespace, name, application_id, cutoff, closed_at, outcome, planned_at, plan, plan_digest,
-	total, remaining, requeued, settled, left_alone, parked, unpublished, gone, changed, refused, refusals, resigned, waiting, failing, delivered, died,
-	batches, observed_batch, last_enqueued_at, paced_at, canary_entries, canary_at, canary_since, requeued_at, clock_timestamp() AS now`
+const operationColumns = `id, uid::text AS uid, namespace, name, application_id, cutoff, closed_at, outcome, planned_at,
+	plan, plan_digest, total, remaining, requeued, settled, left_alone, parked, unpublished, gone, changed, refused,
+	refusals, resigned, waiting, failing, delivered, died, batches, observed_batch, last_enqueued_at, paced_at,
+	canary_entries, canary_at, canary_since, requeued_at, clock_timestamp() AS now`
 
 // Identity is what the ledger knows an object by.
 type Identity struct {
@@ -175,7 +176,8 @@ func (db *DB) ResumeOperation(ctx context.Context, uid, request string) error {
 		if err != nil {
 			return err
 		}
-		_, err = tx.Exec(ctx, `UPDATE playbook.operations SET judged_from = clock_timestamp(), canary_entries = NULL, canary_at = NULL, canary_since = NULL,
+		_, err = tx.Exec(ctx, `UPDATE playbook.operations SET judged_from = clock_timestamp(),
+			canary_entries = NULL, canary_at = NULL, canary_since = NULL,
 			requeued_at = CASE WHEN requeued_at IS NULL THEN NULL ELSE clock_timestamp() END, resumed_for = $2
 			WHERE id = $1 AND resumed_for IS DISTINCT FROM $2`, op.ID, request)
 		return err

@@ -37,12 +37,14 @@ func (e *TooLarge) Error() string {
 // pageSize is how many entry ids a page of the plan holds; a batch never spans pages.
 const pageSize = 1000
 
-var countSQL = `SELECT ` + causeSQL(requeuedBefore) + ` AS cause, count(*) AS entries, min(o.enqueued_at) AS oldest, max(o.enqueued_at) AS newest
+var countSQL = `SELECT ` + causeSQL(requeuedBefore) + ` AS cause, count(*) AS entries,
+		min(o.enqueued_at) AS oldest, max(o.enqueued_at) AS newest
 	FROM webhook_outbox_entries o WHERE ` + selected + ` GROUP BY 1 ORDER BY 2 DESC, 1`
 
 var pagesSQL = `INSERT INTO playbook.replay_pages (operation_id, page, entry_ids)
 	SELECT @operation, n / @page_size, array_agg(id ORDER BY n)
-	FROM (SELECT o.id, row_number() OVER (ORDER BY o.enqueued_at, o.id) - 1 AS n FROM webhook_outbox_entries o WHERE ` + selected + `) s
+	FROM (SELECT o.id, row_number() OVER (ORDER BY o.enqueued_at, o.id) - 1 AS n
+		FROM webhook_outbox_entries o WHERE ` + selected + `) s
 	GROUP BY n / @page_size`
 
 // Plan counts the selected entries by cause and keeps their ids in the ledger, in the old order. Planning again returns
@@ -75,8 +77,9 @@ func (db *DB) Plan(ctx context.Context, uid string, selection Selection, limit i
 		if err != nil {
 			return err
 		}
-		if _, err := tx.Exec(ctx, `UPDATE playbook.operations SET planned_at = clock_timestamp(), plan = $2, plan_digest = $3, total = $4,
-			remaining = $4 WHERE id = $1`, op.ID, plan, digest, total); err != nil {
+		if _, err := tx.Exec(ctx, `UPDATE playbook.operations
+			SET planned_at = clock_timestamp(), plan = $2, plan_digest = $3, total = $4, remaining = $4
+			WHERE id = $1`, op.ID, plan, digest, total); err != nil {
 			return err
 		}
 		op, err = operation(ctx, tx, uid, "")
@@ -205,7 +208,8 @@ func chooseCanary(ctx context.Context, tx pgx.Tx, op *Operation, selection Selec
 // canarySQL looks at no more than the first, middle and last pages' worth of the plan: a spread over age needs no more,
 // and a plan may have millions of entries.
 var canarySQL = `WITH pages AS (
-		SELECT entry_ids, ntile(20) OVER (ORDER BY page) AS part, page FROM playbook.replay_pages WHERE operation_id = @operation
+		SELECT entry_ids, ntile(20) OVER (ORDER BY page) AS part, page FROM playbook.replay_pages
+		WHERE operation_id = @operation
 	), sampled AS (
 		SELECT DISTINCT ON (part) entry_ids FROM pages ORDER BY part, page
 	), judged AS (
@@ -219,22 +223,28 @@ var canarySQL = `WITH pages AS (
 		SELECT id, row_number() OVER (PARTITION BY cause, age ORDER BY id) AS within, age, cause FROM ranked
 	), per_cause AS (
 		-- The ages in an order that begins with both ends, so that even two entries of a cause are far apart.
-		SELECT id, within, row_number() OVER (PARTITION BY cause ORDER BY within, least(age, @entries::int + 1 - age), age) AS turn, cause
+		SELECT id, within,
+			row_number() OVER (PARTITION BY cause ORDER BY within, least(age, @entries::int + 1 - age), age) AS turn,
+			cause
 		FROM spread
 	)
-	SELECT array_agg(id ORDER BY turn, cause) FROM (SELECT id, turn, cause FROM per_cause ORDER BY turn, cause LIMIT @entries) c`
+	SELECT array_agg(id ORDER BY turn, cause)
+	FROM (SELECT id, turn, cause FROM per_cause ORDER BY turn, cause LIMIT @entries) c`
 
 // takeOutSQL takes chosen entries out of the plan's pages.
 var takeOutSQL = []string{
 	`DELETE FROM playbook.replay_pages WHERE operation_id = @operation AND entry_ids <@ @chosen::bigint[]`,
 	`UPDATE playbook.replay_pages p
-		SET entry_ids = (SELECT array_agg(id ORDER BY n) FROM unnest(p.entry_ids) WITH ORDINALITY AS e(id, n) WHERE id <> ALL (@chosen::bigint[]))
+		SET entry_ids = (SELECT array_agg(id ORDER BY n) FROM unnest(p.entry_ids) WITH ORDINALITY AS e(id, n)
+			WHERE id <> ALL (@chosen::bigint[]))
 		WHERE operation_id = @operation AND entry_ids && @chosen::bigint[]`,
 }
 
 var moveToFrontSQL = append(slices.Clone(takeOutSQL),
 	`INSERT INTO playbook.replay_pages (operation_id, page, entry_ids)
-		SELECT @operation, (SELECT coalesce(min(page), 0) - 1 FROM playbook.replay_pages WHERE operation_id = @operation), array_agg(o.id ORDER BY o.enqueued_at, o.id)
+		SELECT @operation,
+			(SELECT coalesce(min(page), 0) - 1 FROM playbook.replay_pages WHERE operation_id = @operation),
+			array_agg(o.id ORDER BY o.enqueued_at, o.id)
 		FROM webhook_outbox_entries o WHERE o.id = ANY (@chosen::bigint[])`,
 	`UPDATE playbook.operations SET canary_entries = @chosen, canary_at = NULL,
 		canary_since = coalesce(canary_since, clock_timestamp()) WHERE id = @operation`,

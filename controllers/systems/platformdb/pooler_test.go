@@ -142,13 +142,15 @@ func TestAReplayAndARevocationThroughAPooler(t *testing.T) {
 	if err != nil || op.Requeued != entries {
 		t.Errorf("the replay is %+v, %v", op, err)
 	}
-	if again := k.text(`SELECT count(*)::text FROM playbook.replay_entries WHERE action = 'requeued'`); again != fmt.Sprint(entries) {
+	if again := k.text(`SELECT count(*)::text FROM playbook.replay_entries
+		WHERE action = 'requeued'`); again != fmt.Sprint(entries) {
 		t.Errorf("the ledger has %s requeues", again)
 	}
 	if byKid := k.verify(); byKid[kid] != 0 {
 		t.Errorf("the undelivered entries are %v, and %s was ended", byKid, kid)
 	}
-	if waits := k.text(`SELECT count(*)::text FROM pg_stat_activity WHERE usename LIKE 'playbook%' AND state <> 'idle'`); waits != "0" {
+	if waits := k.text(`SELECT count(*)::text FROM pg_stat_activity
+		WHERE usename LIKE 'playbook%' AND state <> 'idle'`); waits != "0" {
 		t.Errorf("%s transactions were left open", waits)
 	}
 }

@@ -78,7 +78,8 @@ func checkNow(ctx context.Context, tx pgx.Tx) error {
 func (r *requeuing) refused(ctx context.Context, tx pgx.Tx, id int64, at time.Time, state string) (tally, error) {
 	tag, err := tx.Exec(ctx, `INSERT INTO playbook.replay_entries
 			(operation_id, entry_id, batch, action, sqlstate, acted_at, enqueued_at, dlq_at, attempts, last_error)
-		SELECT $1, id, $3, 'refused', $4, $5, enqueued_at, dlq_at, attempts, last_error FROM webhook_outbox_entries WHERE id = $2`,
+		SELECT $1, id, $3, 'refused', $4, $5, enqueued_at, dlq_at, attempts, last_error
+		FROM webhook_outbox_entries WHERE id = $2`,
 		r.op.ID, id, r.op.Batches+1, state, at)
 	if err != nil || tag.RowsAffected() == 0 {
 		return tally{}, err

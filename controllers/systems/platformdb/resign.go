@@ -82,15 +82,19 @@ func (db *DB) watchEntries(ctx context.Context, uid string, page func(context.Co
 		progress.Swept = !more
 	}
 	if err := db.alone.QueryRow(ctx, `SELECT count(*) FROM (
-			SELECT FROM webhook_outbox_entries WHERE oauth_application_id = $1 AND delivered_at IS NULL AND dlq_at IS NOT NULL AND kid = $2
-			UNION ALL SELECT FROM webhook_outbox_entries WHERE oauth_application_id = $1 AND delivered_at IS NULL AND dlq_at IS NULL AND kid = $2
+			SELECT FROM webhook_outbox_entries
+			WHERE oauth_application_id = $1 AND delivered_at IS NULL AND dlq_at IS NOT NULL AND kid = $2
+			UNION ALL
+			SELECT FROM webhook_outbox_entries
+			WHERE oauth_application_id = $1 AND delivered_at IS NULL AND dlq_at IS NULL AND kid = $2
 			LIMIT $3) u`, r.ApplicationID, r.Kid, CountLimit).Scan(&progress.Left); err != nil {
 		return fail("counting entries under the old kid", err)
 	}
 	if progress.Left > 0 || len(progress.Open) > 0 {
 		return progress, nil
 	}
-	if _, err := db.alone.Exec(ctx, `UPDATE playbook.key_revocations SET resigned_at = coalesce(resigned_at, clock_timestamp())
+	if _, err := db.alone.Exec(ctx, `UPDATE playbook.key_revocations
+		SET resigned_at = coalesce(resigned_at, clock_timestamp())
 		WHERE application_id = $1 AND kid = $2`, r.ApplicationID, r.Kid); err != nil {
 		return fail("entering the end of re-signing into the ledger", err)
 	}
@@ -104,7 +108,8 @@ func (db *DB) watchEntries(ctx context.Context, uid string, page func(context.Co
 // whenever they were prepared.
 const openSQL = `SELECT coalesce(array_agg(t), '{}') FROM (
 		SELECT l.virtualtransaction FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
-		WHERE l.locktype = 'virtualxid' AND l.granted AND a.datname = current_database() AND a.usesysid IS NOT NULL AND a.pid <> pg_backend_pid()
+		WHERE l.locktype = 'virtualxid' AND l.granted AND a.datname = current_database()
+			AND a.usesysid IS NOT NULL AND a.pid <> pg_backend_pid()
 		UNION ALL SELECT 'prepared ' || quote_literal(gid) FROM pg_prepared_xacts WHERE database = current_database()) o(t)`
 
 // reSignPage signs one page anew, and reports whether the sweep goes on. A sweep goes through the dead entries and then
@@ -155,8 +160,10 @@ func (db *DB) reSignPageBy(ctx context.Context, uid string, progress *ReSigning,
 			sweptDead, sweptAt, sweptID = !now.SweptDead, nil, nil
 		}
 		more = sweptDead || sweptAt != nil
-		if _, err := tx.Exec(ctx, `UPDATE playbook.key_revocations SET resigned = resigned + $3, swept_dead = $4, swept_enqueued_at = $5, swept_id = $6
-			WHERE application_id = $1 AND kid = $2`, now.ApplicationID, now.Kid, int64(len(ids))-refused(refusals), sweptDead, sweptAt, sweptID); err != nil {
+		if _, err := tx.Exec(ctx, `UPDATE playbook.key_revocations
+			SET resigned = resigned + $3, swept_dead = $4, swept_enqueued_at = $5, swept_id = $6
+			WHERE application_id = $1 AND kid = $2`,
+			now.ApplicationID, now.Kid, int64(len(ids))-refused(refusals), sweptDead, sweptAt, sweptID); err != nil {
 			return err
 		}
 		progress.Revocation, err = revocation(ctx, tx, uid)
@@ -178,7 +185,8 @@ func pageToSign(ctx context.Context, tx pgx.Tx, now *Revocation) (ids []int64, b
 	rows, err := tx.Query(ctx, `SELECT id, enqueued_at, payload::text FROM webhook_outbox_entries
 		WHERE oauth_application_id = $1 AND delivered_at IS NULL AND dlq_at `+dead+` AND kid = $2
 			AND ($3::timestamp IS NULL OR (enqueued_at, id) > ($3, $4))
-		ORDER BY enqueued_at, id LIMIT $5 FOR NO KEY UPDATE SKIP LOCKED`, now.ApplicationID, now.Kid, now.SweptEnqueuedAt, now.SweptID, pageSize)
+		ORDER BY enqueued_at, id LIMIT $5 FOR NO KEY UPDATE SKIP LOCKED`,
+		now.ApplicationID, now.Kid, now.SweptEnqueuedAt, now.SweptID, pageSize)
 	if err != nil {
 		return nil, nil, 0, at, err
 	}

@@ -52,8 +52,8 @@ type Revocation struct {
 	SweptID          *int64     `db:"swept_id"`
 }
 
-const revocationColumns = `application_id, kid, successor_kid, revoked_at, event_entry_id, resigned, claimed, deferred, resigned_at,
-	open_transactions, swept_dead, swept_enqueued_at, swept_id`
+const revocationColumns = `application_id, kid, successor_kid, revoked_at, event_entry_id, resigned, claimed, deferred,
+	resigned_at, open_transactions, swept_dead, swept_enqueued_at, swept_id`
 
 // ErrNotRevoked says that the key is not revoked, or the ledger does not know of it.
 var ErrNotRevoked = errors.New("the key is not revoked")
@@ -188,8 +188,11 @@ func (db *DB) prepare(ctx context.Context, uid, kid string, limit int64) (succes
 	leaked.wipe()
 	var undelivered int64
 	if err := db.alone.QueryRow(ctx, `SELECT count(*) FROM (
-			SELECT FROM webhook_outbox_entries WHERE oauth_application_id = $1 AND delivered_at IS NULL AND dlq_at IS NOT NULL
-			UNION ALL SELECT FROM webhook_outbox_entries WHERE oauth_application_id = $1 AND delivered_at IS NULL AND dlq_at IS NULL
+			SELECT FROM webhook_outbox_entries
+			WHERE oauth_application_id = $1 AND delivered_at IS NULL AND dlq_at IS NOT NULL
+			UNION ALL
+			SELECT FROM webhook_outbox_entries
+			WHERE oauth_application_id = $1 AND delivered_at IS NULL AND dlq_at IS NULL
 			LIMIT $2) u`, application, limit+1).Scan(&undelivered); err != nil {
 		return nil, false, fmt.Errorf("counting undelivered entries: %w", describe(err))
 	}
@@ -201,8 +204,9 @@ func (db *DB) prepare(ctx context.Context, uid, kid string, limit int64) (succes
 // taken over.
 func known(ctx context.Context, tx pgx.Tx, op *Operation, kid string) (*Revocation, error) {
 	var owner int64
-	err := tx.QueryRow(ctx,
-		`SELECT operation_id FROM playbook.key_revocations WHERE application_id = $1 AND kid = $2 FOR UPDATE`, op.ApplicationID, kid).Scan(&owner)
+	err := tx.QueryRow(ctx, `SELECT operation_id
+		FROM playbook.key_revocations WHERE application_id = $1 AND kid = $2 FOR UPDATE`,
+		op.ApplicationID, kid).Scan(&owner)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, nil
 	}
@@ -221,8 +225,8 @@ func known(ctx context.Context, tx pgx.Tx, op *Operation, kid string) (*Revocati
 		if first.Outcome == nil || *first.Outcome != OutcomeDeleted {
 			return nil, &Taken{first}
 		}
-		if _, err := tx.Exec(ctx,
-			`UPDATE playbook.key_revocations SET operation_id = $3 WHERE application_id = $1 AND kid = $2`, op.ApplicationID, kid, op.ID); err != nil {
+		if _, err := tx.Exec(ctx, `UPDATE playbook.key_revocations SET operation_id = $3
+			WHERE application_id = $1 AND kid = $2`, op.ApplicationID, kid, op.ID); err != nil {
 			return nil, err
 		}
 	}
@@ -243,9 +247,11 @@ func replaceKey(ctx context.Context, tx pgx.Tx, r *Revocation, successor *issued
 	if err != nil {
 		return nil, err
 	}
-	if err := tx.QueryRow(ctx, `UPDATE webhook_signing_keys SET revoked_at = CASE WHEN status = 'revoked' AND revoked_at IS NOT NULL THEN revoked_at ELSE clock_timestamp() END,
+	if err := tx.QueryRow(ctx, `UPDATE webhook_signing_keys SET
+			revoked_at = CASE WHEN status = 'revoked' AND revoked_at IS NOT NULL THEN revoked_at ELSE clock_timestamp() END,
 			status = 'revoked', grace_until = NULL, updated_at = clock_timestamp()
-		WHERE oauth_application_id = $1 AND kid = $2 RETURNING revoked_at`, r.ApplicationID, r.Kid).Scan(&r.RevokedAt); err != nil {
+		WHERE oauth_application_id = $1 AND kid = $2
+		RETURNING revoked_at`, r.ApplicationID, r.Kid).Scan(&r.RevokedAt); err != nil {
 		return nil, err
 	}
 	if status == "revoked" {
@@ -270,16 +276,18 @@ func replaceKey(ctx context.Context, tx pgx.Tx, r *Revocation, successor *issued
 func activeKey(ctx context.Context, tx pgx.Tx, application int64) (*signingKey, error) {
 	var kid, algorithm string
 	var private []byte
-	if err := tx.QueryRow(ctx, `SELECT kid, algorithm, private_key FROM webhook_signing_keys WHERE oauth_application_id = $1 AND status = 'active'
-		ORDER BY activated_at DESC NULLS LAST, id DESC LIMIT 1 FOR SHARE`, application).Scan(&kid, &algorithm, &private); err != nil {
+	if err := tx.QueryRow(ctx, `SELECT kid, algorithm, private_key FROM webhook_signing_keys
+		WHERE oauth_application_id = $1 AND status = 'active'
+		ORDER BY activated_at DESC NULLS LAST, id DESC LIMIT 1 FOR SHARE`,
+		application).Scan(&kid, &algorithm, &private); err != nil {
 		return nil, err
 	}
 	return parseKey(kid, algorithm, private)
 }
 
 func unknownKid(ctx context.Context, tx pgx.Tx, application int64) error {
-	rows, err := tx.Query(ctx,
-		`SELECT kid FROM webhook_signing_keys WHERE oauth_application_id = $1 ORDER BY status = 'active' DESC, id DESC LIMIT $2`, application, maxKids)
+	rows, err := tx.Query(ctx, `SELECT kid FROM webhook_signing_keys WHERE oauth_application_id = $1
+		ORDER BY status = 'active' DESC, id DESC LIMIT $2`, application, maxKids)
 	if err != nil {
 		return err
 	}
@@ -311,8 +319,10 @@ func enqueueEvent(ctx context.Context, tx pgx.Tx, r *Revocation, signer *signing
 	}
 	key := fmt.Sprintf("%s:%d:%s", CompromisedEvent, r.ApplicationID, r.Kid)
 	if _, err := tx.Exec(ctx, `INSERT INTO webhook_outbox_entries
-		(oauth_application_id, event_type, payload, idempotency_key, kid, signature, attempts, enqueued_at, created_at, updated_at)
-		VALUES ($1, $2, $3::jsonb, $4, $5, $6, 0, clock_timestamp(), clock_timestamp(), clock_timestamp()) ON CONFLICT DO NOTHING`,
+			(oauth_application_id, event_type, payload, idempotency_key, kid, signature, attempts,
+			enqueued_at, created_at, updated_at)
+		VALUES ($1, $2, $3::jsonb, $4, $5, $6, 0,
+			clock_timestamp(), clock_timestamp(), clock_timestamp()) ON CONFLICT DO NOTHING`,
 		r.ApplicationID, CompromisedEvent, body, key, signer.kid, signature); err != nil {
 		return err
 	}
@@ -352,13 +362,16 @@ func reSignNow(ctx context.Context, tx pgx.Tx, r *Revocation, signer *signingKey
 }
 
 const (
-	undeliveredSQL = `FROM webhook_outbox_entries WHERE oauth_application_id = %[1]d AND delivered_at IS NULL AND dlq_at %[2]s`
+	undeliveredSQL = `FROM webhook_outbox_entries
+		WHERE oauth_application_id = %[1]d AND delivered_at IS NULL AND dlq_at %[2]s`
 	// The count is taken in the cursor's own snapshot, once, and from the index alone where the table was vacuumed.
 	declareSQL = `DECLARE unsigned NO SCROLL CURSOR FOR SELECT id, payload::text, (SELECT count(*) ` + undeliveredSQL + `)
 		` + undeliveredSQL + ` AND kid <> %[3]s FOR NO KEY UPDATE SKIP LOCKED`
 	fetchSQL  = `FETCH %d FROM unsigned`
-	reSignSQL = `UPDATE webhook_outbox_entries w SET kid = $1, signature = s.signature, updated_at = clock_timestamp() FROM unnest($2::bigint[], $3::text[]) AS s(id, signature) WHERE w.id = s.id`
-	closeSQL  = `CLOSE unsigned`
+	reSignSQL = `UPDATE webhook_outbox_entries w
+		SET kid = $1, signature = s.signature, updated_at = clock_timestamp()
+		FROM unnest($2::bigint[], $3::text[]) AS s(id, signature) WHERE w.id = s.id`
+	closeSQL = `CLOSE unsigned`
 )
 
 const (

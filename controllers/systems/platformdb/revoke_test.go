@@ -78,7 +78,8 @@ func (k *keyring) text(sql string, args ...any) (text string) {
 
 func (k *keyring) kid() string {
 	k.Helper()
-	return k.text(`SELECT kid FROM webhook_signing_keys WHERE oauth_application_id = $1 AND status = 'active' ORDER BY id DESC LIMIT 1`, application)
+	return k.text(`SELECT kid FROM webhook_signing_keys WHERE oauth_application_id = $1 AND status = 'active'
+		ORDER BY id DESC LIMIT 1`, application)
 }
 
 // open opens an operation and returns its UID.
@@ -104,7 +105,8 @@ func (k *keyring) dead(n int) []int64 {
 // verify checks each undelivered entry's signature, as a relying party does, and returns how many there are by kid.
 func (k *keyring) verify() map[string]int {
 	k.Helper()
-	rows, err := k.owner.Query(k.Context(), `SELECT e.kid, e.signature, e.payload::text, s.public_key FROM webhook_outbox_entries e JOIN webhook_signing_keys s USING (kid)
+	rows, err := k.owner.Query(k.Context(), `SELECT e.kid, e.signature, e.payload::text, s.public_key
+		FROM webhook_outbox_entries e JOIN webhook_signing_keys s USING (kid)
 		WHERE e.delivered_at IS NULL`)
 	if err != nil {
 		k.Fatal(err)
@@ -153,7 +155,8 @@ func TestARevocationHappensOnceAndWhole(t *testing.T) {
 			var state string
 			if err := k.owner.QueryRow(reading, `SELECT concat_ws(' ', (SELECT status FROM webhook_signing_keys WHERE kid = $1),
 					(SELECT count(*) FROM webhook_signing_keys), (SELECT count(*) FROM webhook_outbox_entries WHERE kid = $1),
-					(SELECT count(*) FROM webhook_outbox_entries WHERE event_type = 'webhook_key.compromised'), (SELECT count(*) FROM playbook.key_revocations))`, kid).Scan(&state); err != nil {
+					(SELECT count(*) FROM webhook_outbox_entries WHERE event_type = 'webhook_key.compromised'),
+					(SELECT count(*) FROM playbook.key_revocations))`, kid).Scan(&state); err != nil {
 				continue
 			}
 			if state != "active 1 2365 0 0" && state != "revoked 2 0 1 1" {
@@ -280,9 +283,13 @@ func TestWhatARevocationLeavesIsSignedAnewAfterIt(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i, conn := range foreign {
-		if _, err := conn.Exec(ctx, fmt.Sprintf(`INSERT INTO webhook_outbox_entries (oauth_application_id, event_type, payload, idempotency_key, kid, signature, enqueued_at)
-			SELECT oauth_application_id, event_type, payload, 'late %d', kid, signature, clock_timestamp() FROM webhook_outbox_entries WHERE false
-			UNION ALL SELECT %d, 'user.updated', '{"late": true}'::jsonb, 'late %d', '%s', 'forged', clock_timestamp()`, i, application, i, kid)); err != nil {
+		if _, err := conn.Exec(ctx, fmt.Sprintf(`INSERT INTO webhook_outbox_entries
+				(oauth_application_id, event_type, payload, idempotency_key, kid, signature, enqueued_at)
+			SELECT oauth_application_id, event_type, payload, 'late %d', kid, signature, clock_timestamp()
+			FROM webhook_outbox_entries WHERE false
+			UNION ALL
+			SELECT %d, 'user.updated', '{"late": true}'::jsonb, 'late %d', '%s', 'forged', clock_timestamp()`,
+			i, application, i, kid)); err != nil {
 			t.Fatal(err)
 		}
 		end := "COMMIT"
@@ -349,7 +356,8 @@ func TestARefusedSignatureHoldsUpNothingElse(t *testing.T) {
 	ids := k.dead(1500)
 	kid := k.kid()
 	k.exec(fmt.Sprintf(`CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'refused'; END $$;
-		CREATE TRIGGER refuse BEFORE UPDATE ON webhook_outbox_entries FOR EACH ROW WHEN (OLD.id = %d) EXECUTE FUNCTION refuse()`, ids[1400]))
+		CREATE TRIGGER refuse BEFORE UPDATE ON webhook_outbox_entries FOR EACH ROW WHEN (OLD.id = %d)
+			EXECUTE FUNCTION refuse()`, ids[1400]))
 	id := k.open("leak")
 	r, err := k.signing.Revoke(ctx, id.UID, kid, "leaked", 100_000)
 	if err != nil || !r.Deferred || r.Resigned != 0 || k.kid() != r.SuccessorKid {

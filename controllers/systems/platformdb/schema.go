@@ -18,7 +18,8 @@ const migrationVersion = "20060102150405"
 func (db *DB) MigrationsSince(ctx context.Context, since time.Time) (count int32, newest string, err error) {
 	// What is numbered in another way says no time.
 	err = db.alone.QueryRow(ctx, `SELECT count(*)::integer, coalesce(max(version COLLATE "C"), '') FROM schema_migrations
-		WHERE version ~ '^[0-9]{14}$' AND version COLLATE "C" > $1`, since.UTC().Format(migrationVersion)).Scan(&count, &newest)
+		WHERE version ~ '^[0-9]{14}$' AND version COLLATE "C" > $1`,
+		since.UTC().Format(migrationVersion)).Scan(&count, &newest)
 	const undefinedTable = "42P01"
 	if said := (*pgconn.PgError)(nil); errors.As(err, &said) && said.Code == undefinedTable {
 		return 0, "", errors.New("the platform's database has no table schema_migrations")

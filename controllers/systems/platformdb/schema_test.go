@@ -20,7 +20,8 @@ func TestMigrationsSince(t *testing.T) {
 	monitor := openAs(t, postgres, "playbook_monitor")
 	// A database whose collation does not order as bytes, and versions that are no times.
 	execute(`ALTER TABLE schema_migrations ALTER COLUMN version TYPE varchar COLLATE "en-x-icu"`)
-	execute(`INSERT INTO schema_migrations VALUES ('20261120093000'), ('20261120093001'), ('20261121000000'), ('1'), ('0042'), ('next'), ('202611210000000'), ('2026112100000')`)
+	execute(`INSERT INTO schema_migrations VALUES ('20261120093000'), ('20261120093001'), ('20261121000000'),
+		('1'), ('0042'), ('next'), ('202611210000000'), ('2026112100000')`)
 	for _, c := range []struct {
 		since  time.Time
 		count  int32

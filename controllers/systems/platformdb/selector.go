@@ -40,7 +40,8 @@ const (
 // requeuedBefore says whether a replay requeued the outbox row o earlier. The row of this operation is not there yet
 // when its batch asks. OFFSET 0 keeps Postgres from reading the whole ledger into a hash table, which it likes while
 // the ledger is small, in a plan that a session then keeps.
-const requeuedBefore = `EXISTS (SELECT FROM playbook.replay_entries e WHERE e.entry_id = o.id AND e.action = 'requeued' OFFSET 0)`
+const requeuedBefore = `EXISTS (SELECT FROM playbook.replay_entries e
+	WHERE e.entry_id = o.id AND e.action = 'requeued' OFFSET 0)`
 
 // selected is the one predicate over an outbox row o that both the plan and each batch use, so that they can't differ.
 var selected = `o.oauth_application_id = @application

@@ -224,11 +224,15 @@ func TestASelectorsValuesAreData(t *testing.T) {
 		for i := range rows {
 			r := &rows[i]
 			r.id = int64(i + 1)
-			exec(t, `INSERT INTO webhook_outbox_entries (id, oauth_application_id, event_type, idempotency_key, kid, signature, attempts, enqueued_at, delivered_at, dlq_at, last_error)
-				VALUES ($1, $2, $3, $1::bigint::text, 'kid', '', $4, now() + $1::bigint * interval '1 s', CASE WHEN $5 THEN now() END, $6::timestamp, $7)`,
+			exec(t, `INSERT INTO webhook_outbox_entries (id, oauth_application_id, event_type, idempotency_key, kid,
+					signature, attempts, enqueued_at, delivered_at, dlq_at, last_error)
+				VALUES ($1, $2, $3, $1::bigint::text, 'kid', '', $4, now() + $1::bigint * interval '1 s',
+					CASE WHEN $5 THEN now() END, $6::timestamp, $7)`,
 				r.id, r.application, r.eventType, r.attempts, r.delivered, r.diedAt, r.lastError)
 			if r.requeuedByReplay {
-				exec(t, `INSERT INTO playbook.replay_entries (entry_id, operation_id, acted_at, batch, action, outcome) VALUES ($1, 0, now(), 1, 'requeued', 'died')`, r.id)
+				exec(t, `INSERT INTO playbook.replay_entries
+						(entry_id, operation_id, acted_at, batch, action, outcome)
+					VALUES ($1, 0, now(), 1, 'requeued', 'died')`, r.id)
 			}
 		}
 		n++

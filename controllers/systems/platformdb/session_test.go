@@ -27,7 +27,8 @@ var whoWantsAnother = []struct {
 			"&client_encoding=LATIN1"},
 	{name: "the environment", environment: map[string]string{"PGTZ": "Asia/Seoul",
 		"PGOPTIONS": "-c statement_timeout=300"}},
-	{name: "the role", sql: `ALTER ROLE playbook_operator SET timezone = 'Asia/Seoul'; ALTER ROLE playbook_operator SET statement_timeout = 300;
+	{name: "the role", sql: `ALTER ROLE playbook_operator SET timezone = 'Asia/Seoul';
+		ALTER ROLE playbook_operator SET statement_timeout = 300;
 		ALTER ROLE playbook_operator SET default_transaction_isolation = 'repeatable read';
 		ALTER ROLE playbook_operator SET synchronous_commit = off`},
 	{name: "the database", sql: `ALTER DATABASE postgres SET timezone = 'Asia/Seoul'`},

@@ -30,7 +30,8 @@ var accepted = []*regexp.Regexp{
 	// Jobs, CronJobs and Flux have taught everyone spec.suspend: true.
 	regexp.MustCompile(`\.Suspend pointer should not use a bool`),
 	// nil means absent, also where the zero value is refused. It reads better than a comparison with zero.
-	regexp.MustCompile(`does not allow the zero value\. (It must have the omitzero tag|The field does not need to be a pointer)`),
+	regexp.MustCompile(`does not allow the zero value\. ` +
+		`(It must have the omitzero tag|The field does not need to be a pointer)`),
 	// 0 means absent, as everywhere in Kubernetes: generations count from 1.
 	regexp.MustCompile(`\.ObservedGeneration has a valid zero value`),
 	// The linter takes a time for a struct without required fields. It is a string, and omitzero calls its IsZero.
