@@ -49,7 +49,8 @@ type Operation struct {
 	PacedAt        *time.Time `db:"paced_at"`
 	CanaryEntries  []int64    `db:"canary_entries"`
 	CanaryAt       *time.Time `db:"canary_at"`
-	// CanarySince is when the first entries were chosen: another session may hold them, so that others are.
+	// CanarySince is from when on the canary's time counts: since the first entries were chosen, of which another session
+	// may hold all, or since the replay may act again. While it may not, it is nil.
 	CanarySince *time.Time `db:"canary_since"`
 	RequeuedAt  *time.Time `db:"requeued_at"`
 
@@ -191,6 +192,16 @@ func (db *DB) ForgetCanary(ctx context.Context, uid string) error {
 		}
 		_, err = tx.Exec(ctx, `UPDATE playbook.operations SET canary_entries = NULL, canary_at = NULL WHERE id = $1`, op.ID)
 		return err
+	})
+}
+
+// ClockCanary stops the time that a canary may take, or lets it begin anew where it was stopped.
+func (db *DB) ClockCanary(ctx context.Context, uid string, runs bool) error {
+	return db.transactLocked(ctx, "keeping the canary's time", uid, nil, func(tx pgx.Tx, op *Operation) error {
+		last := &pgx.Batch{}
+		last.Queue(`UPDATE playbook.operations SET canary_since = CASE WHEN $2 THEN coalesce(canary_since, clock_timestamp()) END
+			WHERE id = $1`, op.ID, runs)
+		return sendLast(ctx, tx, last)
 	})
 }
 
