@@ -62,7 +62,9 @@ func TestACanaryThatWasSuspendedForLongDoesNotTimeOutAtOnce(t *testing.T) {
 				release = s.lock(`SELECT FROM webhook_outbox_entries WHERE id = ANY ($1) FOR UPDATE`, ids)
 			}
 			name := s.apply("r", "{canary: {entries: 1, timeoutSeconds: 60}}")
-			s.AwaitReason(name, v1alpha1.ReasonCanaryInFlight)
+			s.Await(name, "its time runs", func(r *v1alpha1.DLQReplay) bool {
+				return reason(r) == v1alpha1.ReasonCanaryInFlight && s.count(`SELECT count(canary_since) FROM playbook.operations`) == 1
+			})
 			s.Change(name, `{"spec":{"suspend":true}}`)
 			s.AwaitReason(name, v1alpha1.ReasonSuspended)
 			// Hours pass.
