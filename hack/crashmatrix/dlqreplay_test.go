@@ -369,11 +369,11 @@ var variants = []broken{
 		`(?s)\) IS NOT TRUE THEN 'changed'`, ") IS NULL AND false THEN 'changed'",
 	)}, in("replay")},
 	{variant{name: "a refused entry that is counted twice", rewrite: rewrite(
-		`refused = refused \+ (\$\d+)`, "refused = refused + 2 * $1",
+		`refused = refused \+ (\$\d+)`, "refused = refused + 2 * $1, total = total + $1",
 	)}, in("refused")},
 	{variant{name: "no ledger row for a refused entry", rewrite: rewrite(
-		`(?s)INSERT INTO playbook\.replay_entries\s*\([^)]*\)\s*SELECT \$1, id, \$3, 'refused', \$4, \$5, .* FROM webhook_outbox_entries`,
-		"SELECT $1::bigint, $3::integer, $4::text, $5::timestamp FROM webhook_outbox_entries",
+		`(?s)INSERT INTO playbook\.replay_entries\s*\([^)]*\)\s*SELECT (\$1), id, (\$3), 'refused', (\$4), (\$5), .* FROM webhook`,
+		"SELECT $1::bigint, $2::integer, $3::text, $4::timestamp FROM webhook",
 	)}, in("refused")},
 	{variant{name: "no finalizer", kube: swallow(func(path, body string) bool {
 		return !strings.HasSuffix(path, "/status") && strings.Contains(body, "finalizers")
