@@ -35,7 +35,7 @@ func tryCanary(ctx context.Context, s *replay) (playbook.Outcome, error) {
 	}
 	if s.op.CanaryAt == nil {
 		if outcome := s.mayAct(); outcome.Stops() {
-			return outcome, nil
+			return outcome, s.clockCanary(ctx, false)
 		}
 		if err := s.sendCanary(ctx, min(*canary.Entries, s.obj.Spec.MaxInFlight)); errors.Is(err,
 			platformdb.ErrNothingToTry) {
@@ -81,13 +81,40 @@ func (s *replay) watchCanary(ctx context.Context, canary v1alpha1.ReplayCanary) 
 		return s.chooseOthers(ctx, attempts)
 	case attempts.Waiting == 0:
 		return playbook.Done("%d canary entries attempted, %d failed", tried, attempts.Failed), nil
-	case op.Now.After(op.CanaryAt.Add(time.Duration(canary.TimeoutSeconds) * time.Second)):
+	}
+	if outcome := s.mayAct(); outcome.Stops() {
+		return outcome, s.clockCanary(ctx, false)
+	}
+	if err := s.clockCanary(ctx, true); err != nil {
+		return playbook.Outcome{}, err
+	}
+	began := *op.CanaryAt
+	if op.CanarySince.After(began) {
+		began = *op.CanarySince
+	}
+	if op.Now.After(began.Add(time.Duration(canary.TimeoutSeconds) * time.Second)) {
 		return playbook.Stall(v1alpha1.ReasonCanaryTimedOut, "%d of %d canary entries were not attempted within %d s: see "+
 			"whether the platform's webhook dispatcher runs. The other %d entries were not touched. To try again: %s",
 			attempts.Waiting, tried, canary.TimeoutSeconds, op.Remaining, playbook.ResumeCommand(s.obj, "dlqreplay")), nil
 	}
 	return playbook.Wait(observeInterval, v1alpha1.ReasonCanaryInFlight, "%d of %d canary entries attempted",
 		attempts.Attempted, tried), nil
+}
+
+// clockCanary stops the canary's time while the replay may not act, and lets it begin anew afterwards: a replay that
+// was suspended for long must not time out when it goes on.
+func (s *replay) clockCanary(ctx context.Context, runs bool) error {
+	if runs == (s.op.CanarySince != nil) {
+		return nil
+	}
+	if err := s.db.ClockCanary(ctx, s.id.UID, runs); err != nil {
+		return access.DatabaseError(err)
+	}
+	s.op.CanarySince = nil
+	if runs {
+		s.op.CanarySince = &s.op.Now
+	}
+	return nil
 }
 
 // chooseOthers lets a canary be chosen anew where somebody else got to each entry first, or still holds each; the rest

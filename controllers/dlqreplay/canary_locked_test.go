@@ -51,3 +51,35 @@ func TestACanaryOfWhichEachEntryIsLockedSaysSoAndTimesOut(t *testing.T) {
 	s.progress(s.AwaitReady(name), map[string]int64{"requeued": 20, "delivered": 20})
 	s.eachOnce(20)
 }
+
+// While a replay is suspended, the canary's time does not run: it begins anew afterwards, however long that was.
+func TestACanaryThatWasSuspendedForLongDoesNotTimeOutAtOnce(t *testing.T) {
+	for name, locked := range map[string]bool{"locked": true, "in-flight": false} {
+		t.Run(name, func(t *testing.T) {
+			s := newScene(t, "suspended-"+name, manual)
+			ids, release := s.seed(5, "HTTP 503: down", 7), func() {}
+			if locked {
+				release = s.lock(`SELECT FROM webhook_outbox_entries WHERE id = ANY ($1) FOR UPDATE`, ids)
+			}
+			name := s.apply("r", "{canary: {entries: 1, timeoutSeconds: 60}}")
+			s.Await(name, "its time runs", func(r *v1alpha1.DLQReplay) bool {
+				return reason(r) == v1alpha1.ReasonCanaryInFlight && s.count(`SELECT count(canary_since) FROM playbook.operations`) == 1
+			})
+			s.Change(name, `{"spec":{"suspend":true}}`)
+			s.AwaitReason(name, v1alpha1.ReasonSuspended)
+			// Hours pass.
+			s.Exec(`UPDATE playbook.operations SET canary_at = canary_at - interval '2 hours', canary_since = canary_since - interval '2 hours'`)
+			s.nudge(name)
+			s.Change(name, `{"spec":{"suspend":false}}`)
+			if r := s.Await(name, "a canary or its end", func(r *v1alpha1.DLQReplay) bool {
+				return reason(r) != v1alpha1.ReasonSuspended
+			}); reason(r) != v1alpha1.ReasonCanaryInFlight {
+				t.Fatalf("the reason is %s: %s", reason(r), message(r))
+			}
+			release()
+			s.dispatchUntil(name, "the end", func(r *v1alpha1.DLQReplay) bool { return counts(r)["delivered"] == 5 })
+			s.eachOnce(5)
+			s.AwaitReady(name)
+		})
+	}
+}

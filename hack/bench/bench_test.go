@@ -8,12 +8,14 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/go-logr/logr"
 	"github.com/google/uuid"
@@ -70,6 +72,36 @@ func startPostgres() (*servers.Postgres, error) {
 type database struct {
 	name  string
 	owner *pgx.Conn
+	// line to it; nil where it is on the same machine.
+	line *line
+}
+
+// url is a role's, by way of the line.
+func (d *database) url(b *testing.B, role string) string {
+	b.Helper()
+	server, err := postgres()
+	check(b, err)
+	direct := server.URL(d.name)
+	if role != "" {
+		direct = server.URLFor(role, password, d.name)
+	}
+	if d.line == nil {
+		return direct
+	}
+	return d.line.over(b, direct)
+}
+
+// leave moves the database so far away that a round trip takes that long.
+func (d *database) leave(b *testing.B, roundTrip time.Duration) {
+	b.Helper()
+	if roundTrip == 0 {
+		return
+	}
+	u, err := url.Parse(d.url(b, ""))
+	check(b, err)
+	d.disconnect(b)
+	d.line = lineTo(b, u.Host, roundTrip)
+	d.connect(b)
 }
 
 // newDatabase creates a database with an empty outbox.
@@ -111,9 +143,8 @@ func copyOutbox(b *testing.B) *database {
 }
 
 func (d *database) connect(b *testing.B) {
-	server, err := postgres()
-	check(b, err)
-	d.owner, err = pgx.Connect(b.Context(), server.URL(d.name))
+	var err error
+	d.owner, err = pgx.Connect(b.Context(), d.url(b, ""))
 	check(b, err)
 }
 
@@ -162,9 +193,7 @@ type replay struct {
 // plan opens an operation and plans it.
 func (d *database) plan(b *testing.B, application int64) *replay {
 	b.Helper()
-	server, err := postgres()
-	check(b, err)
-	db, err := platformdb.Open(server.URLFor("playbook_operator", password, d.name), nil)
+	db, err := platformdb.Open(d.url(b, "playbook_operator"), nil)
 	check(b, err)
 	r := &replay{DB: db, uid: uuid.NewString(),
 		selection: platformdb.Selection{ApplicationID: application, Conflicts: "Settle", MaxReplays: 3}}

@@ -14,17 +14,27 @@ import (
 const byHand = 3000
 
 // BenchmarkRequeue compares batches with the loop that people type. Each gets its own copy of the same outbox.
-func BenchmarkRequeue(b *testing.B) {
-	var batches, ofSingleUpdate, xRowByRow, perSecond []float64
+func BenchmarkRequeue(b *testing.B) { compareBatches(b, 0) }
+
+// BenchmarkRequeueFar is the same with a millisecond between the client and the server and back, as where they are in
+// two buildings of one city.
+func BenchmarkRequeueFar(b *testing.B) { compareBatches(b, time.Millisecond) }
+
+// BenchmarkRequeueFarther has a millisecond each way.
+func BenchmarkRequeueFarther(b *testing.B) { compareBatches(b, 2*time.Millisecond) }
+
+func compareBatches(b *testing.B, roundTrip time.Duration) {
+	var batches, ofSingleUpdate, xRowByRow, perSecond, trips, tripTook []float64
 	for round := range rounds {
 		took := map[string]float64{}
 		contestants := []contestant{
 			{"batches", func(d *database, r *replay) int {
-				last := time.Now()
+				last, n, turns := time.Now(), 0, d.turns()
 				r.run(b, func(*platformdb.Batch) {
 					batches = append(batches, milliseconds(time.Since(last)))
-					last = time.Now()
+					last, n = time.Now(), n+1
 				})
+				trips = append(trips, float64(d.turns()-turns)/float64(n))
 				return dead
 			}},
 			{"single", func(d *database, r *replay) int {
@@ -39,8 +49,10 @@ func BenchmarkRequeue(b *testing.B) {
 		for i := range contestants {
 			c := contestants[(round+i)%len(contestants)]
 			d := copyOutbox(b)
+			d.leave(b, roundTrip)
 			r := d.plan(b, application)
 			d.checkpoint(b)
+			tripTook = append(tripTook, d.trip(b))
 			began := time.Now()
 			entries := c.requeue(d, r)
 			took[c.name] = time.Since(began).Seconds() / float64(entries)
@@ -57,7 +69,31 @@ func BenchmarkRequeue(b *testing.B) {
 	b.ReportMetric(median(xRowByRow), "x-row-by-row")
 	b.ReportMetric(median(perSecond), "entries/s")
 	b.ReportMetric(quantile(batches, 0.99), "batch-p99-ms")
+	if roundTrip > 0 {
+		b.ReportMetric(median(trips), "round-trips/batch")
+		b.ReportMetric(median(tripTook), "round-trip-ms")
+	}
 	b.ReportMetric(0, "ns/op")
+}
+
+// trip is the median time of a statement that does nothing, in milliseconds.
+func (d *database) trip(b *testing.B) float64 {
+	b.Helper()
+	var took []float64
+	for range 50 {
+		began := time.Now()
+		check(b, d.owner.Ping(b.Context()))
+		took = append(took, milliseconds(time.Since(began)))
+	}
+	return median(took)
+}
+
+// turns are the round trips over the line so far.
+func (d *database) turns() int64 {
+	if d.line == nil {
+		return 0
+	}
+	return d.line.turns.Load()
 }
 
 // contestant requeues dead entries and returns how many.

@@ -46,7 +46,7 @@ func (s *stage) newSlot(ctx context.Context, name string) (_ *slot, err error) {
 		}
 	}
 	if _, err := o.db.Exec(ctx, `UPDATE webhook_outbox_entries SET kid = 'whk_forgotten' WHERE id = 15;
-		CREATE TABLE logi_test.seed AS TABLE webhook_outbox_entries`); err != nil {
+		CREATE TABLE logi_test.seed AS TABLE webhook_outbox_entries;`+refusals); err != nil {
 		return nil, err
 	}
 	for _, object := range []client.Object{
@@ -65,6 +65,18 @@ func (s *stage) newSlot(ctx context.Context, name string) (_ *slot, err error) {
 	return o, nil
 }
 
+// Event types of entries that the database refuses to have changed.
+const (
+	atOnce   = "refused at once"
+	atCommit = "refused at the commit"
+
+	refusals = `CREATE FUNCTION logi_test.refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no'; END $$;
+		CREATE TRIGGER refuse BEFORE UPDATE ON webhook_outbox_entries
+			FOR EACH ROW WHEN (OLD.event_type = '` + atOnce + `') EXECUTE FUNCTION logi_test.refuse();
+		CREATE CONSTRAINT TRIGGER refuse_late AFTER UPDATE ON webhook_outbox_entries DEFERRABLE INITIALLY DEFERRED
+			FOR EACH ROW WHEN (OLD.event_type = '` + atCommit + `') EXECUTE FUNCTION logi_test.refuse()`
+)
+
 // prepare puts the platform back to where each run begins, and applies the manifest.
 func (r *run) prepare(ctx context.Context) error {
 	r.site.Forget()
@@ -73,6 +85,11 @@ func (r *run) prepare(ctx context.Context) error {
 		DELETE FROM playbook.operations; DELETE FROM logi_test.requeues;
 		INSERT INTO webhook_outbox_entries TABLE logi_test.seed`); err != nil {
 		return fmt.Errorf("putting the platform back: %w", err)
+	}
+	for id, how := range r.refused {
+		if _, err := r.db.Exec(ctx, `UPDATE webhook_outbox_entries SET event_type = $2 WHERE id = $1`, id, how); err != nil {
+			return fmt.Errorf("making an entry that is refused: %w", err)
+		}
 	}
 	replay := &v1alpha1.DLQReplay{ObjectMeta: metav1.ObjectMeta{Namespace: r.object.Namespace, Name: r.object.Name},
 		Spec: *r.spec.DeepCopy()}
@@ -131,6 +148,7 @@ func (r *run) result(ctx context.Context, obj *v1alpha1.DLQReplay) (*result, err
 			got.Progress = *obj.Status.Progress
 			got.Progress.ObservedAt = nil
 		}
+		got.Refusals = obj.Status.Refusals
 	}
 	var id int64
 	var n int

@@ -50,6 +50,8 @@ type scenario struct {
 	spec v1alpha1.DLQReplaySpec
 	// fault of the relying party in the beginning.
 	fault logi.Fault
+	// refused by the platform's database are these entries: by one of refusals each.
+	refused map[int64]string
 	// meanwhile is what people and the platform do between passes; it is called after each.
 	meanwhile func(ctx context.Context, r *run, obj *v1alpha1.DLQReplay) error
 	// overtaking is what people do while a manager is overtaken, before the other one's pass; nil for nothing.
@@ -74,6 +76,8 @@ type result struct {
 	Outcome string
 	// Late requeues came after the operation was closed.
 	Late int
+	// Refusals are what the object says of refused entries.
+	Refusals []v1alpha1.Refusal
 	// Calls to the admin API that reached it, by entry.
 	Calls map[string]int
 }
@@ -176,6 +180,16 @@ var replays = []scenario{
 			}
 			return nil
 		},
+	},
+	{
+		// Of a batch of two, the database refuses one at the commit, so that it is halved; and one of those after it at once.
+		name: "refused",
+		spec: v1alpha1.DLQReplaySpec{MaxInFlight: 2, Canary: v1alpha1.ReplayCanary{Entries: new(int32(0))},
+			Selector: &v1alpha1.ReplaySelector{EntryIDs: []string{"1", "2", "3", "4"}}},
+		refused:   map[int64]string{2: atCommit, 3: atOnce},
+		meanwhile: func(context.Context, *run, *v1alpha1.DLQReplay) error { return nil },
+		done:      ready,
+		check:     exactlyOnce,
 	},
 	{
 		name:      "plan",
@@ -357,6 +371,13 @@ var variants = []broken{
 	{variant{name: "entries that are not judged again when they are locked", rewrite: rewrite(
 		`(?s)\) IS NOT TRUE THEN 'changed'`, ") IS NULL AND false THEN 'changed'",
 	)}, in("replay")},
+	{variant{name: "a refused entry that is counted twice", rewrite: rewrite(
+		`refused = refused \+ (\$\d+)`, "refused = refused + 2 * $1, total = total + $1",
+	)}, in("refused")},
+	{variant{name: "no ledger row for a refused entry", rewrite: rewrite(
+		`(?s)INSERT INTO playbook\.replay_entries\s*\([^)]*\)\s*SELECT (\$1), id, (\$3), 'refused', (\$4), (\$5), .* FROM webhook`,
+		"SELECT $1::bigint, $2::integer, $3::text, $4::timestamp FROM webhook",
+	)}, in("refused")},
 	{variant{name: "no finalizer", kube: swallow(func(path, body string) bool {
 		return !strings.HasSuffix(path, "/status") && strings.Contains(body, "finalizers")
 	})}, in("deleted")},

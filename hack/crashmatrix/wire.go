@@ -327,8 +327,9 @@ func (c *conn) request(group []byte, executed []string) error {
 	what := name(executed)
 	if what != "" {
 		begun := c.within
-		c.within = what == "SQL begin" || strings.HasPrefix(what, "SQL begin ") || begun && what != "SQL commit" &&
-			what != "SQL rollback"
+		for _, sql := range executed {
+			c.within = strings.HasPrefix(sql, "begin") || c.within && sql != "commit" && sql != "rollback"
+		}
 		fault, err := c.wire.leave(what, begun && c.within)
 		if err != nil {
 			return errors.Join(err, c.Close())
@@ -344,16 +345,15 @@ func (c *conn) request(group []byte, executed []string) error {
 // name is the statements' text, short enough to print. Preparing a statement is no effect, nor is a sign of life, or a
 // look at a session that is new. Settings travel with what they are for, and are left out.
 func name(executed []string) string {
-	executed = slices.DeleteFunc(executed, func(sql string) bool { return strings.HasPrefix(sql, "select set_config(") })
+	executed = slices.DeleteFunc(slices.Clone(executed), func(sql string) bool {
+		return strings.HasPrefix(sql, "select set_config(")
+	})
 	what := strings.Join(strings.Fields(strings.Join(executed, "; ")), " ")
-	begun, settings, isBegin := strings.Cut(what, "; set local ")
-	switch {
-	case what == "" || strings.HasPrefix(what, "--") || strings.Contains(settings, "pg_backend_pid()") ||
-		strings.HasPrefix(what, "rollback; set "):
+	if what == "" || strings.HasPrefix(what, "--") || strings.Contains(what, "; select pg_backend_pid()") ||
+		strings.HasPrefix(what, "rollback; set ") {
 		return ""
-	case isBegin:
-		what = strings.TrimSuffix(begun, " isolation level read committed")
 	}
+	what = strings.Replace(what, "begin isolation level read committed", "begin", 1)
 	return "SQL " + what[:min(len(what), 160)]
 }
 

@@ -138,23 +138,15 @@ func (db *DB) batch(ctx context.Context, uid string, selection Selection, pace P
 
 func (db *DB) batchBy(ctx context.Context, uid string, selection Selection, pace Pace, kind batchKind,
 	requeue func(*requeuing, context.Context, pgx.Tx, []int64, time.Time) (tally, error)) (*Batch, error) {
-	batch := &Batch{}
-	err := db.transact(ctx, "requeueing a batch", pgx.TxOptions{}, func(tx pgx.Tx) error {
-		op, err := lock(ctx, tx, uid)
-		if err != nil {
-			return err
-		}
+	batch, front := &Batch{}, &page{}
+	err := db.transactLocked(ctx, "requeueing a batch", uid, front.queue(uid), func(tx pgx.Tx, op *Operation) error {
 		batch.Operation = op
 		pending := op.CanaryEntries != nil && op.CanaryAt == nil
-		if kind == canaryPage && !pending {
+		ids, rest := front.ids, []int64(nil)
+		if ids == nil || kind == canaryPage && !pending {
 			return nil
 		}
-		page, ids, err := frontPage(ctx, tx, op.ID)
-		if err != nil || ids == nil {
-			return err
-		}
 		batch.Canary = pending
-		rest := []int64(nil)
 		if limit := pace.allows(op); !batch.Canary && limit < len(ids) {
 			ids, rest = ids[:limit], ids[limit:]
 		}
@@ -164,6 +156,7 @@ func (db *DB) batchBy(ctx context.Context, uid string, selection Selection, pace
 		r := &requeuing{op: op, selection: selection, hold: kind == holdRequeues}
 		if selection.Unpublished == ReSignUnpublished {
 			// The key's lock comes before those of entries.
+			var err error
 			if r.signer, err = signerOf(ctx, tx, op.ApplicationID); err != nil {
 				return err
 			}
@@ -179,11 +172,10 @@ func (db *DB) batchBy(ctx context.Context, uid string, selection Selection, pace
 				return err
 			}
 		}
-		if err := turnPage(ctx, tx, op.ID, page, rest); err != nil {
-			return err
-		}
-		batch.Operation, err = advance(ctx, tx, op, t, base.Add(time.Duration(len(ids))*time.Microsecond), pace, batch.Canary)
-		return err
+		last := &pgx.Batch{}
+		front.turn(last, op.ID, rest)
+		batch.Operation = advance(last, op, t, base.Add(time.Duration(len(ids))*time.Microsecond), pace, batch.Canary)
+		return sendLast(ctx, tx, last)
 	})
 	return batch, err
 }
@@ -211,14 +203,34 @@ func (r *requeuing) some(ctx context.Context, tx pgx.Tx, ids []int64, base time.
 	return t, err
 }
 
-// frontPage is the next page of an operation's plan; its ids are nil where none is left.
-func frontPage(ctx context.Context, tx pgx.Tx, operation int64) (page int32, ids []int64, err error) {
-	err = tx.QueryRow(ctx, `SELECT page, entry_ids FROM playbook.replay_pages
-		WHERE operation_id = $1 ORDER BY page LIMIT 1`, operation).Scan(&page, &ids)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return 0, nil, nil
+// page is the next of an operation's plan; its ids are nil where none is left.
+type page struct {
+	number int32
+	ids    []int64
+}
+
+// queue reads it, behind the locks of its operation.
+func (p *page) queue(uid string) func(*pgx.Batch) {
+	return func(b *pgx.Batch) {
+		b.Queue(`SELECT page, entry_ids FROM playbook.replay_pages
+			WHERE operation_id = (SELECT id FROM playbook.operations WHERE uid = $1) ORDER BY page LIMIT 1`, uid).QueryRow(
+			func(row pgx.Row) error {
+				if err := row.Scan(&p.number, &p.ids); !errors.Is(err, pgx.ErrNoRows) {
+					return err
+				}
+				return nil
+			})
 	}
-	return page, ids, err
+}
+
+// turn leaves the rest of it, or the next page where that is nothing.
+func (p *page) turn(b *pgx.Batch, operation int64, rest []int64) {
+	if len(rest) == 0 {
+		b.Queue(`DELETE FROM playbook.replay_pages WHERE operation_id = $1 AND page = $2`, operation, p.number)
+		return
+	}
+	b.Queue(`UPDATE playbook.replay_pages SET entry_ids = $3 WHERE operation_id = $1 AND page = $2`, operation, p.number,
+		rest)
 }
 
 // ErrUnpublished says that a batch has entries under a kid that is no longer published, and was undone: the role that
@@ -315,20 +327,11 @@ func keep(ctx context.Context, tx pgx.Tx, op *Operation, ids []int64, base time.
 	return len(left), err
 }
 
-func turnPage(ctx context.Context, tx pgx.Tx, operationID int64, page int32, rest []int64) error {
-	if len(rest) == 0 {
-		_, err := tx.Exec(ctx, `DELETE FROM playbook.replay_pages WHERE operation_id = $1 AND page = $2`, operationID, page)
-		return err
-	}
-	_, err := tx.Exec(ctx, `UPDATE playbook.replay_pages SET entry_ids = $3 WHERE operation_id = $1 AND page = $2`,
-		operationID, page, rest)
-	return err
-}
-
-// advance adds a batch to the operation's counters, and moves the clock of its pace.
-func advance(ctx context.Context, tx pgx.Tx, op *Operation, t tally, lastEnqueued time.Time, pace Pace,
-	canary bool) (*Operation, error) {
-	rows, err := tx.Query(ctx, `UPDATE playbook.operations SET
+// advance adds a batch to the operation's counters, and moves the clock of its pace. The operation is as it is then,
+// once the statements were sent.
+func advance(b *pgx.Batch, op *Operation, t tally, lastEnqueued time.Time, pace Pace, canary bool) *Operation {
+	after := &Operation{}
+	b.Queue(`UPDATE playbook.operations SET
 			batches = batches + 1, last_enqueued_at = @last_enqueued, paced_at = @paced,
 			canary_at = CASE WHEN @canary THEN clock_timestamp() ELSE canary_at END,
 			remaining = remaining - @sum, requeued = requeued + @requeued, waiting = waiting + @requeued,
@@ -342,11 +345,14 @@ func advance(ctx context.Context, tx pgx.Tx, op *Operation, t tally, lastEnqueue
 		"requeued": t.requeued, "settled": t.settled, "left": t.left, "parked": t.parked, "unpublished": t.unpublished,
 		"gone": t.gone, "changed": t.changed, "resigned": t.resigned,
 		"refused": t.refused(), "refusals": addRefusals(op.Refusals, t.refusals),
+	}).Query(func(rows pgx.Rows) error {
+		read, err := one(rows)
+		if err == nil {
+			*after = *read
+		}
+		return err
 	})
-	if err != nil {
-		return nil, err
-	}
-	return pgx.CollectExactlyOneRow(rows, pgx.RowToAddrOfStructByName[Operation])
+	return after
 }
 
 // burst is how much unused pace may be made up for, so that a manager that comes back once in a while still reaches the

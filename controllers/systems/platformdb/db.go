@@ -124,21 +124,48 @@ func (db *DB) transact(ctx context.Context, doing string, options pgx.TxOptions,
 // transactFor is transact that may take up to timeout, instead of a minute.
 func (db *DB) transactFor(ctx context.Context, doing string, timeout time.Duration, options pgx.TxOptions,
 	fn func(pgx.Tx) error) error {
-	options.BeginQuery = begin(options, timeout)
+	return db.transactFrom(ctx, doing, timeout, beginning(options, timeout), fn)
+}
+
+// transactLocked is transact for an operation. Its locks are taken, and what first asks is answered, in the round trip
+// that begins the transaction: where the database is far away, round trips are what a batch takes. A nil first asks
+// nothing.
+func (db *DB) transactLocked(ctx context.Context, doing, uid string, first func(*pgx.Batch),
+	fn func(pgx.Tx, *Operation) error) error {
+	b, op := beginning(pgx.TxOptions{}, statementTimeout), &Operation{}
+	queueLock(b, uid, lockShared, op)
+	if first != nil {
+		first(b)
+	}
+	return db.transactFrom(ctx, doing, statementTimeout, b, func(tx pgx.Tx) error { return fn(tx, op) })
+}
+
+// transactFrom is transact whose transaction begins with the statements of a batch.
+func (db *DB) transactFrom(ctx context.Context, doing string, timeout time.Duration, first *pgx.Batch,
+	fn func(pgx.Tx) error) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout+answerTime)
 	defer cancel()
-	var reached string
+	conn, err := db.pool.Acquire(ctx)
+	if err != nil {
+		return fmt.Errorf("%s: %w", doing, describe(err))
+	}
+	defer conn.Release()
 	sent := time.Now()
-	err := pgx.BeginTxFunc(ctx, db.pool, options, func(tx pgx.Tx) error {
-		err := fn(&timed{tx, &sent})
-		err = tooSlow(err, time.Since(sent), timeout)
-		sent = time.Now() // of the commit
-		if said := (*pgconn.PgError)(nil); errors.As(err, &said) && said.Code == readOnlyTransaction {
-			reached = address(tx.Conn())
-		}
-		return err
-	})
-	if reached != "" {
+	results := conn.SendBatch(ctx, first)
+	tx := results.Tx()
+	if err = results.Close(); err == nil {
+		err = fn(&timed{tx, &sent})
+	}
+	open := conn.Conn().PgConn().TxStatus() != 'I' // sendLast has committed
+	switch {
+	case err != nil && open:
+		_ = tx.Rollback(ctx) // which closes a connection that is broken
+	case open:
+		sent = time.Now()
+		err = tx.Commit(ctx)
+	}
+	if said := (*pgconn.PgError)(nil); errors.As(err, &said) && said.Code == readOnlyTransaction {
+		reached := address(conn.Conn())
 		// After a failover the name of the primary may have another address, which only a new connection asks for.
 		db.pool.Reset()
 		return fmt.Errorf("%s: %w", doing, readOnlyAt(reached, false))
@@ -147,4 +174,11 @@ func (db *DB) transactFor(ctx context.Context, doing string, timeout time.Durati
 		return fmt.Errorf("%s: %w", doing, describe(tooSlow(err, time.Since(sent), timeout)))
 	}
 	return nil
+}
+
+// sendLast sends the last statements of a transaction with its commit, in one round trip. Where one of them fails, the
+// server skips those after it, and so the commit.
+func sendLast(ctx context.Context, tx pgx.Tx, last *pgx.Batch) error {
+	last.Queue("commit")
+	return tx.SendBatch(ctx, last).Close()
 }

@@ -72,7 +72,7 @@ func Migrate(ctx context.Context, url string) ([]string, error) {
 		_ = conn.Close(closing) // what was committed stays
 	}()
 	var applied []string
-	err = pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{BeginQuery: begin(pgx.TxOptions{}, planTimeout)},
+	err = pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{BeginQuery: begin(planTimeout)},
 		func(tx pgx.Tx) error {
 			applied = nil
 			// Two migrations at once: the second finds nothing left to do.

@@ -52,18 +52,17 @@ var observeSQL = `WITH looked AS (
 // Observe brings the counters of requeued entries up to date.
 func (db *DB) Observe(ctx context.Context, uid string) (*Operation, error) {
 	var op *Operation
-	err := db.transact(ctx, "observing requeued entries", pgx.TxOptions{}, func(tx pgx.Tx) error {
-		var err error
-		if op, err = lock(ctx, tx, uid); err != nil || op.Waiting+op.Failing == 0 {
-			return err
+	err := db.transactLocked(ctx, "observing requeued entries", uid, nil, func(tx pgx.Tx, locked *Operation) error {
+		if op = locked; op.Waiting+op.Failing == 0 {
+			return nil
 		}
-		rows, err := tx.Query(ctx, observeSQL, pgx.NamedArgs{"operation": op.ID, "limit": observeLimit,
-			"from": op.ObservedBatch})
-		if err != nil {
+		last := &pgx.Batch{}
+		last.Queue(observeSQL, pgx.NamedArgs{"operation": op.ID, "limit": observeLimit,
+			"from": op.ObservedBatch}).Query(func(rows pgx.Rows) (err error) {
+			op, err = one(rows)
 			return err
-		}
-		op, err = pgx.CollectExactlyOneRow(rows, pgx.RowToAddrOfStructByName[Operation])
-		return err
+		})
+		return sendLast(ctx, tx, last)
 	})
 	return op, err
 }

@@ -49,7 +49,8 @@ type Operation struct {
 	PacedAt        *time.Time `db:"paced_at"`
 	CanaryEntries  []int64    `db:"canary_entries"`
 	CanaryAt       *time.Time `db:"canary_at"`
-	// CanarySince is when the first entries were chosen: another session may hold them, so that others are.
+	// CanarySince is from when on the canary's time counts: since the first entries were chosen, of which another session
+	// may hold all, or since the replay may act again. While it may not, it is nil.
 	CanarySince *time.Time `db:"canary_since"`
 	RequeuedAt  *time.Time `db:"requeued_at"`
 
@@ -196,11 +197,21 @@ func (db *DB) ForgetCanary(ctx context.Context, uid string) error {
 	})
 }
 
+// ClockCanary stops the time that a canary may take, or lets it begin anew where it was stopped.
+func (db *DB) ClockCanary(ctx context.Context, uid string, runs bool) error {
+	return db.transactLocked(ctx, "keeping the canary's time", uid, nil, func(tx pgx.Tx, op *Operation) error {
+		last := &pgx.Batch{}
+		last.Queue(`UPDATE playbook.operations SET canary_since = CASE WHEN $2 THEN coalesce(canary_since, clock_timestamp()) END
+			WHERE id = $1`, op.ID, runs)
+		return sendLast(ctx, tx, last)
+	})
+}
+
 // lock takes the locks of a transaction that acts for an operation, in the order that holds for everyone: the
 // application's advisory lock (shared; a key rotation takes it exclusively), then the operation's row. The rows of
 // entries come after it.
 func lock(ctx context.Context, tx pgx.Tx, uid string) (*Operation, error) {
-	return lockBy(ctx, tx, uid, "pg_advisory_xact_lock_shared")
+	return lockBy(ctx, tx, uid, lockShared)
 }
 
 // lockAlone is lock for a key rotation: no batch of the application runs meanwhile.
@@ -208,30 +219,49 @@ func lockAlone(ctx context.Context, tx pgx.Tx, uid string) (*Operation, error) {
 	return lockBy(ctx, tx, uid, "pg_advisory_xact_lock")
 }
 
+const lockShared = "pg_advisory_xact_lock_shared"
+
 func lockBy(ctx context.Context, tx pgx.Tx, uid, function string) (*Operation, error) {
-	if _, err := tx.Exec(ctx, `SELECT `+function+`(hashtextextended('playbook.application', application_id))
-		FROM playbook.operations WHERE uid = $1`, uid); err != nil {
+	b, op := &pgx.Batch{}, &Operation{}
+	queueLock(b, uid, function, op)
+	if err := tx.SendBatch(ctx, b).Close(); err != nil {
 		return nil, err
-	}
-	op, err := operation(ctx, tx, uid, "FOR UPDATE")
-	if err != nil {
-		return nil, err
-	}
-	if op.ClosedAt != nil {
-		return nil, ErrClosed
 	}
 	return op, nil
+}
+
+// queueLock is lock in a batch of statements. The row is read into op once its lock is held.
+func queueLock(b *pgx.Batch, uid, function string, op *Operation) {
+	b.Queue(`SELECT `+function+`(hashtextextended('playbook.application', application_id))
+		FROM playbook.operations WHERE uid = $1`, uid)
+	b.Queue(operationSQL+"FOR UPDATE", uid).Query(func(rows pgx.Rows) error {
+		read, err := one(rows)
+		if err != nil {
+			return err
+		}
+		if *op = *read; op.ClosedAt != nil {
+			return ErrClosed
+		}
+		return nil
+	})
 }
 
 type querier interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
 }
 
+const operationSQL = `SELECT ` + operationColumns + ` FROM playbook.operations WHERE uid = $1 `
+
 func operation(ctx context.Context, q querier, uid, locking string) (*Operation, error) {
-	rows, err := q.Query(ctx, `SELECT `+operationColumns+` FROM playbook.operations WHERE uid = $1 `+locking, uid)
+	rows, err := q.Query(ctx, operationSQL+locking, uid)
 	if err != nil {
 		return nil, err
 	}
+	return one(rows)
+}
+
+// one is the operation of rows, or ErrNoOperation.
+func one(rows pgx.Rows) (*Operation, error) {
 	op, err := pgx.CollectExactlyOneRow(rows, pgx.RowToAddrOfStructByName[Operation])
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, ErrNoOperation

@@ -65,14 +65,12 @@ func (db *DB) RecordRetry(ctx context.Context, uid string, id int64, before, aft
 		if err != nil || tag.RowsAffected() == 0 {
 			return err
 		}
-		args := pgx.NamedArgs{"operation": op.ID, "chosen": []int64{id}}
+		last, args := &pgx.Batch{}, pgx.NamedArgs{"operation": op.ID, "chosen": []int64{id}}
 		for _, sql := range takeOutSQL {
-			if _, err := tx.Exec(ctx, sql, args); err != nil {
-				return err
-			}
+			last.Queue(sql, args)
 		}
-		op, err = advance(ctx, tx, op, tally{requeued: 1}, after.EnqueuedAt, Pace{}, false)
-		return err
+		op = advance(last, op, tally{requeued: 1}, after.EnqueuedAt, Pace{}, false)
+		return sendLast(ctx, tx, last)
 	})
 	return op, err
 }

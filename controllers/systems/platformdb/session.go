@@ -37,8 +37,8 @@ var settings = []struct{ Name, Value string }{
 
 const statementTimeoutSetting = "statement_timeout"
 
-// setLocal sets them for a transaction, setSession for a session; setAlone does the first as a query, which needs no
-// BEGIN beside another statement in one round trip.
+// setLocal sets them for a transaction, setSession for a session; setAlone does the first as a query, which can travel
+// with other statements in one round trip, with a BEGIN before it or without.
 var setLocal, setSession, setAlone = settingsSQL()
 
 func settingsSQL() (string, string, string) {
@@ -51,18 +51,37 @@ func settingsSQL() (string, string, string) {
 	return strings.Join(local, "; "), strings.Join(session, "; "), "select " + strings.Join(alone, ", ")
 }
 
-// begin is what begins a transaction: by the simple protocol, in one round trip. Isolation is always given, since what
-// a lock waited for must be seen after it, whatever the role's default is.
-func begin(options pgx.TxOptions, timeout time.Duration) string {
-	text := "begin isolation level " + cmp.Or(string(options.IsoLevel), string(pgx.ReadCommitted))
-	if options.AccessMode != "" {
-		text += " " + string(options.AccessMode)
-	}
-	text += "; " + setLocal
+// begin is what begins a transaction: by the simple protocol, in one round trip.
+func begin(timeout time.Duration) string {
+	text := beginSQL(pgx.TxOptions{}) + "; " + setLocal
 	if timeout != statementTimeout {
 		text += fmt.Sprintf("; set local %s = %d", statementTimeoutSetting, timeout.Milliseconds())
 	}
 	return text
+}
+
+// beginSQL always gives the isolation, since what a lock waited for must be seen after it, whatever the role's default
+// is.
+func beginSQL(options pgx.TxOptions) string {
+	text := "begin isolation level " + cmp.Or(string(options.IsoLevel), string(pgx.ReadCommitted))
+	if options.AccessMode != "" {
+		text += " " + string(options.AccessMode)
+	}
+	return text
+}
+
+// beginning is what begins a transaction, for more statements to travel with it in one round trip. Each of them sees
+// what was committed until the one before it ended.
+func beginning(options pgx.TxOptions, timeout time.Duration) *pgx.Batch {
+	options.BeginQuery = beginSQL(options)
+	b := &pgx.Batch{}
+	b.BeginTx(options)
+	set := setAlone
+	if timeout != statementTimeout {
+		set += fmt.Sprintf(", set_config('%s', '%d', true)", statementTimeoutSetting, timeout.Milliseconds())
+	}
+	b.Queue(set)
+	return b
 }
 
 // withoutOurs takes what the URL or the environment says of our settings out of a configuration, in whichever case it
@@ -100,7 +119,7 @@ func (db *DB) beforeConnect(_ context.Context, config *pgx.ConnConfig) error {
 // the number of a process that it made up, since it has yet to choose the backend. A session that is this program's own
 // is given them too, for what is outside of transactions: the first look at a statement may wait for a lock.
 func (db *DB) afterConnect(ctx context.Context, conn *pgx.Conn) error {
-	look := begin(pgx.TxOptions{}, statementTimeout) + "; select pg_backend_pid()"
+	look := begin(statementTimeout) + "; select pg_backend_pid()"
 	for _, s := range settings {
 		look += ", current_setting('" + s.Name + "')"
 	}

@@ -74,8 +74,10 @@ var (
 		"index is missing")
 )
 
-// full are PgBouncer's words, which it does not translate, for 53300 (too_many_connections).
-var full = []string{"no more connections allowed", "query_wait_timeout"}
+// full are words for 53300 (too_many_connections): PgBouncer's, which it does not translate, and then Postgres', of
+// which it hands on the words without their code.
+var full = []string{"no more connections allowed", "query_wait_timeout",
+	"too many connections for", "too many clients already", "remaining connection slots are reserved"}
 
 // tooSlow tells a statement that took longer than it may from one that somebody canceled: Postgres' code for both is
 // one, and its words may be in any language. It needs the time since the statement was sent.
@@ -166,7 +168,7 @@ func describeSaid(err error, said *pgconn.PgError) error {
 	case said.Code == "53100": // disk_full
 		return fmt.Errorf("%w: %w: make room on the server", ErrDiskFull, said)
 	case said.Code == "53300" || said.Code == protocolViolation && slices.ContainsFunc(full, func(words string) bool {
-		return strings.HasPrefix(said.Message, words)
+		return strings.Contains(said.Message, words)
 	}):
 		return fmt.Errorf("%w: %w: raise max_connections, the role's CONNECTION LIMIT or the pooler's limits, or end "+
 			"sessions "+
