@@ -89,7 +89,8 @@ func TestALoginThatTakesLongHoldsUpNoPass(t *testing.T) {
 	m := newManager(slow, quick)
 	m.start(t)
 	first := slow.apply("far")
-	slow.await("its login is under way", func() bool { return says("takes its time; nothing was sent yet")(slow.get(first)) },
+	waits := says("takes its time; nothing was sent yet")
+	slow.await("its login is under way", func() bool { return waits(slow.get(first)) },
 		func() any { return slow.get(first).Status })
 	second := quick.apply("near")
 	quick.await("another object ends", func() bool { return finished(quick.get(second)) },

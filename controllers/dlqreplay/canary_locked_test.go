@@ -63,12 +63,14 @@ func TestACanaryThatWasSuspendedForLongDoesNotTimeOutAtOnce(t *testing.T) {
 			}
 			name := s.apply("r", "{canary: {entries: 1, timeoutSeconds: 60}}")
 			s.Await(name, "its time runs", func(r *v1alpha1.DLQReplay) bool {
-				return reason(r) == v1alpha1.ReasonCanaryInFlight && s.count(`SELECT count(canary_since) FROM playbook.operations`) == 1
+				return reason(r) == v1alpha1.ReasonCanaryInFlight &&
+					s.count(`SELECT count(canary_since) FROM playbook.operations`) == 1
 			})
 			s.Change(name, `{"spec":{"suspend":true}}`)
 			s.AwaitReason(name, v1alpha1.ReasonSuspended)
 			// Hours pass.
-			s.Exec(`UPDATE playbook.operations SET canary_at = canary_at - interval '2 hours', canary_since = canary_since - interval '2 hours'`)
+			s.Exec(`UPDATE playbook.operations
+				SET canary_at = canary_at - interval '2 hours', canary_since = canary_since - interval '2 hours'`)
 			s.nudge(name)
 			s.Change(name, `{"spec":{"suspend":false}}`)
 			if r := s.Await(name, "a canary or its end", func(r *v1alpha1.DLQReplay) bool {

@@ -242,8 +242,8 @@ func (s *scene) gone(name string) bool {
 	return true
 }
 
-// A manager that stops waits for the one call that must not be made twice. It also writes down a refusal, which the next
-// manager could not read from Render's deploys.
+// A manager that stops waits for the one call that must not be made twice. It also writes down a refusal, which the
+// next manager could not read from Render's deploys.
 func TestAManagerThatIsBeingStoppedWaitsForItsRollback(t *testing.T) {
 	for name, c := range map[string]struct {
 		fault []logi.RenderFault

@@ -17,8 +17,8 @@ const (
 	asideKept = time.Minute
 )
 
-// Aside calls far sides beside the passes: a page must not wait behind a slow API. The zero value is ready for use. A new
-// manager knows none of these calls. It reads again, and looks for what came of a change.
+// Aside calls far sides beside the passes: a page must not wait behind a slow API. The zero value is ready for use. A
+// new manager knows none of these calls. It reads again, and looks for what came of a change.
 type Aside struct {
 	mu       sync.Mutex
 	calls    map[string]*call
@@ -49,10 +49,10 @@ func (u *UnderWay) Wait(reason, format string, args ...any) Outcome {
 	return Wait(asideInterval, reason, format, args...)
 }
 
-// Ask calls do, which reads within timeout. It waits a moment for the answer. If do takes longer, the error is *UnderWay.
-// do then goes on, and the next Ask with the same key waits for it again. An answer is given once. One that no pass takes
-// is dropped after a minute, and closed if it is an io.Closer. key names the object, and what is read of it. do shares
-// nothing with the pass, which may end first.
+// Ask calls do, which reads within timeout. It waits a moment for the answer. If do takes longer, the error is
+// *UnderWay. do then goes on, and the next Ask with the same key waits for it again. An answer is given once. One that
+// no pass takes is dropped after a minute, and closed if it is an io.Closer. key names the object, and what is read of
+// it. do shares nothing with the pass, which may end first.
 func Ask[T any](ctx context.Context, a *Aside, key, what string, timeout time.Duration,
 	do func(context.Context) (T, error)) (T, error) {
 	return await[T](ctx, a, key, a.begin(ctx, key, call{what: "reading " + what}, timeout,
@@ -75,8 +75,8 @@ func Change[T any](ctx context.Context, a *Aside, key, what string, timeout time
 // Readable is for a change of which the next manager reads from the far side what came of it.
 func Readable[T any](T, error) {}
 
-// Answer is the answer to a call that an earlier pass began. asked says whether there is such a call: Answer begins none.
-// If the call has not ended, the error is *UnderWay.
+// Answer is the answer to a call that an earlier pass began. asked says whether there is such a call: Answer begins
+// none. If the call has not ended, the error is *UnderWay.
 func Answer[T any](ctx context.Context, a *Aside, key string) (answer T, asked bool, err error) {
 	a.mu.Lock()
 	c := a.calls[key]

@@ -375,7 +375,8 @@ var variants = []broken{
 		`refused = refused \+ (\$\d+)`, "refused = refused + 2 * $1, total = total + $1",
 	)}, in("refused")},
 	{variant{name: "no ledger row for a refused entry", rewrite: rewrite(
-		`(?s)INSERT INTO playbook\.replay_entries\s*\([^)]*\)\s*SELECT (\$1), id, (\$3), 'refused', (\$4), (\$5), .* FROM webhook`,
+		`(?s)INSERT INTO playbook\.replay_entries\s*\([^)]*\)\s*`+
+			`SELECT (\$1), id, (\$3), 'refused', (\$4), (\$5), .* FROM webhook`,
 		"SELECT $1::bigint, $2::integer, $3::text, $4::timestamp FROM webhook",
 	)}, in("refused")},
 	{variant{name: "no finalizer", kube: swallow(func(path, body string) bool {

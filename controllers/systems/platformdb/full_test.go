@@ -108,7 +108,8 @@ func TestADiskThatIsFullIsNamed(t *testing.T) {
 		}
 	}
 	db := openAs(t, postgres, "playbook_operator")
-	if _, err := owner.Exec(t.Context(), `INSERT INTO oauth_applications (id, name, uid, secret) VALUES (42, 'acme', 'u', 's');
+	if _, err := owner.Exec(t.Context(), `
+		INSERT INTO oauth_applications (id, name, uid, secret) VALUES (42, 'acme', 'u', 's');
 		CREATE TABLE filler (x text) TABLESPACE small`); err != nil {
 		t.Fatal(err)
 	}

@@ -201,7 +201,8 @@ func (db *DB) ForgetCanary(ctx context.Context, uid string) error {
 func (db *DB) ClockCanary(ctx context.Context, uid string, runs bool) error {
 	return db.transactLocked(ctx, "keeping the canary's time", uid, nil, func(tx pgx.Tx, op *Operation) error {
 		last := &pgx.Batch{}
-		last.Queue(`UPDATE playbook.operations SET canary_since = CASE WHEN $2 THEN coalesce(canary_since, clock_timestamp()) END
+		last.Queue(`UPDATE playbook.operations
+			SET canary_since = CASE WHEN $2 THEN coalesce(canary_since, clock_timestamp()) END
 			WHERE id = $1`, op.ID, runs)
 		return sendLast(ctx, tx, last)
 	})
