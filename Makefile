@@ -32,11 +32,20 @@ dev: ## Start the demo's servers and the manager, write bin/dev.env, and run unt
 	exec bin/demo -dev
 
 # Two packages at a time, since each has servers of its own. Those that tell what they did go by themselves: go test shows what a
-# package prints only where it is the one in the folder.
+# package prints only where it is the one in the folder. The crash matrices wait more than they work, so others run beside them.
 .PHONY: test
 test: ## Run all tests on real servers. TESTFLAGS=-count=1 ignores cached results.
 	go test $(RACE) -p 2 -timeout 40m $(TESTFLAGS) $$(go list ./... | grep -vE '/hack/(world|crashmatrix|evidencematrix)$$')
-	for package in hack/world hack/crashmatrix hack/evidencematrix; do go test -C $$package $(RACE) -timeout 40m $(TESTFLAGS); done
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-crashmatrix test-world
+
+.PHONY: test-crashmatrix
+test-crashmatrix:
+	go test -C hack/crashmatrix $(RACE) -timeout 40m $(TESTFLAGS)
+
+.PHONY: test-world
+test-world:
+	go test -C hack/world $(RACE) -timeout 40m $(TESTFLAGS)
+	go test -C hack/evidencematrix $(RACE) -timeout 40m $(TESTFLAGS)
 
 .PHONY: soak
 soak: ## Disturb replays in every way at random, for hours. FOR=10m takes less; it prints each round's seed.
