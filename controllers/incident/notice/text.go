@@ -30,7 +30,7 @@ func text(state v1alpha1.NoticeState, status *v1alpha1.IncidentStatus, now time.
 	case v1alpha1.NoticeIdentified:
 		return "Users may still be unable to sign in. The likely cause is a recent change of ours. We have begun to undo it."
 	case v1alpha1.NoticeMonitoring:
-		return fmt.Sprintf("Users can sign in again since %s. We are watching that it stays so.", clock(status.MitigatedAt))
+		return fmt.Sprintf("Users have been able to sign in again since %s. We keep watching it.", clock(status.MitigatedAt))
 	case v1alpha1.NoticeResolved:
 		if end := over(status); end != nil {
 			return fmt.Sprintf("Sign-in works again. Users may have been unable to sign in from %s to %s.",
@@ -40,7 +40,7 @@ func text(state v1alpha1.NoticeState, status *v1alpha1.IncidentStatus, now time.
 		return fmt.Sprintf("This notice is closed. Users may have been unable to sign in since %s.",
 			clock(status.Notice.StartedAt))
 	}
-	return fmt.Sprintf("Users may be unable to sign in since %s. We are looking for the cause.",
+	return fmt.Sprintf("Users may have been unable to sign in since %s. We are looking for the cause.",
 		clock(status.AffectedSince))
 }
 

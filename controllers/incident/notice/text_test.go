@@ -20,13 +20,13 @@ func TestThePublicReadsWhatUsersSeeAndWhatIsDone(t *testing.T) {
 		title, text string
 	}{
 		"at first": {afternoon, 31 * time.Minute, v1alpha1.NoticeInvestigating, nil, down,
-			"Users may be unable to sign in since 14:00 UTC. We are looking for the cause."},
+			"Users may have been unable to sign in since 14:00 UTC. We are looking for the cause."},
 		"at first, after midnight": {newYear, 31 * time.Minute, v1alpha1.NoticeInvestigating, nil, down,
-			"Users may be unable to sign in since 23:50 UTC on 31 December 2026. We are looking for the cause."},
+			"Users may have been unable to sign in since 23:50 UTC on 31 December 2026. We are looking for the cause."},
 		"a rollback": {afternoon, 35 * time.Minute, v1alpha1.NoticeIdentified, nil, down,
 			"Users may still be unable to sign in. The likely cause is a recent change of ours. We have begun to undo it."},
 		"good again": {afternoon, 45 * time.Minute, v1alpha1.NoticeMonitoring, mitigated(afternoon, 40*time.Minute), was,
-			"Users can sign in again since 14:40 UTC. We are watching that it stays so."},
+			"Users have been able to sign in again since 14:40 UTC. We keep watching it."},
 		// The signals were good for five minutes before they counted.
 		"over by the signals": {afternoon, 45 * time.Minute, v1alpha1.NoticeResolved,
 			mitigated(afternoon, 40*time.Minute), was,
