@@ -627,7 +627,7 @@ type IncidentNotice struct {
 	// state of the notice.
 	// +required
 	State NoticeState `json:"state,omitempty"`
-	// title of the notice.
+	// title of the notice. It says what is, and of a resolved one what was.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=255
@@ -635,7 +635,7 @@ type IncidentNotice struct {
 	// startedAt is when users were first kept out.
 	// +required
 	StartedAt *metav1.Time `json:"startedAt,omitempty"`
-	// resolvedAt is when it was over.
+	// resolvedAt is when users could sign in again, as far as that is known.
 	// +optional
 	ResolvedAt *metav1.Time `json:"resolvedAt,omitempty"`
 	// updates in the order in which they were published.

@@ -24,6 +24,8 @@ var incidentsResource = schema.GroupVersionResource{Group: "playbook.1pass.dev",
 
 // Notice is an Incident's status.notice. All of it is for the public.
 type Notice struct {
+	// ID is the Incident's UID. It tells nothing, and never changes.
+	ID    string `json:"id"`
 	Title string `json:"title"`
 	// State is Investigating, Identified, Monitoring or Resolved.
 	State      string       `json:"state"`
@@ -124,11 +126,12 @@ func (i *Incidents) Notices() (notices []Notice, lostAt time.Time, known bool) {
 		if !found || runtime.DefaultUnstructuredConverter.FromUnstructured(content, &notice) != nil {
 			continue
 		}
+		notice.ID = string(kept.GetUID())
 		notice.tidy()
 		notices = append(notices, notice)
 	}
 	slices.SortFunc(notices, func(a, b Notice) int {
-		return cmp.Or(b.StartedAt.Compare(a.StartedAt.Time), strings.Compare(a.Title, b.Title))
+		return cmp.Or(b.StartedAt.Compare(a.StartedAt.Time), strings.Compare(a.Title, b.Title), strings.Compare(a.ID, b.ID))
 	})
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -138,12 +141,14 @@ func (i *Incidents) Notices() (notices []Notice, lostAt time.Time, known bool) {
 	return notices, lostAt, true
 }
 
-// tidy sorts the updates, newest first, and sets the time of the resolution if a resolved notice lacks it.
+// tidy puts the newest update first, and sets the time of the resolution if a resolved notice lacks it. The object has
+// the updates in the order in which they were published, and several may have the same second, so their times don't say
+// which is newer.
 func (n *Notice) tidy() {
 	if n.Updates == nil {
 		n.Updates = []Update{}
 	}
-	slices.SortStableFunc(n.Updates, func(a, b Update) int { return b.At.Compare(a.At.Time) })
+	slices.Reverse(n.Updates)
 	if n.State == "Resolved" && n.ResolvedAt == nil {
 		n.ResolvedAt = &n.StartedAt
 		if len(n.Updates) > 0 {

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -34,6 +35,7 @@ func run(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("statuspage", flag.ContinueOnError)
 	namespace := flags.String("namespace", "", "`name` of the namespace whose Incidents' notices are shown; required")
 	title := flags.String("title", "Status", "`text` above the page")
+	address := flags.String("url", "./", "public `URL` of the page, for the feed's links")
 	listen := flags.String("listen", ":8080", "`address` to serve on")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -55,9 +57,12 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return fmt.Errorf("listening: %w", err)
 	}
+	site := Site{
+		Title: *title, URL: strings.TrimSuffix(*address, "/") + "/", Latest: incidents.Notices, Now: time.Now,
+	}
 	server := &http.Server{
-		Handler: handler(*title, incidents.Notices, time.Now), ReadHeaderTimeout: 5 * time.Second,
-		ReadTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second,
+		Handler:           site.handler(),
+		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 5 * time.Second, WriteTimeout: 10 * time.Second,
 		IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
 	}
 	ctx, cancel := context.WithCancel(ctx)

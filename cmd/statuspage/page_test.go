@@ -7,7 +7,6 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"reflect"
 	"regexp"
 	"strings"
 	"testing"
@@ -21,7 +20,7 @@ var now = time.Date(2026, 11, 25, 3, 0, 0, 0, time.UTC)
 func ago(d time.Duration) metav1.Time { return metav1.NewTime(now.Add(-d)) }
 
 func notice(title, state string, started time.Duration, resolved ...time.Duration) Notice {
-	n := Notice{Title: title, State: state, StartedAt: ago(started),
+	n := Notice{ID: "uid-" + title, Title: title, State: state, StartedAt: ago(started),
 		Updates: []Update{{At: ago(started), State: "Investigating", Text: "We are looking into " + title + "."}}}
 	for _, d := range resolved {
 		n.ResolvedAt = new(ago(d))
@@ -32,8 +31,9 @@ func notice(title, state string, started time.Duration, resolved ...time.Duratio
 // get returns what the page shows of notices, over HTTP.
 func get(t *testing.T, path string, notices []Notice, lostAt time.Time, known bool) (*http.Response, string) {
 	t.Helper()
-	server := httptest.NewServer(handler("1pass.dev <status>",
-		func() ([]Notice, time.Time, bool) { return notices, lostAt, known }, func() time.Time { return now }))
+	site := Site{Title: "1pass.dev <status>", URL: "https://status.example.com/",
+		Latest: func() ([]Notice, time.Time, bool) { return notices, lostAt, known }, Now: func() time.Time { return now }}
+	server := httptest.NewServer(site.handler())
 	defer server.Close()
 	response, err := http.Get(server.URL + path)
 	if err != nil {
@@ -78,8 +78,10 @@ func TestAQuietPageSaysSo(t *testing.T) {
 		response.Header.Get("Cache-Control") != "public, max-age=10" {
 		t.Errorf("%s %v", response.Status, response.Header)
 	}
-	contains(t, body, "<h1>1pass.dev &lt;status&gt;</h1>", "No incidents.", "As of 25 November 2026, 03:00 UTC")
-	lacks(t, body, "<script", "Resolved in", "what was known")
+	contains(t, body, `<html lang="en">`, "<title>All systems work · 1pass.dev &lt;status&gt;</title>",
+		`<h1 dir="auto">1pass.dev &lt;status&gt;</h1>`, `<h2 id="overall" dir="auto">All systems work</h2>`,
+		"No incident is known.", `href="feed.atom"`, ">25 November 2026, 03:00 UTC</time>")
+	lacks(t, body, "<script", "what was known")
 	response, body = get(t, "/incidents.json", nil, time.Time{}, true)
 	if response.Header.Get("Content-Type") != "application/json" ||
 		response.Header.Get("Cache-Control") != "public, max-age=10" {
@@ -113,10 +115,14 @@ func TestSeveralNoticesAndWhatIsPast(t *testing.T) {
 		notice("long ago", "Resolved", 9*24*time.Hour, 7*24*time.Hour),
 	}
 	_, body := get(t, "/", notices, time.Time{}, true)
-	contains(t, body, "<h3>sign-in</h3>", `<article class="identified">`, "<h3>tokens</h3>",
-		`<article class="monitoring">`, "We are looking into tokens.",
-		"Resolved in the last 7 days", "<h3>last week</h3>", `<article class="resolved">`, "25 November 2026, 02:00 UTC")
-	lacks(t, body, "long ago", "No incidents")
+	contains(t, body, ">2 incidents are open</h2>", `<section class="now down"`,
+		`<article id="uid-sign-in" class="down">`, `<h3 dir="auto">sign-in</h3>`,
+		">25 November 2026, 02:00 UTC</time> <span>(1 hour so far)</span>",
+		`<article id="uid-tokens" class="watched">`, `<h3 dir="auto">tokens</h3>`, "We are looking into tokens.",
+		"Began <time datetime=\"2026-11-25T01:00:00Z\">25 November 2026, 01:00 UTC</time></p>",
+		"<h3>Tuesday, 17 November 2026</h3>", `<h4 dir="auto">last week</h4>`,
+		"03:00</time> to <time datetime=\"2026-11-18T03:00:01Z\">03:00 UTC on 18 November 2026</time> <span>(1 day)</span>")
+	lacks(t, body, "long ago", "All systems work")
 	if strings.Index(body, "sign-in") > strings.Index(body, "tokens") ||
 		strings.Index(body, "tokens") > strings.Index(body, "last week") {
 		t.Error("the order is wrong")
@@ -128,13 +134,13 @@ func TestSeveralNoticesAndWhatIsPast(t *testing.T) {
 		t.Errorf("%s, %v", body, err)
 	}
 	contains(t, body,
-		`"updates":[{"at":"2026-11-25T02:00:00Z","state":"Investigating","text":"We are looking into sign-in."}]`)
+		`{"id":"uid-sign-in","title":"sign-in"`, `"updates":[{"at":"2026-11-25T02:00:00Z","state":"Investigating","text":"We are looking into sign-in."}]`)
 }
 
 func TestANoticesTextIsTextOnly(t *testing.T) {
 	t.Parallel()
 	evil := `<script>alert(1)</script>"><img src=x onerror=alert(2)>`
-	n := Notice{Title: evil, State: evil, StartedAt: ago(time.Hour),
+	n := Notice{ID: evil, Title: evil, State: evil, StartedAt: ago(time.Hour),
 		Updates: []Update{{At: ago(time.Minute), State: evil, Text: evil + "\n</p></style>"}}}
 	_, body := get(t, "/", []Notice{n}, time.Time{}, true)
 	lacks(t, body, "<script", "<img", "</p></style>")
@@ -152,22 +158,26 @@ func TestWithoutTheAPIServerThePageSaysHowOldItIs(t *testing.T) {
 	t.Parallel()
 	notices := []Notice{notice("sign-in", "Identified", time.Hour)}
 	_, body := get(t, "/", notices, now.Add(-12*time.Minute-30*time.Second), true)
-	contains(t, body, "<h3>sign-in</h3>", "This is what was known at", "02:47 UTC</time>, 12 minutes ago.")
+	contains(t, body, ">sign-in</h2>", "This is what was known at", ">02:47 UTC on 25 November 2026</time>, 12 minutes "+
+		"ago.",
+		"(47 minutes by then)")
 	_, body = get(t, "/", nil, now.Add(-12*time.Minute), true)
-	contains(t, body, "No incidents were known then.")
+	contains(t, body, "All systems worked when we last knew", "No incident was known then.",
+		`<section class="now unknown"`)
+	lacks(t, body, "All systems work<")
 	_, body = get(t, "/incidents.json", notices, now.Add(-12*time.Minute), true)
-	contains(t, body, `{"asOf":"2026-11-25T02:48:00Z","stale":true,"current":[{"title":"sign-in"`)
+	contains(t, body, `{"asOf":"2026-11-25T02:48:00Z","stale":true,"current":[{"id":"uid-sign-in","title":"sign-in"`)
 }
 
 func TestBeforeAnythingIsKnownNothingIsClaimed(t *testing.T) {
 	t.Parallel()
-	for _, path := range []string{"/", "/incidents.json"} {
+	for _, path := range []string{"/", "/feed.atom", "/incidents.json"} {
 		response, body := get(t, path, nil, time.Time{}, false)
 		if response.StatusCode != http.StatusServiceUnavailable || response.Header.Get("Cache-Control") != "no-store" ||
 			response.Header.Get("Retry-After") == "" {
 			t.Errorf("%s %v", response.Status, response.Header)
 		}
-		lacks(t, body, "No incidents")
+		lacks(t, body, "All systems", "<feed", "current")
 	}
 }
 
@@ -180,24 +190,8 @@ func TestNothingElseIsServed(t *testing.T) {
 		}
 	}
 	recorder := httptest.NewRecorder()
-	handler("", nil, nil).ServeHTTP(recorder, httptest.NewRequest(http.MethodPost, "/", nil))
+	Site{}.handler().ServeHTTP(recorder, httptest.NewRequest(http.MethodPost, "/", nil))
 	if recorder.Code != http.StatusMethodNotAllowed {
 		t.Errorf("POST: %d", recorder.Code)
-	}
-}
-
-func TestAgeInWords(t *testing.T) {
-	t.Parallel()
-	got := map[time.Duration]string{}
-	want := map[time.Duration]string{
-		-time.Second: "0 seconds", time.Second: "1 second", 59 * time.Second: "59 seconds", time.Minute: "1 minute",
-		119 * time.Minute: "119 minutes",
-		2 * time.Hour:     "2 hours", 47 * time.Hour: "47 hours", 48 * time.Hour: "2 days",
-	}
-	for d := range want {
-		got[d] = age(d)
-	}
-	if !reflect.DeepEqual(got, want) {
-		t.Errorf("%v", got)
 	}
 }

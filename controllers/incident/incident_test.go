@@ -205,8 +205,13 @@ func TestThePublicIsToldAfterThirtyMinutesOfBeingDown(t *testing.T) {
 	s.good()
 	s.after(301*time.Second, name)
 	notices = s.Services.Notices()
-	if len(notices) != 1 || notices[0].Status != "resolved" {
+	if len(notices) != 1 || notices[0].Status != "resolved" || notices[0].Name != "Sign-in was unavailable" {
 		t.Errorf("the status page has %+v", notices)
+	}
+	// The signals had to stay good for five minutes. That time is no part of the outage.
+	if status := s.get(name).Status; !status.Notice.ResolvedAt.Equal(status.MitigatedAt) {
+		t.Errorf("the public reads that it lasted until %s, and the signals are good since %s", status.Notice.ResolvedAt,
+			status.MitigatedAt)
 	}
 	s.expect(name, "Announced True Succeeded", "Ready True Succeeded")
 	s.pass(second)

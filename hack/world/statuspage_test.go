@@ -67,6 +67,9 @@ func TestTheStatusPageShowsTheNoticesOfASev1AndMayReadNothingElse(t *testing.T) 
 		text := get("/")
 		return strings.HasPrefix(text, "200"), text + page.Log()
 	})
+	if text := get("/"); !strings.Contains(text, "All systems work") {
+		t.Errorf("without an Incident the page says:\n%s", text)
+	}
 	now := new(metav1.NewTime(time.Now().Truncate(time.Second)))
 	for name, severity := range map[string]v1alpha1.Severity{"public": v1alpha1.Sev1, "internal": v1alpha1.Sev2} {
 		incident := &v1alpha1.Incident{
@@ -92,7 +95,7 @@ func TestTheStatusPageShowsTheNoticesOfASev1AndMayReadNothingElse(t *testing.T) 
 		text := get("/")
 		return strings.Contains(text, "The title of public") && strings.Contains(text, "The text of public"), text
 	})
-	for _, path := range []string{"/", "/incidents.json"} {
+	for _, path := range []string{"/", "/feed.atom", "/incidents.json"} {
 		text := get(path)
 		for _, word := range []string{"internal", "use only", "nowhere"} {
 			if strings.Contains(text, word) {
@@ -103,6 +106,14 @@ func TestTheStatusPageShowsTheNoticesOfASev1AndMayReadNothingElse(t *testing.T) 
 			t.Errorf("%s does not have the notice:\n%s", path, text)
 		}
 	}
+	gone := &v1alpha1.Incident{ObjectMeta: metav1.ObjectMeta{Namespace: world.Namespace, Name: "statuspage-public"}}
+	if err := kube.Delete(ctx, gone); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, time.Minute, "the end of a deleted Incident's notice", func() (bool, string) {
+		text, feed := get("/"), get("/feed.atom")
+		return strings.Contains(text, "All systems work") && !strings.Contains(feed, "<entry>"), text + feed
+	})
 	// These are the permissions in addition to those of every ServiceAccount.
 	may := func(account string) []string {
 		out, err := theWorld.Kubectl(ctx, "auth", "can-i", "--list", "-n", world.Namespace, "--as=system:serviceaccount:"+

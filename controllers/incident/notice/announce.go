@@ -75,7 +75,7 @@ func (n *Notice) Run(ctx context.Context) (playbook.Outcome, error) {
 	switch {
 	case status.ResolvedAt != nil:
 		n.add(v1alpha1.NoticeResolved)
-		status.Notice.ResolvedAt = status.ResolvedAt
+		status.Notice.ResolvedAt = over(status)
 	case status.MitigatedAt != nil:
 		n.add(v1alpha1.NoticeMonitoring)
 	case n.RollingBack:
@@ -144,7 +144,7 @@ func (n *Notice) resolve(ctx context.Context) (again time.Duration, err error) {
 		}
 		if err == nil && again == 0 {
 			n.add(v1alpha1.NoticeResolved)
-			n.Incident.Status.Notice.ResolvedAt = n.Incident.Status.ResolvedAt
+			n.Incident.Status.Notice.ResolvedAt = over(&n.Incident.Status)
 			again, err = n.publish(ctx, ours)
 		}
 		if !errors.As(err, &under) {

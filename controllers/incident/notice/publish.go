@@ -139,7 +139,8 @@ func statusOf(state v1alpha1.NoticeState) string {
 func (n *Notice) tell(page *statuspage.Page, key string, at *statuspage.Incident,
 	said statuspage.Notice) func(context.Context) (told, error) {
 	state, reader, platforms := n.Incident.Status.Notice.State, n.APIReader, n.Claims
-	over := statuspage.Notice{Status: statuspage.Resolved, Body: text(v1alpha1.NoticeResolved, &n.Incident.Status)}
+	end := statuspage.Notice{Name: title(v1alpha1.NoticeResolved), Status: statuspage.Resolved,
+		Body: text(v1alpha1.NoticeResolved, &n.Incident.Status, n.Now)}
 	incident, uid, platform := client.ObjectKeyFromObject(n.Incident), n.Incident.UID, n.PlatformKey()
 	return func(ctx context.Context) (told, error) {
 		var err error
@@ -164,7 +165,7 @@ func (n *Notice) tell(page *statuspage.Page, key string, at *statuspage.Incident
 		case !gone && (fresh.Status.Notice == nil || fresh.Status.Notice.State != v1alpha1.NoticeResolved):
 			return told{at.ID, state}, nil
 		}
-		if _, err := page.Update(ctx, at.ID, over); err != nil {
+		if _, err := page.Update(ctx, at.ID, end); err != nil {
 			return told{}, fmt.Errorf("resolving the notice of an incident that is over: %w", err)
 		}
 		if gone {

@@ -4,32 +4,60 @@ import (
 	"fmt"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
 )
 
-// title and text are all that the public reads. What people wrote into the object is not for it.
-const title = "Sign-in is unavailable"
+// title and text are all that the public reads: what users see, and what is being done. What people wrote into the
+// object is not for it.
+func title(state v1alpha1.NoticeState) string {
+	if state == v1alpha1.NoticeMonitoring || state == v1alpha1.NoticeResolved {
+		return "Sign-in was unavailable"
+	}
+	return "Sign-in is unavailable"
+}
 
-func text(state v1alpha1.NoticeState, status *v1alpha1.IncidentStatus) string {
-	clock := func(t time.Time) string { return t.UTC().Format("15:04 UTC") }
+// text of an update that is written now.
+func text(state v1alpha1.NoticeState, status *v1alpha1.IncidentStatus, now time.Time) string {
+	clock := func(t *metav1.Time) string {
+		if at := t.UTC(); at.Format(time.DateOnly) != now.UTC().Format(time.DateOnly) {
+			return at.Format("15:04 UTC on 2 January 2006")
+		}
+		return t.UTC().Format("15:04 UTC")
+	}
 	switch state {
 	case v1alpha1.NoticeIdentified:
-		return "A recent change is the likely cause. It is being taken back."
+		return "Users may still be unable to sign in. The likely cause is a recent change of ours. We have begun to undo it."
 	case v1alpha1.NoticeMonitoring:
-		return fmt.Sprintf("Sign-in works again since %s. We keep watching it.", clock(status.MitigatedAt.Time))
+		return fmt.Sprintf("Users have been able to sign in again since %s. We keep watching it.", clock(status.MitigatedAt))
 	case v1alpha1.NoticeResolved:
-		return fmt.Sprintf("This is resolved. Users may have been unable to sign in since %s.",
-			clock(status.Notice.StartedAt.Time))
+		if end := over(status); end != nil {
+			return fmt.Sprintf("Sign-in works again. Users may have been unable to sign in from %s to %s.",
+				clock(status.Notice.StartedAt), clock(end))
+		}
+		// The object was deleted: nobody said that sign-in works.
+		return fmt.Sprintf("This notice is closed. Users may have been unable to sign in since %s.",
+			clock(status.Notice.StartedAt))
 	}
-	return fmt.Sprintf("Since %s, users may be unable to sign in by our platform. We are looking into it.",
-		clock(status.AffectedSince.Time))
+	return fmt.Sprintf("Users may have been unable to sign in since %s. We are looking for the cause.",
+		clock(status.AffectedSince))
+}
+
+// over is when users could sign in again, as far as that is known. Signals stay good for a while before the incident
+// is resolved by them, and the public is not told that the outage lasted until then.
+func over(status *v1alpha1.IncidentStatus) *metav1.Time {
+	if status.MitigatedAt != nil {
+		return status.MitigatedAt
+	}
+	return status.ResolvedAt
 }
 
 // add an update to the notice, once per state, and never back to an earlier one.
 func (n *Notice) add(state v1alpha1.NoticeState) {
 	status := &n.Incident.Status
 	if status.Notice == nil {
-		status.Notice = &v1alpha1.IncidentNotice{Title: title, StartedAt: status.AffectedSince}
+		status.Notice = &v1alpha1.IncidentNotice{StartedAt: status.AffectedSince}
 	}
 	order := map[v1alpha1.NoticeState]int{
 		v1alpha1.NoticeInvestigating: 1, v1alpha1.NoticeIdentified: 2, v1alpha1.NoticeMonitoring: 3,
@@ -38,7 +66,7 @@ func (n *Notice) add(state v1alpha1.NoticeState) {
 	if order[state] <= order[status.Notice.State] {
 		return
 	}
-	update := v1alpha1.NoticeUpdate{At: seconds(n.Now), State: state, Text: text(state, status)}
-	status.Notice.State = state
+	update := v1alpha1.NoticeUpdate{At: seconds(n.Now), State: state, Text: text(state, status, n.Now)}
+	status.Notice.Title, status.Notice.State = title(state), state
 	status.Notice.Updates = append(status.Notice.Updates, update)
 }
