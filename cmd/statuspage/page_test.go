@@ -133,8 +133,8 @@ func TestSeveralNoticesAndWhatIsPast(t *testing.T) {
 		got.Past[0].Title != "last week" || got.Past[0].ResolvedAt == nil {
 		t.Errorf("%s, %v", body, err)
 	}
-	contains(t, body,
-		`{"id":"uid-sign-in","title":"sign-in"`, `"updates":[{"at":"2026-11-25T02:00:00Z","state":"Investigating","text":"We are looking into sign-in."}]`)
+	contains(t, body, `{"id":"uid-sign-in","title":"sign-in"`,
+		`"updates":[{"at":"2026-11-25T02:00:00Z","state":"Investigating","text":"We are looking into sign-in."}]`)
 }
 
 func TestANoticesTextIsTextOnly(t *testing.T) {
