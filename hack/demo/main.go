@@ -24,6 +24,7 @@ func main() {
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	ctx = withMake(ctx)
 	err := run(ctx, *dev)
 	if ctx.Err() != nil {
 		fmt.Println("\nstopped")
