@@ -66,12 +66,14 @@ func TestEachCallSaysWhatItWants(t *testing.T) {
 		says []string
 	}{
 		{"-h", 0,
-			[]string{"manager migrate", "manager undo-settlement", "manager purge", "-namespaces names", "-leader-elect",
+			[]string{"manager migrate", "manager undo-settlement", "manager purge", "manager cleanup", "-namespaces names",
+				"-leader-elect",
 				"-metrics-bind-address", "-health-probe-bind-address", "-kubeconfig"}},
 		{"--help", 0, []string{"Usage:"}},
 		{"migrate -h", 0, []string{"-database-url", "DATABASE_URL"}},
 		{"undo-settlement -h", 0, []string{"-uid", "-entries", "-database-url"}},
 		{"purge -h", 0, []string{"-older-than", "2160h"}},
+		{"cleanup -h", 0, []string{"-namespaces names", "-force", "-leader-election-namespace", "-kubeconfig"}},
 		{"", 1, []string{"--namespaces is required", "such as --namespaces=playbook-system"}},
 		{"--leader-elect", 1, []string{"--namespaces is required"}},
 		{"--namespaces=", 1, []string{"a name is empty"}},
@@ -79,7 +81,7 @@ func TestEachCallSaysWhatItWants(t *testing.T) {
 		{"--namespaces playbook-system identity", 1, []string{"takes flags only, and no other arguments"}},
 		{"--no-such-flag", 1, []string{"flag provided but not defined: -no-such-flag"}},
 		{"--namespaces=playbook-system", 1, []string{"finding the API server"}},
-		{"reconcile", 1, []string{`there is no subcommand "reconcile": it is migrate, undo-settlement or purge`}},
+		{"reconcile", 1, []string{`there is no subcommand "reconcile": it is migrate, undo-settlement, purge or cleanup`}},
 		{"migrate", 1, []string{"no database: set DATABASE_URL, or --database-url"}},
 		{"purge", 1, []string{"no database: set DATABASE_URL, or --database-url"}},
 		{"undo-settlement --uid=x", 1, []string{"no database: set DATABASE_URL, or --database-url"}},
@@ -98,6 +100,12 @@ func TestEachCallSaysWhatItWants(t *testing.T) {
 		{"undo-settlement x", 1, []string{"takes flags only, and no other arguments"}},
 		{"purge --older-than=-1h", 1, []string{"--older-than must not be negative"}},
 		{"purge --older-than=90", 1, []string{"invalid value", "-older-than"}},
+		{"cleanup", 1, []string{"--namespaces is required", "such as --namespaces=playbook-system"}},
+		{"cleanup --namespaces=playbook-system,", 1, []string{"a name is empty"}},
+		{"cleanup playbook-system", 1, []string{"takes flags only, and no other arguments"}},
+		{"cleanup --namespaces=playbook-system", 1, []string{"finding the API server"}},
+		{"cleanup --namespaces=playbook-system --kubeconfig=/nonexistent", 1,
+			[]string{"finding the API server", "/nonexistent: no such file"}},
 	} {
 		out, code := call(t, "", strings.Fields(c.args)...)
 		if code != c.code {
