@@ -89,7 +89,8 @@ func undoneByReplay(obj *v1alpha1.DLQReplay) []string {
 	}
 	for _, retry := range status.AdminRetries {
 		if retry.State == v1alpha1.AdminRetryIntended {
-			left = append(left, fmt.Sprintf("the admin API may have been asked to retry entry %s: look at the entry", retry.EntryID))
+			left = append(left, fmt.Sprintf("the admin API may have been asked to retry entry %s: look at the entry",
+				retry.EntryID))
 		}
 	}
 	return left
