@@ -150,7 +150,7 @@ func (s *scene) playbooks() string {
 	}
 	incident("running", "production", "category: Outage, severity: sev1")
 	incident("waiting", "production", "category: Unclassified, severity: sev2")
-	incident("finished", "production", "category: MergeInconsistency, severity: sev3, resolution: {by: dana, summary: " +
+	incident("finished", "production", "category: MergeInconsistency, severity: sev3, resolution: {by: dana, summary: "+
 		"none}")
 	incident("held", orphaned, "category: Outage, severity: sev1")
 	incident("orphaned", orphaned, "category: Unclassified, severity: sev2")
