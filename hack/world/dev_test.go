@@ -76,7 +76,8 @@ func TestDemoAndDevLeaveNothingBehind(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			t.Cleanup(func() { _ = program.Signal(syscall.SIGKILL) }) // it still runs only if the test failed
+			// It still runs only if the test failed.
+			t.Cleanup(func() { _ = syscall.Kill(-program.Pid(), syscall.SIGKILL) })
 			switch {
 			case c.early:
 				eventually(t, 5*time.Minute, "etcd and Postgres to run", func() (bool, string) {
