@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/util/retry"
+	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/config"
@@ -63,6 +64,7 @@ func cleanup(ctx context.Context, args []string) error {
 }
 
 func cleanupClient() (client.Client, error) {
+	ctrl.SetLogger(klog.Background())
 	rest, err := ctrl.GetConfig()
 	if err != nil {
 		return nil, fmt.Errorf("finding the API server: %w", err)
@@ -140,7 +142,13 @@ func free(ctx context.Context, kube client.Client, namespaces []string) error {
 	said := map[string]bool{}
 	for _, namespace := range namespaces {
 		objects, err := held(ctx, kube, namespace)
-		failures = append(failures, err)
+		platforms := &v1alpha1.PlatformList{}
+		if err == nil {
+			err = list(ctx, kube, namespace, platforms)
+		}
+		if err != nil {
+			return errors.Join(append(failures, err)...)
+		}
 		for _, obj := range objects {
 			name := nameOf(obj)
 			say(name, undone(obj))
@@ -151,8 +159,6 @@ func free(ctx context.Context, kube client.Client, namespaces []string) error {
 			}
 			freed++
 		}
-		platforms := &v1alpha1.PlatformList{}
-		failures = append(failures, list(ctx, kube, namespace, platforms))
 		for i := range platforms.Items {
 			if left := undoneAt(&platforms.Items[i], said); len(left) > 0 {
 				say(nameOf(&platforms.Items[i]), left)
@@ -166,11 +172,12 @@ func free(ctx context.Context, kube client.Client, namespaces []string) error {
 // held lists the objects of a namespace that have our finalizer.
 func held(ctx context.Context, kube client.Client, namespace string) ([]playbook.Object, error) {
 	var found []playbook.Object
-	var failures []error
 	for _, kind := range []client.ObjectList{
 		&v1alpha1.IncidentList{}, &v1alpha1.DLQReplayList{}, &v1alpha1.KeyCompromiseList{},
 	} {
-		failures = append(failures, list(ctx, kube, namespace, kind))
+		if err := list(ctx, kube, namespace, kind); err != nil {
+			return nil, err
+		}
 		_ = meta.EachListItem(kind, func(item runtime.Object) error { // the function never fails
 			if obj := item.(playbook.Object); controllerutil.ContainsFinalizer(obj, v1alpha1.Finalizer) {
 				found = append(found, obj)
@@ -178,7 +185,7 @@ func held(ctx context.Context, kube client.Client, namespace string) ([]playbook
 			return nil
 		})
 	}
-	return found, errors.Join(failures...)
+	return found, nil
 }
 
 // list lists a namespace's objects of a kind. A kind whose CRD is gone has none.
@@ -187,7 +194,7 @@ func list(ctx context.Context, kube client.Client, namespace string, kind client
 	if err == nil || meta.IsNoMatchError(err) || apierrors.IsNotFound(err) {
 		return nil
 	}
-	return fmt.Errorf("listing %T in %s: %w", kind, namespace, err)
+	return fmt.Errorf("listing the objects in %s: %w", namespace, err)
 }
 
 // letGo takes the finalizer off. Others' finalizers stay.

@@ -95,7 +95,8 @@ func (s *scene) platforms() string {
   - {kind: KeyCompromise, step: Revoked}
 `
 		// One pager, whose alert the Platform production's Incidents don't share.
-		manifest += fmt.Sprintf(`  oncall: {tiers: [{name: %[1]s-engineer, notify: [{type: PagerDuty, secretRef: {name: %[1]s-pagerduty}}]}]}
+		manifest += fmt.Sprintf(`  oncall:
+    tiers: [{name: %[1]s-engineer, notify: [{type: PagerDuty, secretRef: {name: %[1]s-pagerduty}}]}]
 ---
 apiVersion: v1
 kind: Secret

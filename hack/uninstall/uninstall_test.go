@@ -147,16 +147,16 @@ func TestCleanupSaysWhatIsLeftUndone(t *testing.T) {
 // pretend writes what a rollback and a public notice leave in a status.
 func (s *scene) pretend() {
 	s.Helper()
-	const rollback = `"incident": "incident-orphaned", "incidentUID": %q, "at": "2026-11-23T03:00:00Z", "from": "dep-2", ` +
-		`"fromCommit": "bad0bad", "to": "dep-1", "toCommit": "900d900", "state": %q, "autoDeploy": "Off"`
+	const rollback = `"incident": "incident-orphaned", "incidentUID": %q, "at": "2026-11-23T03:00:00Z", ` +
+		`"from": "dep-2", "fromCommit": "bad0bad", "to": "dep-1", "toCommit": "900d900", "state": %q, "autoDeploy": "Off"`
 	orphaned, err := s.object(s.Context(), "incident-orphaned")
 	if err != nil {
 		s.Fatal(err)
 	}
 	s.status(orphaned, `{"notice": {"state": "Identified", "published": "Identified", "pageIncidentID": "3f9", `+
 		`"title": "api.1pass.dev is unavailable", "startedAt": "2026-11-23T03:00:00Z", "updates": [`+
-		`{"at": "2026-11-23T03:00:00Z", "state": "Identified", "text": "We know the cause."}]}, "rollback": {"service": "web", `+
-		`"from": "dep-2", "fromCommit": "bad0bad", "to": "dep-1", "toCommit": "900d900", "digest": "sha256:0", `+
+		`{"at": "2026-11-23T03:00:00Z", "state": "Identified", "text": "We know the cause."}]}, `+
+		`"rollback": {"service": "web", "from": "dep-2", "fromCommit": "bad0bad", "to": "dep-1", "toCommit": "900d900", "digest": "sha256:0", `+
 		`"claim": {"service": "web", `+fmt.Sprintf(rollback, orphaned.GetUID(), "Deploying")+`}}}`)
 	production := &v1alpha1.Platform{}
 	production.Namespace, production.Name = world.Namespace, "production"
