@@ -118,8 +118,10 @@ func TestCleanupSaysWhatIsLeftUndone(t *testing.T) {
 			`the public reads "api.1pass.dev is unavailable" at the status page (Identified, 3f9)`,
 			"the rollback of web from bad0bad to 900d900 is under way",
 			"auto-deploy of web is off since 2026-11-23T03:00:00Z, to keep bad0bad from coming back"},
-		"dlqreplay playbook-system/replay-running": {"is still open in the ledger", "of its entries were not looked at"},
-		"dlqreplay playbook-system/replay-waiting": {"500 of its entries were not looked at, and are still dead"},
+		"dlqreplay playbook-system/replay-running":   {"is still open in the ledger", "of its entries were not looked at"},
+		"dlqreplay playbook-system/replay-waiting":   {"500 of its entries were not looked at, and are still dead"},
+		"dlqreplay playbook-system/replay-orphaned":  {"the admin API may have been asked to retry entry 7"},
+		"keycompromise playbook-system/key-orphaned": {"the platform's rake may be running, on a job of web"},
 		"keycompromise playbook-system/key-running": {
 			"is revoked, and a relying party may believe it until 20"},
 		"keycompromise playbook-system/key-waiting": {"is not revoked"},
@@ -144,7 +146,7 @@ func TestCleanupSaysWhatIsLeftUndone(t *testing.T) {
 	s.awaitEnd()
 }
 
-// pretend writes what a rollback and a public notice leave in a status.
+// pretend writes what a rollback, a public notice, a call and a command leave in a status.
 func (s *scene) pretend() {
 	s.Helper()
 	const rollback = `"incident": "incident-orphaned", "incidentUID": %q, "at": "2026-11-23T03:00:00Z", ` +
@@ -156,8 +158,20 @@ func (s *scene) pretend() {
 	s.status(orphaned, `{"notice": {"state": "Identified", "published": "Identified", "pageIncidentID": "3f9", `+
 		`"title": "api.1pass.dev is unavailable", "startedAt": "2026-11-23T03:00:00Z", "updates": [`+
 		`{"at": "2026-11-23T03:00:00Z", "state": "Identified", "text": "We know the cause."}]}, `+
-		`"rollback": {"service": "web", "from": "dep-2", "fromCommit": "bad0bad", "to": "dep-1", "toCommit": "900d900", "digest": "sha256:0", `+
+		`"rollback": {"service": "web", "from": "dep-2", "fromCommit": "bad0bad", "to": "dep-1", "toCommit": "900d900", `+
+		`"digest": "sha256:0", `+
 		`"claim": {"service": "web", `+fmt.Sprintf(rollback, orphaned.GetUID(), "Deploying")+`}}}`)
+	for name, status := range map[string]string{
+		"replay-orphaned": `{"adminRetries": [{"entryID": "7", "state": "Intended", "at": "2026-11-23T03:00:00.000000Z", ` +
+			`"sawEnqueuedAt": "2026-11-23T02:00:00.000000Z"}]}`,
+		"key-orphaned": `{"command": {"startedAt": "2026-11-23T03:00:00.000000Z", "target": "a job of web"}}`,
+	} {
+		obj, err := s.object(s.Context(), name)
+		if err != nil {
+			s.Fatal(err)
+		}
+		s.status(obj, status)
+	}
 	production := &v1alpha1.Platform{}
 	production.Namespace, production.Name = world.Namespace, "production"
 	s.status(production, `{"rollbacks": [{"service": "web", `+fmt.Sprintf(rollback, orphaned.GetUID(), "Deploying")+
