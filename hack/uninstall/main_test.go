@@ -34,6 +34,10 @@ var pool = make(chan *cluster, clusters)
 
 func TestMain(m *testing.M) {
 	flag.Parse()
+	// Each waits far more than it works.
+	if err := flag.Set("test.parallel", fmt.Sprint(clusters)); err != nil {
+		panic(err)
+	}
 	stage.Tests(m, func(ctx context.Context, dir string) (func(context.Context) error, error) {
 		var started []*cluster
 		stop := func(ctx context.Context) error {
