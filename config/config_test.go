@@ -146,12 +146,9 @@ func explain(t *testing.T, field string) string {
 
 func TestEachSampleAppliesAsItIs(t *testing.T) {
 	t.Parallel()
-	samples, err := filepath.Glob("samples/*.yaml")
-	if err != nil || len(samples) < 4 {
-		t.Fatalf("%d samples, %v", len(samples), err)
-	}
-	for _, sample := range samples {
-		kubectl(t, "apply", "-f", sample)
+	for _, sample := range samples(t) {
+		// A test's manager would act on them.
+		kubectl(t, "apply", "--dry-run=server", "-f", sample)
 		text, err := os.ReadFile(sample)
 		if err != nil {
 			t.Fatal(err)

@@ -17,8 +17,10 @@ const usage = `Usage:
   manager migrate           create or update the ledger, the roles and their grants in a platform's database
   manager undo-settlement   undo a replay's settlements: the entries become dead letters again
   manager purge             clear relying parties' error texts from the ledger
+  manager cleanup           let objects go after an uninstall: take off the finalizer, and say what each left undone
 
-The subcommands connect by --database-url, or by the environment variable DATABASE_URL. The URL is not stored.
+cleanup connects to the API server as kubectl does. The other subcommands connect to the platform's database, by
+--database-url or by the environment variable DATABASE_URL. The URL is not stored.
 manager <subcommand> -h lists its flags.
 
 Flags of manager:
@@ -46,6 +48,8 @@ func dispatch(ctx context.Context, args []string) error {
 		return undoSettlement(ctx, args[1:])
 	case "purge":
 		return purge(ctx, args[1:])
+	case "cleanup":
+		return cleanup(ctx, args[1:])
 	}
-	return fmt.Errorf("there is no subcommand %q: it is migrate, undo-settlement or purge", args[0])
+	return fmt.Errorf("there is no subcommand %q: it is migrate, undo-settlement, purge or cleanup", args[0])
 }

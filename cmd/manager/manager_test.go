@@ -66,12 +66,14 @@ func TestEachCallSaysWhatItWants(t *testing.T) {
 		says []string
 	}{
 		{"-h", 0,
-			[]string{"manager migrate", "manager undo-settlement", "manager purge", "-namespaces names", "-leader-elect",
+			[]string{"manager migrate", "manager undo-settlement", "manager purge", "manager cleanup", "-namespaces names",
+				"-leader-elect",
 				"-metrics-bind-address", "-health-probe-bind-address", "-kubeconfig"}},
 		{"--help", 0, []string{"Usage:"}},
 		{"migrate -h", 0, []string{"-database-url", "DATABASE_URL"}},
 		{"undo-settlement -h", 0, []string{"-uid", "-entries", "-database-url"}},
 		{"purge -h", 0, []string{"-older-than", "2160h"}},
+		{"cleanup -h", 0, []string{"-namespaces names", "-force", "-leader-election-namespace", "-kubeconfig"}},
 		{"", 1, []string{"--namespaces is required", "such as --namespaces=playbook-system"}},
 		{"--leader-elect", 1, []string{"--namespaces is required"}},
 		{"--namespaces=", 1, []string{"a name is empty"}},
@@ -79,7 +81,7 @@ func TestEachCallSaysWhatItWants(t *testing.T) {
 		{"--namespaces playbook-system identity", 1, []string{"takes flags only, and no other arguments"}},
 		{"--no-such-flag", 1, []string{"flag provided but not defined: -no-such-flag"}},
 		{"--namespaces=playbook-system", 1, []string{"finding the API server"}},
-		{"reconcile", 1, []string{`there is no subcommand "reconcile": it is migrate, undo-settlement or purge`}},
+		{"reconcile", 1, []string{`there is no subcommand "reconcile": it is migrate, undo-settlement, purge or cleanup`}},
 		{"migrate", 1, []string{"no database: set DATABASE_URL, or --database-url"}},
 		{"purge", 1, []string{"no database: set DATABASE_URL, or --database-url"}},
 		{"undo-settlement --uid=x", 1, []string{"no database: set DATABASE_URL, or --database-url"}},
@@ -98,6 +100,12 @@ func TestEachCallSaysWhatItWants(t *testing.T) {
 		{"undo-settlement x", 1, []string{"takes flags only, and no other arguments"}},
 		{"purge --older-than=-1h", 1, []string{"--older-than must not be negative"}},
 		{"purge --older-than=90", 1, []string{"invalid value", "-older-than"}},
+		{"cleanup", 1, []string{"--namespaces is required", "such as --namespaces=playbook-system"}},
+		{"cleanup --namespaces=playbook-system,", 1, []string{"a name is empty"}},
+		{"cleanup playbook-system", 1, []string{"takes flags only, and no other arguments"}},
+		{"cleanup --namespaces=playbook-system", 1, []string{"finding the API server"}},
+		{"cleanup --namespaces=playbook-system --kubeconfig=/nonexistent", 1,
+			[]string{"finding the API server", "/nonexistent: no such file"}},
 	} {
 		out, code := call(t, "", strings.Fields(c.args)...)
 		if code != c.code {
@@ -259,26 +267,58 @@ func TestMigratingNeedsNoSuperuser(t *testing.T) {
 		if out, code := call(t, url, "migrate"); code != 1 || !strings.Contains(out, "permission denied to create role") {
 			t.Errorf("without the roles: exit code %d:\n%s", code, out)
 		}
-		execute(t, postgres.URL("postgres"), administratorsStatements(t)...)
+		execute(t, postgres.URL("postgres"), statementsOf(t, "What migrating needs")...)
 		migrate(t, url)
 		execute(t, postgres.URL("postgres"), `ALTER ROLE playbook_operator PASSWORD 'operator'`)
 		check(t, postgres, "identity")
 	})
 }
 
-// administratorsStatements are the statements that the README tells an administrator to run.
-func administratorsStatements(t *testing.T) []string {
+// statementsOf the database's README, in the section of a heading, a block after the other.
+func statementsOf(t *testing.T, heading string) (all []string) {
 	t.Helper()
 	text, err := os.ReadFile("../../config/database/README.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, block, found := strings.Cut(string(text), "```sql\n")
-	block, _, closed := strings.Cut(block, "```")
-	if !found || !closed {
-		t.Fatal("config/database/README.md has no SQL")
+	_, section, _ := strings.Cut(string(text), "\n## "+heading+"\n")
+	section, _, _ = strings.Cut(section, "\n## ")
+	for {
+		_, rest, found := strings.Cut(section, "```sql\n")
+		block, after, closed := strings.Cut(rest, "```")
+		if !found || !closed {
+			break
+		}
+		all = append(all, strings.Split(strings.TrimSpace(block), "\n")...)
+		section = after
 	}
-	return strings.Split(strings.TrimSpace(block), "\n")
+	if len(all) == 0 {
+		t.Fatalf("config/database/README.md has no SQL under %q", heading)
+	}
+	return all
+}
+
+func TestTheLedgerIsRemovedAsTheREADMESays(t *testing.T) {
+	t.Parallel()
+	postgres := server(t)
+	owner := createPlatform(t, postgres, "identity")
+	if out, code := call(t, owner, "migrate"); code != 0 {
+		t.Fatal(out)
+	}
+	execute(t, postgres.URL("identity"), statementsOf(t, "Removing the ledger")...)
+	conn, err := pgx.Connect(t.Context(), postgres.URL("identity"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	var left int
+	if err := conn.QueryRow(t.Context(), `SELECT (SELECT count(*) FROM pg_namespace WHERE nspname = 'playbook')
+		+ (SELECT count(*) FROM pg_roles WHERE rolname LIKE 'playbook%')`).Scan(&left); err != nil || left > 0 {
+		t.Errorf("%d schemas and roles are left, %v", left, err)
+	}
+	if out, code := call(t, owner, "migrate"); code != 0 {
+		t.Errorf("migrating once more: %s", out)
+	}
 }
 
 // Not every platform keeps its migrations as Rails does.

@@ -50,14 +50,11 @@ func run(ctx context.Context, args []string) error {
 	flags := flag.CommandLine
 	flags.Init("manager", flag.ContinueOnError)
 	flags.Func("namespaces", "comma-separated `names` of the namespaces to watch; required", func(names string) error {
-		for _, name := range strings.Split(names, ",") {
-			if name = strings.TrimSpace(name); name == "" {
-				// To the cache, the empty name is the whole cluster.
-				return errors.New("a name is empty")
-			}
+		list, err := splitNames(names)
+		for _, name := range list {
 			o.namespaces[name] = cache.Config{}
 		}
-		return nil
+		return err
 	})
 	flags.BoolVar(&o.leaderElect, "leader-elect", false,
 		"work only while holding the lease: of several managers, one works at a time")
@@ -91,6 +88,24 @@ func run(ctx context.Context, args []string) error {
 	return nil
 }
 
+// splitNames splits a flag's namespaces. None is empty: to a client, the empty name is the whole cluster.
+func splitNames(names string) ([]string, error) {
+	list := strings.Split(names, ",")
+	for i := range list {
+		if list[i] = strings.TrimSpace(list[i]); list[i] == "" {
+			return nil, errors.New("a name is empty")
+		}
+	}
+	return list, nil
+}
+
+func newScheme() *runtime.Scheme {
+	scheme := runtime.NewScheme()
+	utilruntime.Must(clientgoscheme.AddToScheme(scheme))
+	utilruntime.Must(v1alpha1.AddToScheme(scheme))
+	return scheme
+}
+
 func newManager(o options) (ctrl.Manager, error) {
 	logConfig := zap.NewProductionConfig()
 	logConfig.EncoderConfig.EncodeTime = zapcore.RFC3339TimeEncoder
@@ -112,11 +127,8 @@ func newManager(o options) (ctrl.Manager, error) {
 	// page behind status writes.
 	config.QPS = -1
 
-	scheme := runtime.NewScheme()
-	utilruntime.Must(clientgoscheme.AddToScheme(scheme))
-	utilruntime.Must(v1alpha1.AddToScheme(scheme))
 	mgr, err := ctrl.NewManager(config, ctrl.Options{
-		Scheme:                  scheme,
+		Scheme:                  newScheme(),
 		Cache:                   cache.Options{DefaultNamespaces: o.namespaces},
 		Client:                  client.Options{FieldOwner: "playbook-manager"},
 		LeaderElection:          o.leaderElect,

@@ -85,9 +85,9 @@ func (s *scene) deliver() {
 }
 
 func TestTheSampleEndsReady(t *testing.T) {
-	s := newScene(t, "production", logi.Config{JWKSMaxAge: time.Second})
+	s := newScene(t, "sample", logi.Config{JWKSMaxAge: time.Second})
 	s.Exec(`UPDATE webhook_signing_keys SET kid = 'whk_2026_08'`)
-	if out, err := shared.Kubectl(s.Ctx, "apply", "-f", "../../config/samples/keycompromise.yaml"); err != nil {
+	if out, err := shared.Kubectl(s.Ctx, "apply", "-f", "../../config/samples/playbooks/keycompromise.yaml"); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	k := s.AwaitReady("acme-leak")

@@ -24,6 +24,7 @@ func main() {
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	ctx = withMake(ctx)
 	err := run(ctx, *dev)
 	if ctx.Err() != nil {
 		fmt.Println("\nstopped")
@@ -113,7 +114,7 @@ Running. In another terminal:
   %s get platforms,incidents,dlqreplays,keycompromises -A
   curl $LOGI_URL/_control/seed -d '{"applicationID":"42","dead":1000,`+
 		`"lastError":"HTTP 503: Service Unavailable","attempts":7}'
-  %s apply -f config/samples/dlqreplay-plan.yaml
+  sed 's/name: sample$/name: production/' config/samples/dlqreplay-plan.yaml | %s apply -f -
   curl $LOGI_URL/_control/counts
   curl $LOGI_URL/_control/render/break -d '{"commit":"9fceb02","tokens":true}'; `+
 		`curl $LOGI_URL/_control/render/push -d '{"commit":"9fceb02"}'

@@ -56,6 +56,8 @@ func TestDemoAndDevLeaveNothingBehind(t *testing.T) {
 		{"dev, SIGKILL while it starts", dev, syscall.SIGKILL, true},
 		{"dev, Ctrl-C", dev, syscall.SIGINT, false},
 		{"dev, SIGKILL", dev, syscall.SIGKILL, false},
+		{"make dev, SIGINT to make alone", nil, syscall.SIGINT, false},
+		{"make dev, SIGKILL to make alone", nil, syscall.SIGKILL, false},
 		{"demo, Ctrl-C", nil, syscall.SIGINT, false},
 		{"demo, SIGKILL", nil, syscall.SIGKILL, false},
 	} {
@@ -64,20 +66,25 @@ func TestDemoAndDevLeaveNothingBehind(t *testing.T) {
 			if err := os.Mkdir(temp, 0o755); err != nil {
 				t.Fatal(err)
 			}
-			cmd := exec.Command(demo, c.args...)
+			cmd, group := exec.Command(demo, c.args...), -1
+			byMake := strings.HasPrefix(c.name, "make ")
+			if byMake {
+				cmd, group = exec.Command("make", "-C", world.Root(), "dev"), 1
+			}
 			cmd.Env = append(os.Environ(), "TMPDIR="+temp)
 			program, err := servers.StartProcess("demo", cmd, filepath.Join(dir, c.name+".log"))
 			if err != nil {
 				t.Fatal(err)
 			}
-			t.Cleanup(func() { _ = program.Signal(syscall.SIGKILL) }) // it still runs only if the test failed
+			// It still runs only if the test failed.
+			t.Cleanup(func() { _ = syscall.Kill(-program.Pid(), syscall.SIGKILL) })
 			switch {
 			case c.early:
 				eventually(t, 5*time.Minute, "etcd and Postgres to run", func() (bool, string) {
 					running := strings.Join(using(t, dir), "\n")
 					return strings.Contains(running, "postgres -D") && strings.Contains(running, "etcd-"), running + program.Log()
 				})
-			case c.args == nil:
+			case c.args == nil && !byMake:
 				eventually(t, 5*time.Minute, "the middle of the story", func() (bool, string) {
 					return strings.Contains(program.Log(), "dlqreplay.playbook.1pass.dev/acme-after-outage created"), program.Log()
 				})
@@ -90,7 +97,7 @@ func TestDemoAndDevLeaveNothingBehind(t *testing.T) {
 			}
 
 			// A terminal sends the signal to the process group.
-			if err := syscall.Kill(-program.Pid(), c.signal); err != nil {
+			if err := syscall.Kill(group*program.Pid(), c.signal); err != nil {
 				t.Fatal(err)
 			}
 			eventually(t, time.Minute, "the processes to end", func() (bool, string) {
@@ -150,7 +157,7 @@ func expectUsable(t *testing.T, env string) {
 	}
 }
 
-// using lists the processes whose command line or working folder names dir.
+// using lists the processes whose command line, environment or working folder names dir.
 func using(t *testing.T, dir string) []string {
 	t.Helper()
 	folders, err := filepath.Glob("/proc/[0-9]*")
@@ -160,8 +167,10 @@ func using(t *testing.T, dir string) []string {
 	var found []string
 	for _, folder := range folders {
 		line, _ := os.ReadFile(filepath.Join(folder, "cmdline")) // it may have ended by now
+		environment, _ := os.ReadFile(filepath.Join(folder, "environ"))
 		cwd, _ := os.Readlink(filepath.Join(folder, "cwd"))
-		if text := strings.ReplaceAll(string(line), "\x00", " ") + cwd; strings.Contains(text, dir) {
+		text := strings.ReplaceAll(string(line), "\x00", " ") + cwd
+		if strings.Contains(text+string(environment), dir) {
 			found = append(found, filepath.Base(folder)+" "+text)
 		}
 	}
