@@ -376,7 +376,7 @@ var variants = []broken{
 	)}, in("refused")},
 	{variant{name: "no ledger row for a refused entry", rewrite: rewrite(
 		`(?s)INSERT INTO playbook\.replay_entries\s*\([^)]*\)\s*`+
-			`SELECT (\$1), id, (\$3), 'refused', (\$4), (\$5), .* FROM webhook`,
+			`SELECT (\$1), id, (\$3), 'refused', (\$4), (\$5), .*\sFROM webhook`,
 		"SELECT $1::bigint, $2::integer, $3::text, $4::timestamp FROM webhook",
 	)}, in("refused")},
 	{variant{name: "no finalizer", kube: swallow(func(path, body string) bool {
