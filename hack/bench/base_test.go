@@ -19,23 +19,28 @@ import (
 func BenchmarkRequeueBase(b *testing.B) {
 	ours, theirs := buildReplay(b, world.Root()), buildReplay(b, checkout(b, cmp.Or(os.Getenv("BASE"), base)))
 	for _, distance := range []struct {
-		metric    string
+		prefix    string
 		roundTrip time.Duration
-	}{{"x-base", 0}, {"far-x-base", time.Millisecond}} {
-		var ratios []float64
+	}{{"", 0}, {"far-", time.Millisecond}} {
+		var ratios, ofServer []float64
 		for round := range rounds {
-			programs, took := []string{ours, theirs}, map[string]time.Duration{}
+			programs, took := []string{ours, theirs}, map[string]replayed{}
 			for i := range programs {
 				program := programs[(round+i)%len(programs)]
 				took[program] = replayBy(b, program, distance.roundTrip)
 			}
-			ratios = append(ratios, took[ours].Seconds()/took[theirs].Seconds())
+			ratios = append(ratios, took[ours].all.Seconds()/took[theirs].all.Seconds())
+			ofServer = append(ofServer, took[ours].server.Seconds()/took[theirs].server.Seconds())
 			b.Logf("round %d, %v: %v, base %v", round, distance.roundTrip, took[ours], took[theirs])
 		}
-		b.ReportMetric(median(ratios), distance.metric)
+		b.ReportMetric(median(ratios), distance.prefix+"x-base")
+		b.ReportMetric(median(ofServer), distance.prefix+"server-cpu-x-base")
 	}
 	b.ReportMetric(0, "ns/op")
 }
+
+// replayed is how long all batches took, and for how much of it the server's process had a core.
+type replayed struct{ all, server time.Duration }
 
 // buildReplay builds the command replay in a tree of the project, and returns where it is.
 func buildReplay(b *testing.B, tree string) string {
@@ -56,8 +61,8 @@ func buildReplay(b *testing.B, tree string) string {
 	return program
 }
 
-// replayBy lets a program replay a copy of the outbox, and returns how long it took.
-func replayBy(b *testing.B, program string, roundTrip time.Duration) (took time.Duration) {
+// replayBy lets a program replay a copy of the outbox.
+func replayBy(b *testing.B, program string, roundTrip time.Duration) (took replayed) {
 	b.Helper()
 	d := copyOutbox(b)
 	defer d.drop(b)
@@ -67,7 +72,7 @@ func replayBy(b *testing.B, program string, roundTrip time.Duration) (took time.
 	cmd.Env = append(os.Environ(), "OWNER_URL="+d.url(b, ""), "OPERATOR_URL="+d.url(b, "playbook_operator"),
 		fmt.Sprint("APPLICATION=", application))
 	cmd.Stderr = os.Stderr
-	begin, err := cmd.StdinPipe()
+	say, err := cmd.StdinPipe()
 	check(b, err)
 	out, err := cmd.StdoutPipe()
 	check(b, err)
@@ -77,12 +82,30 @@ func replayBy(b *testing.B, program string, roundTrip time.Duration) (took time.
 		b.Fatalf("the replay said %q, %v", line, err)
 	}
 	d.checkpoint(b)
-	_, err = fmt.Fprintln(begin)
+	before := d.serverTime(b)
+	_, err = fmt.Fprintln(say)
 	check(b, err)
 	line, err := said.ReadString('\n')
 	check(b, err)
-	took, err = time.ParseDuration(strings.TrimSpace(line) + "ns")
+	took.all, err = time.ParseDuration(strings.TrimSpace(line) + "ns")
+	check(b, err)
+	took.server = d.serverTime(b) - before
+	_, err = fmt.Fprintln(say)
 	check(b, err)
 	check(b, cmd.Wait())
 	return took
+}
+
+// serverTime is for how long the server's process of the operator's one session has had a core.
+func (d *database) serverTime(b *testing.B) time.Duration {
+	b.Helper()
+	var pid int
+	check(b, d.owner.QueryRow(b.Context(),
+		`SELECT pid FROM pg_stat_activity WHERE usename = 'playbook_operator' AND datname = $1`, d.name).Scan(&pid))
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/schedstat", pid))
+	check(b, err)
+	var nanoseconds int64
+	_, err = fmt.Sscan(string(text), &nanoseconds)
+	check(b, err)
+	return time.Duration(nanoseconds)
 }

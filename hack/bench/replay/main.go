@@ -23,7 +23,8 @@ func main() {
 	}
 }
 
-// run makes the ledger and plans, waits for a line, and prints how many nanoseconds the batches took.
+// run makes the ledger and plans, waits for a line, and prints how many nanoseconds the batches took. Its connection
+// stays until another line comes.
 func run(ctx context.Context) error {
 	if _, err := platformdb.Migrate(ctx, os.Getenv("OWNER_URL")); err != nil {
 		return err
@@ -47,8 +48,9 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	said := bufio.NewReader(os.Stdin)
 	fmt.Println("planned")
-	if _, err := bufio.NewReader(os.Stdin).ReadString('\n'); err != nil {
+	if _, err := said.ReadString('\n'); err != nil {
 		return err
 	}
 	began := time.Now()
@@ -63,5 +65,6 @@ func run(ctx context.Context) error {
 		remaining = batch.Remaining
 	}
 	fmt.Println(time.Since(began).Nanoseconds())
-	return nil
+	_, err = said.ReadString('\n')
+	return err
 }
