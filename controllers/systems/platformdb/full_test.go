@@ -16,57 +16,60 @@ import (
 	"github.com/1pass-dev/playbook-operator/controllers/systems/platformdb"
 )
 
-// All that PgBouncer says has one code, so that its words are what tells that it is full, or the server behind it.
+// All that PgBouncer says has one code, so that its words are what tells that it is full.
 func TestAPoolerThatIsFullIsNamed(t *testing.T) {
 	postgres := startPostgres(t, nil)
-	for name, c := range map[string]struct {
-		settings map[string]string
-		limit    int // of the role's sessions, at the server
-	}{
-		"clients":                {map[string]string{"max_client_conn": "1"}, -1},
-		"backends":               {map[string]string{"default_pool_size": "1", "query_wait_timeout": "1"}, -1},
-		"backends of a database": {map[string]string{"max_db_connections": "1", "query_wait_timeout": "1"}, -1},
-		"the server behind it":   {map[string]string{"server_login_retry": "1", "query_wait_timeout": "1"}, 0},
+	for name, settings := range map[string]map[string]string{
+		"clients":                {"max_client_conn": "1"},
+		"backends":               {"default_pool_size": "1", "query_wait_timeout": "1"},
+		"backends of a database": {"max_db_connections": "1", "query_wait_timeout": "1"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			pooler := startPooler(t, postgres, "transaction", c.settings)
+			pooler := startPooler(t, postgres, "transaction", settings)
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
-			owner, err := pgx.Connect(ctx, postgres.URL("postgres"))
+			// Somebody has what there is, once the pooler has noticed that whoever found it ready is gone.
+			var other *pgx.Conn
+			err := errors.New("not yet")
+			for err != nil && ctx.Err() == nil {
+				other, err = pgx.Connect(ctx, pooler.URLFor("playbook_operator", passwords["playbook_operator"], "postgres"))
+			}
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer owner.Close(context.Background())
-			limit := func(n int) {
-				t.Helper()
-				if _, err := owner.Exec(ctx, fmt.Sprintf("ALTER ROLE playbook_operator CONNECTION LIMIT %d", n)); err != nil {
-					t.Fatal(err)
-				}
+			defer other.Close(context.Background())
+			if _, err := other.Exec(ctx, "BEGIN"); err != nil {
+				t.Fatal(err)
 			}
-			limit(c.limit)
-			defer limit(-1)
 			db := openThrough(t, pooler, "playbook_operator", "")
-			if c.limit < 0 {
-				// Somebody has what there is.
-				other, err := pgx.Connect(ctx, pooler.URLFor("playbook_operator", passwords["playbook_operator"], "postgres"))
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer other.Close(context.Background())
-				if _, err := other.Exec(ctx, "BEGIN"); err != nil {
-					t.Fatal(err)
-				}
-			}
 			for doing, do := range map[string]func() error{
 				"a transaction": func() error { _, err := db.OpenOperation(ctx, identity(uuid.NewString())); return err },
 				"alone":         func() error { _, err := db.Operation(ctx, uuid.NewString()); return err },
 			} {
-				err := do()
-				if !errors.Is(err, platformdb.ErrNoConnection) || errors.Is(err, platformdb.ErrUnreachable) {
+				if err := do(); !errors.Is(err, platformdb.ErrNoConnection) || errors.Is(err, platformdb.ErrUnreachable) {
 					t.Errorf("%s: %v; want %v", doing, err, platformdb.ErrNoConnection)
 				}
 			}
 		})
+	}
+}
+
+// PgBouncer hands on what the server says to the first client of a database and role, without the server's code. Those
+// that come later hear that a login failed, which may have any reason.
+func TestAServerThatIsFullBehindAPoolerIsNamed(t *testing.T) {
+	postgres := startPostgres(t, nil)
+	pooler := startPooler(t, postgres, "transaction", nil)
+	if _, err := connect(t, postgres).Exec(t.Context(), "ALTER ROLE playbook_operator CONNECTION LIMIT 0"); err != nil {
+		t.Fatal(err)
+	}
+	db, err := platformdb.Open(pooler.URLFor("playbook_operator", passwords["playbook_operator"], "template1"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(db.Close)
+	if err := db.Ping(t.Context()); !errors.Is(err, platformdb.ErrNoConnection) ||
+		errors.Is(err, platformdb.ErrUnreachable) {
+		t.Errorf("%v; want %v", err, platformdb.ErrNoConnection)
 	}
 }
 
