@@ -61,6 +61,18 @@ const (
 	ConditionLedgerReady       = "LedgerReady"
 )
 
+// What a Platform reports of the Secrets of its far sides, each where the spec names it. True says that what the
+// Secret holds has the right form. Nobody is asked whether it is accepted.
+const (
+	ConditionAdminAPIConfigured    = "AdminAPIConfigured"
+	ConditionRenderConfigured      = "RenderConfigured"
+	ConditionPagersConfigured      = "PagersConfigured"
+	ConditionStatusPageConfigured  = "StatusPageConfigured"
+	ConditionCommandsConfigured    = "CommandsConfigured"
+	ConditionSigningConfigured     = "SigningConfigured"
+	ConditionProbeClientConfigured = "ProbeClientConfigured"
+)
+
 // Reasons that settle a step, or say that it has not begun.
 const (
 	// ReasonPending says that a step has not begun.

@@ -12,6 +12,8 @@ import (
 	"net/http"
 	"strings"
 	"time"
+
+	"github.com/1pass-dev/playbook-operator/controllers/systems/outbound"
 )
 
 // Event is what a Message says about its Key.
@@ -64,6 +66,11 @@ const (
 func Open(kind string, secret map[string][]byte) (Channel, error) {
 	// An editor ends a file with a newline, so a Secret made from that file ends with one too.
 	value := func(key string) string { return strings.TrimSpace(string(secret[key])) }
+	if url := value("url"); url != "" {
+		if err := outbound.CheckURL(url); err != nil {
+			return nil, fmt.Errorf(`key "url" can't be used: %w`, err)
+		}
+	}
 	switch kind {
 	case TypePagerDuty:
 		if !routingKey.MatchString(value("routingKey")) {
