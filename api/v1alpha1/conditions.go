@@ -73,6 +73,13 @@ const (
 	ConditionProbeClientConfigured = "ProbeClientConfigured"
 )
 
+// What a Platform reports while another one names the same Render service or the same status page. They are present
+// while True.
+const (
+	ConditionRenderServicesShared = "RenderServicesShared"
+	ConditionStatusPageShared     = "StatusPageShared"
+)
+
 // Reasons that settle a step, or say that it has not begun.
 const (
 	// ReasonPending says that a step has not begun.
@@ -181,6 +188,11 @@ const (
 	ReasonRollbackWithheld = "RollbackWithheld"
 	// ReasonWaitingForOther says that another Incident of the same category is open, and acts.
 	ReasonWaitingForOther = "WaitingForOther"
+	// ReasonHolder says that this Platform is the oldest of those that name the same service or page, and holds it.
+	ReasonHolder = "Holder"
+	// ReasonHeldByOther says that an older Platform names the same service or page, so that this one changes nothing
+	// there.
+	ReasonHeldByOther = "HeldByOther"
 	// ReasonAwaitingFix says that auto-deploy stays off until the bad commit was followed by another one.
 	ReasonAwaitingFix = "AwaitingFix"
 	// ReasonOverdue says that nobody has responded in time.

@@ -525,7 +525,8 @@ type PlatformStatus struct {
 	// conditions are Ready, and Reconciling while it is not Ready. With a database there are also DatabaseReachable and
 	// LedgerReady. With probes there are UpAnswers, TokensIssued, JWKSServed, EndpointsAnswer and LatencyGood, and with
 	// both WebhooksDelivered. AutoDeployOff is there while an Incident keeps auto-deploy off. For each far side with a
-	// Secret there is one that says whether its Secret can be used, such as PagersConfigured.
+	// Secret there is one that says whether its Secret can be used, such as PagersConfigured. RenderServicesShared and
+	// StatusPageShared are there while another Platform names the same.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -533,7 +534,8 @@ type PlatformStatus struct {
 	// +kubebuilder:validation:MinItems=1
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
 
-	// configuration is "ok", or names the far sides whose Secrets can't be used. Their conditions say why.
+	// configuration is "ok", or names the far sides whose Secrets can't be used, and what another Platform names as well.
+	// Their conditions say why.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=512

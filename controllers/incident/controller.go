@@ -35,6 +35,8 @@ type Reconciler struct {
 	Signals func(client.ObjectKey) signals.Signals
 	// Changes of a Platform's signals wake its Incidents; nil where nothing tells of them.
 	Changes <-chan event.GenericEvent
+	// Namespaces that the manager watches: Platforms of all of them may name the same service.
+	Namespaces []string
 	// Now is the clock.
 	Now func() time.Time
 

@@ -80,7 +80,7 @@ func measure(ctx context.Context, s *response, after time.Duration) time.Duratio
 }
 
 func (s *response) claims() claims.Claims {
-	return claims.Claims{Client: s.r.Client, APIReader: s.r.APIReader, Now: s.r.Now}
+	return claims.Claims{Client: s.r.Client, APIReader: s.r.APIReader, Now: s.r.Now, Namespaces: s.r.Namespaces}
 }
 
 // place takes the slot of the Incident's category, or finds out who has it, once in a pass. Of several Incidents of a

@@ -1,6 +1,7 @@
 package platform
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -115,11 +116,23 @@ func (r *Reconciler) configuration(ctx context.Context, p *v1alpha1.Platform) er
 		set(p, side.condition, metav1.ConditionTrue, v1alpha1.ReasonSucceeded,
 			"what it needs is there and has the right form. Whether the far side accepts it was not asked")
 	}
-	p.Status.Configuration = configured
-	if len(unusable) > 0 {
-		p.Status.Configuration = "unusable: " + strings.Join(unusable, ", ")
+	shared, err := r.shared(ctx, p)
+	if err != nil {
+		return err
 	}
+	p.Status.Configuration = summary(unusable, shared)
 	return nil
+}
+
+func summary(unusable, shared []string) string {
+	var parts []string
+	if len(unusable) > 0 {
+		parts = append(parts, "unusable: "+strings.Join(unusable, ", "))
+	}
+	if len(shared) > 0 {
+		parts = append(parts, "shared: "+strings.Join(shared, ", "))
+	}
+	return cmp.Or(strings.Join(parts, "; "), configured)
 }
 
 // pagers looks at the channels of each tier. One that can't be used is a page that comes late, or not at all.
@@ -166,8 +179,11 @@ func commands(ctx context.Context, c *access.Connections, p *v1alpha1.Platform) 
 
 // tellConfiguration emits an event for each trouble that began, changed or ended.
 func (r *Reconciler) tellConfiguration(before, p *v1alpha1.Platform) {
+	names := []string{v1alpha1.ConditionRenderServicesShared, v1alpha1.ConditionStatusPageShared}
 	for _, side := range farSides {
-		name := side.condition
+		names = append(names, side.condition)
+	}
+	for _, name := range names {
 		was := meta.FindStatusCondition(before.Status.Conditions, name)
 		is := meta.FindStatusCondition(p.Status.Conditions, name)
 		switch {
@@ -179,4 +195,7 @@ func (r *Reconciler) tellConfiguration(before, p *v1alpha1.Platform) {
 	}
 }
 
-func isTrouble(c *metav1.Condition) bool { return c != nil && c.Status == metav1.ConditionFalse }
+// isTrouble says whether a condition reports something to be mended. Those of what is shared are present while True.
+func isTrouble(c *metav1.Condition) bool {
+	return c != nil && (c.Status == metav1.ConditionTrue) == strings.HasSuffix(c.Type, "Shared")
+}

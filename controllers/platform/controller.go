@@ -56,6 +56,8 @@ type Reconciler struct {
 	Recorder    events.EventRecorder
 	Prober      *signals.Prober
 	Opener      *opening.Opener
+	// Namespaces that the manager watches: Platforms of all of them may name the same service.
+	Namespaces []string
 
 	unknowns unknowns
 }

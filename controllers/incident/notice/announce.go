@@ -176,6 +176,14 @@ func (n *Notice) due(ctx context.Context) (*playbook.Outcome, error) {
 	if outcome, ok := n.MayAct(); !ok {
 		return &outcome, nil
 	}
+	// Past the cache: a notice is an effect. One that is out is brought to its end by whoever told it.
+	elsewhere, err := n.Claims.HeldElsewhere(ctx, n.APIReader, n.Platform, claims.Page(n.Platform))
+	if err != nil {
+		return nil, err
+	}
+	if elsewhere != "" {
+		return new(playbook.Wait(holderInterval, v1alpha1.ReasonHeldByOther, "nothing is told there: %s", elsewhere)), nil
+	}
 	if n.Incident.Status.AffectedSince == nil {
 		n.Incident.Status.AffectedSince = n.Incident.Status.Onset
 	}
