@@ -43,6 +43,9 @@ const (
 // ConditionResponseOverdue is present while True: nobody has responded to an Incident by status.respondBy.
 const ConditionResponseOverdue = "ResponseOverdue"
 
+// ConditionStatusLost is present on an Incident that had begun and lost its status: then nobody knows what it did.
+const ConditionStatusLost = "StatusLost"
+
 // What a Platform reports of its signals: True is good, False bad, and Unknown not known, which is not good.
 const (
 	ConditionUpAnswers         = "UpAnswers"
@@ -195,6 +198,11 @@ const (
 	ReasonHeldByOther = "HeldByOther"
 	// ReasonAwaitingFix says that auto-deploy stays off until the bad commit was followed by another one.
 	ReasonAwaitingFix = "AwaitingFix"
+	// ReasonStatusLost says that the Incident had begun, and its status was wiped. It pages again, and acts only where a
+	// person says so.
+	ReasonStatusLost = "StatusLost"
+	// ReasonStillRings says that a channel could not be told that somebody took it on, or that it is over.
+	ReasonStillRings = "StillRings"
 	// ReasonOverdue says that nobody has responded in time.
 	ReasonOverdue = "Overdue"
 	// ReasonSignalGood, ReasonSignalBad and ReasonSignalUnknown are what a signal is.
@@ -264,6 +272,11 @@ const (
 	AnnotationSeenSeverity = "playbook.1pass.dev/seen-severity"
 	AnnotationSeenBy       = "playbook.1pass.dev/seen-by"
 )
+
+// AnnotationBegun stands on an object that has begun, with the UID that it began with, where no ledger remembers what
+// it did: on an Incident, and on a KeyCompromise of a Platform without a database. It outlasts the status: an object
+// that has it, and has no conditions, has lost them.
+const AnnotationBegun = "playbook.1pass.dev/begun"
 
 // LabelPlatform must stand on a Secret with the Platform's name, or no controller reads it.
 const LabelPlatform = "playbook.1pass.dev/platform"

@@ -100,7 +100,7 @@ func (r *Reconciler) closeDeleted(ctx context.Context, v *playbook.Visit[*v1alph
 	if err := s.Client.Get(ctx, s.PlatformKey(), p); apierrors.IsNotFound(err) && !heard {
 		return nil
 	} else if err != nil {
-		return fmt.Errorf("reading the Platform: %w", err)
+		return fmt.Errorf("reading the Platform: %w. %s", err, s.escalation().Untold())
 	}
 	s.Platform = p
 	if status.ResolvedAt == nil {
@@ -116,7 +116,7 @@ func (r *Reconciler) closeDeleted(ctx context.Context, v *playbook.Visit[*v1alph
 		return fmt.Errorf("writing the status: %w", err)
 	}
 	if !taken || !published {
-		return errNotTold
+		return fmt.Errorf("%w. %s", errNotTold, s.escalation().Untold())
 	}
 	return nil
 }

@@ -6,9 +6,10 @@ import (
 	"fmt"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
 	"github.com/1pass-dev/playbook-operator/controllers/access"
@@ -44,17 +45,32 @@ func (r *Reconciler) response(v *playbook.Visit[*v1alpha1.Incident]) *response {
 }
 
 func (r *Reconciler) connect(ctx context.Context, v *playbook.Visit[*v1alpha1.Incident]) (*response, error) {
+	s := r.response(v)
+	if v.Wiped {
+		s.statusLost()
+	}
 	// Before the first page: what people were told must be taken back when the object goes.
-	if err := playbook.PatchFinalizer(ctx, r.Client, v.Obj, controllerutil.AddFinalizer); err != nil {
+	err := v.Mark(ctx)
+	if err != nil {
 		return nil, err
 	}
-	s := r.response(v)
-	var err error
 	if s.Platform, err = access.Find(ctx, r.Client, v.Obj.Namespace, v.Obj.Spec.PlatformRef.Name); err != nil {
 		return nil, err
 	}
 	s.signals = r.Signals(client.ObjectKeyFromObject(s.Platform))
 	return s, nil
+}
+
+// statusLost says that the Incident had begun, and that nobody knows what it did. There is no ledger to read it from: a
+// rollback that its Platform does not remember, or a person's decision, may be among it.
+func (s *response) statusLost() {
+	const text = "the status of this incident was lost. People are paged again. Nothing is rolled back without an " +
+		"approval, and the public is told only by spec.notice: Publish, unless it was told before. If it is over: "
+	meta.SetStatusCondition(&s.Incident.Status.Conditions, metav1.Condition{
+		Type: v1alpha1.ConditionStatusLost, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonStatusLost,
+		ObservedGeneration: s.Incident.Generation, Message: text + s.ResolveCommand(),
+	})
+	s.Warn(v1alpha1.ReasonStatusLost, "%s%s", text, s.ResolveCommand())
 }
 
 // resume lets a stalled incident go on. Where a person asked for it, what Render refused is tried again.

@@ -103,8 +103,9 @@ const (
 	maxKey = 255
 )
 
-// dedupKey is the message's Key, or its digest where it is too long. A page must not be refused because of that.
-func (m Message) dedupKey() string {
+// DedupKey is the key that PagerDuty shows with the alert: the message's Key, or its digest where it is too long. A
+// page must not be refused because of that.
+func (m Message) DedupKey() string {
 	if len(m.Key) <= maxKey {
 		return m.Key
 	}
