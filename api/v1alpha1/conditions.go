@@ -43,6 +43,9 @@ const (
 // ConditionResponseOverdue is present while True: nobody has responded to an Incident by status.respondBy.
 const ConditionResponseOverdue = "ResponseOverdue"
 
+// ConditionStatusLost is present on an Incident that had begun and lost its status: then nobody knows what it did.
+const ConditionStatusLost = "StatusLost"
+
 // What a Platform reports of its signals: True is good, False bad, and Unknown not known, which is not good.
 const (
 	ConditionUpAnswers         = "UpAnswers"
@@ -59,6 +62,25 @@ const (
 const (
 	ConditionDatabaseReachable = "DatabaseReachable"
 	ConditionLedgerReady       = "LedgerReady"
+)
+
+// What a Platform reports of the Secrets of its far sides, each where the spec names it. True says that what the
+// Secret holds has the right form. Nobody is asked whether it is accepted.
+const (
+	ConditionAdminAPIConfigured    = "AdminAPIConfigured"
+	ConditionRenderConfigured      = "RenderConfigured"
+	ConditionPagersConfigured      = "PagersConfigured"
+	ConditionStatusPageConfigured  = "StatusPageConfigured"
+	ConditionCommandsConfigured    = "CommandsConfigured"
+	ConditionSigningConfigured     = "SigningConfigured"
+	ConditionProbeClientConfigured = "ProbeClientConfigured"
+)
+
+// What a Platform reports while another one names the same Render service or the same status page. They are present
+// while True.
+const (
+	ConditionRenderServicesShared = "RenderServicesShared"
+	ConditionStatusPageShared     = "StatusPageShared"
 )
 
 // Reasons that settle a step, or say that it has not begun.
@@ -169,8 +191,18 @@ const (
 	ReasonRollbackWithheld = "RollbackWithheld"
 	// ReasonWaitingForOther says that another Incident of the same category is open, and acts.
 	ReasonWaitingForOther = "WaitingForOther"
+	// ReasonHolder says that this Platform is the oldest of those that name the same service or page, and holds it.
+	ReasonHolder = "Holder"
+	// ReasonHeldByOther says that an older Platform names the same service or page, so that this one changes nothing
+	// there.
+	ReasonHeldByOther = "HeldByOther"
 	// ReasonAwaitingFix says that auto-deploy stays off until the bad commit was followed by another one.
 	ReasonAwaitingFix = "AwaitingFix"
+	// ReasonStatusLost says that the Incident had begun, and its status was wiped. It pages again, and acts only where a
+	// person says so.
+	ReasonStatusLost = "StatusLost"
+	// ReasonStillRings says that a channel could not be told that somebody took it on, or that it is over.
+	ReasonStillRings = "StillRings"
 	// ReasonOverdue says that nobody has responded in time.
 	ReasonOverdue = "Overdue"
 	// ReasonSignalGood, ReasonSignalBad and ReasonSignalUnknown are what a signal is.
@@ -240,6 +272,11 @@ const (
 	AnnotationSeenSeverity = "playbook.1pass.dev/seen-severity"
 	AnnotationSeenBy       = "playbook.1pass.dev/seen-by"
 )
+
+// AnnotationBegun stands on an object that has begun, with the UID that it began with, where no ledger remembers what
+// it did: on an Incident, and on a KeyCompromise of a Platform without a database. It outlasts the status: an object
+// that has it, and has no conditions, has lost them.
+const AnnotationBegun = "playbook.1pass.dev/begun"
 
 // LabelPlatform must stand on a Secret with the Platform's name, or no controller reads it.
 const LabelPlatform = "playbook.1pass.dev/platform"

@@ -219,7 +219,8 @@ type IncidentStatus struct {
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
 
-	// conditions are Ready, Reconciling or Stalled, ResponseOverdue while it is True, and one per step. Every category has
+	// conditions are Ready, Reconciling or Stalled, ResponseOverdue while it is True, StatusLost if the status was lost
+	// once, and one per step. Every category has
 	// the steps Classified, Escalated, Acknowledged, Triaged and Resolved. An Outage has Announced, RolledBack, Mitigated
 	// and AutoDeployRestored too.
 	// +optional

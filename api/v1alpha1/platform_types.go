@@ -524,13 +524,22 @@ type PlatformStatus struct {
 
 	// conditions are Ready, and Reconciling while it is not Ready. With a database there are also DatabaseReachable and
 	// LedgerReady. With probes there are UpAnswers, TokensIssued, JWKSServed, EndpointsAnswer and LatencyGood, and with
-	// both WebhooksDelivered. AutoDeployOff is there while an Incident keeps auto-deploy off.
+	// both WebhooksDelivered. AutoDeployOff is there while an Incident keeps auto-deploy off. For each far side with a
+	// Secret there is one that says whether its Secret can be used, such as PagersConfigured. RenderServicesShared and
+	// StatusPageShared are there while another Platform names the same.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
-	// +kubebuilder:validation:MaxItems=24
+	// +kubebuilder:validation:MaxItems=32
 	// +kubebuilder:validation:MinItems=1
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
+
+	// configuration is "ok", or names the far sides whose Secrets can't be used, and what another Platform names as well.
+	// Their conditions say why.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=512
+	Configuration string `json:"configuration,omitempty"`
 
 	// deadLetters counts webhooks that died undelivered.
 	// +optional
@@ -846,6 +855,7 @@ type ApplicationDeadLetters struct {
 // +kubebuilder:validation:XValidation:rule="size(self.metadata.name) <= 63",message="the labels of its Secrets have a Platform's name as their value, which may have 63 characters: write a shorter name"
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
 // +kubebuilder:printcolumn:name="Automation",type=string,JSONPath=`.spec.automation`
+// +kubebuilder:printcolumn:name="Configuration",type=string,JSONPath=`.status.configuration`
 // +kubebuilder:printcolumn:name="Signals",type=string,JSONPath=`.status.signals.summary`
 // +kubebuilder:printcolumn:name="Dead letters",type=integer,JSONPath=`.status.deadLetters.total`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -79,7 +81,7 @@ func run(ctx context.Context, args []string) error {
 	}
 	connections := &access.Connections{Secrets: mgr.GetAPIReader(), Transport: outbound.NewTransport()}
 	defer connections.Close()
-	if err := add(mgr, connections); err != nil {
+	if err := add(mgr, connections, slices.Sorted(maps.Keys(o.namespaces))); err != nil {
 		return err
 	}
 	if err := mgr.Start(ctx); err != nil {
@@ -146,14 +148,14 @@ func newManager(o options) (ctrl.Manager, error) {
 }
 
 // add puts the parts together.
-func add(mgr ctrl.Manager, connections *access.Connections) error {
+func add(mgr ctrl.Manager, connections *access.Connections, namespaces []string) error {
 	prober := &signals.Prober{Cache: mgr.GetCache(), Connections: connections}
 	if err := mgr.Add(prober); err != nil {
 		return fmt.Errorf("adding the Prober: %w", err)
 	}
 	platforms := &platform.Reconciler{
 		Client: mgr.GetClient(), APIReader: mgr.GetAPIReader(), Connections: connections,
-		Recorder: mgr.GetEventRecorder("platform"), Prober: prober,
+		Recorder: mgr.GetEventRecorder("platform"), Prober: prober, Namespaces: namespaces,
 		Opener: &opening.Opener{
 			Claims:   claims.Claims{Client: mgr.GetClient(), APIReader: mgr.GetAPIReader(), Now: time.Now},
 			Recorder: mgr.GetEventRecorder("platform"),
@@ -164,8 +166,8 @@ func add(mgr ctrl.Manager, connections *access.Connections) error {
 	}
 	incidents := &incident.Reconciler{
 		Client: mgr.GetClient(), APIReader: mgr.GetAPIReader(), Connections: connections,
-		Recorder: mgr.GetEventRecorder("incident"),
-		Signals:  prober.Signals, Changes: prober.Changes(), Now: time.Now,
+		Recorder: mgr.GetEventRecorder("incident"), Namespaces: namespaces,
+		Signals: prober.Signals, Changes: prober.Changes(), Now: time.Now,
 	}
 	if err := incidents.SetupWithManager(mgr); err != nil {
 		return fmt.Errorf("adding the Incident controller: %w", err)

@@ -18,6 +18,7 @@ import (
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
 	"github.com/1pass-dev/playbook-operator/controllers/playbook"
+	"github.com/1pass-dev/playbook-operator/controllers/systems/outbound"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/paging"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/platformapi"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/platformdb"
@@ -98,15 +99,10 @@ func (c *Connections) database(ctx context.Context, p *v1alpha1.Platform, secret
 	if fresh {
 		return known.db, nil
 	}
-	data, err := c.Secret(ctx, p, secret)
+	url, authorities, err := c.databaseURL(ctx, p, secret)
 	if err != nil {
 		return nil, err
 	}
-	url, err := valueIn(data, secret, "url")
-	if err != nil {
-		return nil, err
-	}
-	authorities := string(data["ca.crt"])
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	known = c.pools[key]
@@ -129,6 +125,31 @@ func (c *Connections) database(ctx context.Context, p *v1alpha1.Platform, secret
 	return db, nil
 }
 
+func (c *Connections) databaseURL(ctx context.Context, p *v1alpha1.Platform, secret string) (url, authorities string,
+	err error) {
+	data, err := c.Secret(ctx, p, secret)
+	if err != nil {
+		return "", "", err
+	}
+	url, err = valueIn(data, secret, "url")
+	return url, string(data["ca.crt"]), err
+}
+
+// CheckSigning reads the Secret that Signing connects by, and connects to nobody. The Platform names one.
+func (c *Connections) CheckSigning(ctx context.Context, p *v1alpha1.Platform) error {
+	name := p.Spec.Database.SigningSecretRef.Name
+	url, authorities, err := c.databaseURL(ctx, p, name)
+	if err != nil {
+		return err
+	}
+	db, err := platformdb.OpenTrusting(url, authorities, c.Dial)
+	if err != nil {
+		return unusable("Secret %q: %w", name, err)
+	}
+	db.Close()
+	return nil
+}
+
 // AdminAPI is the Platform's admin API.
 func (c *Connections) AdminAPI(ctx context.Context, p *v1alpha1.Platform) (*platformapi.Admin, error) {
 	if p.Spec.AdminAPI == nil {
@@ -140,6 +161,23 @@ func (c *Connections) AdminAPI(ctx context.Context, p *v1alpha1.Platform) (*plat
 		return nil, err
 	}
 	return platformapi.NewAdmin(p.Spec.URL, token, c.Transport), nil
+}
+
+// TokenClient is the client that the Platform's probes ask for a token by. The Platform names one.
+func (c *Connections) TokenClient(ctx context.Context, p *v1alpha1.Platform) (*platformapi.TokenClient, error) {
+	data, err := c.Secret(ctx, p, p.Spec.Probes.TokenSecretRef.Name)
+	if err != nil {
+		return nil, err
+	}
+	id, err := valueIn(data, p.Spec.Probes.TokenSecretRef.Name, "clientID")
+	if err != nil {
+		return nil, err
+	}
+	secret, err := valueIn(data, p.Spec.Probes.TokenSecretRef.Name, "clientSecret")
+	if err != nil {
+		return nil, err
+	}
+	return &platformapi.TokenClient{ID: id, Secret: secret}, nil
 }
 
 // Render is the Platform's account at Render. Those who share its key share the client, since they share Render's
@@ -222,9 +260,18 @@ func (c *Connections) StatusPage(ctx context.Context, p *v1alpha1.Platform) (*st
 	if err != nil {
 		return nil, err
 	}
-	return &statuspage.Page{URL: strings.TrimSpace(string(data["url"])), ID: p.Spec.StatusPage.PageID, Key: key,
+	url := strings.TrimSpace(string(data["url"]))
+	if err := outbound.CheckURL(url); url != "" && err != nil {
+		return nil, unusable("Secret %q: key \"url\" can't be used: %w", name, err)
+	}
+	return &statuspage.Page{URL: url, ID: p.Spec.StatusPage.PageID, Key: key,
 		Transport: c.Transport}, nil
 }
+
+// Unread says that a Secret could not be read, so that nobody knows whether it can be used.
+type Unread struct{ error }
+
+func (u *Unread) Unwrap() error { return u.error }
 
 // Secret reads a Secret of the Platform's namespace, if its label says that it is for this Platform: whoever may write
 // a Platform could otherwise send any Secret of the namespace to a URL of their choice.
@@ -235,6 +282,8 @@ func (c *Connections) Secret(ctx context.Context, p *v1alpha1.Platform, name str
 	case apierrors.IsNotFound(err):
 		return nil, unusable("there is no Secret %q in namespace %q: create it with the label %s=%s", name, p.Namespace,
 			v1alpha1.LabelPlatform, p.Name)
+	case err != nil && !apierrors.IsForbidden(err):
+		return nil, unusable("%w", &Unread{fmt.Errorf("reading Secret %q: %w", name, err)})
 	case err != nil:
 		return nil, unusable("reading Secret %q: %w", name, err)
 	case secret.Labels[v1alpha1.LabelPlatform] != p.Name:

@@ -23,6 +23,8 @@ type Claims struct {
 	// APIReader reads from the API server, not from the cache: a claim is decided on the present status.
 	APIReader client.Reader
 	Now       func() time.Time
+	// Namespaces in which Platforms may name the same target; none stands for the namespace of the one that asks.
+	Namespaces []string
 }
 
 // Decide reads the Platform's present status. decide may change it, and returns whether the change is to be written.

@@ -35,6 +35,8 @@ type Reconciler struct {
 	Signals func(client.ObjectKey) signals.Signals
 	// Changes of a Platform's signals wake its Incidents; nil where nothing tells of them.
 	Changes <-chan event.GenericEvent
+	// Namespaces that the manager watches: Platforms of all of them may name the same service.
+	Namespaces []string
 	// Now is the clock.
 	Now func() time.Time
 
@@ -102,7 +104,7 @@ func (r *Reconciler) closeDeleted(ctx context.Context, v *playbook.Visit[*v1alph
 	if err := s.Client.Get(ctx, s.PlatformKey(), p); apierrors.IsNotFound(err) && !heard {
 		return nil
 	} else if err != nil {
-		return fmt.Errorf("reading the Platform: %w", err)
+		return fmt.Errorf("reading the Platform: %w. %s", err, s.escalation().Untold())
 	}
 	s.Platform = p
 	if status.ResolvedAt == nil {
@@ -118,7 +120,7 @@ func (r *Reconciler) closeDeleted(ctx context.Context, v *playbook.Visit[*v1alph
 		return fmt.Errorf("writing the status: %w", err)
 	}
 	if !taken || !published {
-		return errNotTold
+		return fmt.Errorf("%w. %s", errNotTold, s.escalation().Untold())
 	}
 	return nil
 }

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
@@ -45,18 +47,33 @@ func (r *Reconciler) response(v *playbook.Visit[*v1alpha1.Incident]) *response {
 }
 
 func (r *Reconciler) connect(ctx context.Context, v *playbook.Visit[*v1alpha1.Incident]) (*response, error) {
+	s := r.response(v)
+	if v.Wiped {
+		s.statusLost()
+	}
 	// Before the first page: what people were told must be taken back when the object goes.
-	if err := playbook.PatchFinalizer(ctx, r.Client, v.Obj, controllerutil.AddFinalizer); err != nil {
+	err := playbook.PatchFinalizer(ctx, r.Client, v.Obj, controllerutil.AddFinalizer)
+	if err != nil {
 		return nil, err
 	}
-	s := r.response(v)
-	var err error
 	if s.Platform, err = access.Find(ctx, r.Client, v.Obj.Namespace, v.Obj.Spec.PlatformRef.Name); err != nil {
 		// This is the loudest thing on the row: only the Platform says whom to page.
 		return nil, fmt.Errorf("nobody is paged, call somebody: %w", err)
 	}
 	s.signals = r.Signals(client.ObjectKeyFromObject(s.Platform))
 	return s, nil
+}
+
+// statusLost says that the Incident had begun, and that nobody knows what it did. There is no ledger to read it from: a
+// rollback that its Platform does not remember, or a person's decision, may be among it.
+func (s *response) statusLost() {
+	const text = "the status of this incident was lost. People are paged again. Nothing is rolled back without an " +
+		"approval, and the public is told only by spec.notice: Publish, unless it was told before. If it is over: "
+	meta.SetStatusCondition(&s.Incident.Status.Conditions, metav1.Condition{
+		Type: v1alpha1.ConditionStatusLost, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonStatusLost,
+		ObservedGeneration: s.Incident.Generation, Message: text + s.ResolveCommand(),
+	})
+	s.Warn(v1alpha1.ReasonStatusLost, "%s%s", text, s.ResolveCommand())
 }
 
 // resume lets a stalled incident go on. Where a person asked for it, what Render refused is tried again.
@@ -84,7 +101,7 @@ func measure(ctx context.Context, s *response, after time.Duration) time.Duratio
 }
 
 func (s *response) claims() claims.Claims {
-	return claims.Claims{Client: s.r.Client, APIReader: s.r.APIReader, Now: s.r.Now}
+	return claims.Claims{Client: s.r.Client, APIReader: s.r.APIReader, Now: s.r.Now, Namespaces: s.r.Namespaces}
 }
 
 // place takes the slot of the Incident's category, or finds out who has it, once in a pass. Of several Incidents of a
@@ -94,6 +111,11 @@ func (s *response) place(ctx context.Context) error {
 		return s.unplaced
 	}
 	s.placed = true
+	// Whoever acts must be known to have begun, also where the status is lost. A page comes before that: it may come
+	// twice.
+	if s.unplaced = s.Mark(ctx); s.unplaced != nil {
+		return s.unplaced
+	}
 	first, err := s.claims().Hold(ctx, s.Incident, s.signals)
 	switch {
 	case err != nil:

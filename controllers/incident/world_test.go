@@ -130,7 +130,7 @@ spec:
     - name: oncall-engineer
       notify: [{type: PagerDuty, secretRef: {name: %[1]s-pagerduty}}, {type: Slack, secretRef: {name: %[1]s-slack}}]
     - {name: project-owner, notify: [{type: PagerDuty, secretRef: {name: %[1]s-owner}}]}
-  statusPage: {pageID: page, secretRef: {name: %[1]s-statuspage}}
+  statusPage: {pageID: %[1]s, secretRef: {name: %[1]s-statuspage}}
 %[10]s
 `, s.Name, world.Namespace, s.URL(), routingKey, ownerRoutingKey, s.Server.Render().Key(), s.Services.StatuspageKey(),
 		logi.RenderPath, logi.WebService, more, s.URLAs("playbook_monitor"))
@@ -142,6 +142,14 @@ spec:
 func (s *scene) end() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
+	s.remove(ctx)
+	if err := s.Close(ctx); err != nil {
+		s.Errorf("closing the platform: %v", err)
+	}
+}
+
+// remove the Platform and its Incidents.
+func (s *scene) remove(ctx context.Context) {
 	var list v1alpha1.IncidentList
 	if err := admin.List(ctx, &list, client.InNamespace(world.Namespace)); err != nil {
 		s.Errorf("listing what to clean up: %v", err)
@@ -161,9 +169,6 @@ func (s *scene) end() {
 	if err := admin.Delete(ctx, &v1alpha1.Platform{ObjectMeta: metav1.ObjectMeta{Namespace: world.Namespace,
 		Name: s.Name}}); err != nil {
 		s.Errorf("cleaning up: %v", err)
-	}
-	if err := s.Close(ctx); err != nil {
-		s.Errorf("closing the platform: %v", err)
 	}
 }
 

@@ -46,7 +46,8 @@ func (r *Reconciler) connect(ctx context.Context, v *playbook.Visit[*v1alpha1.Ke
 	}
 	if unrecorded(obj, s.platform) {
 		s.recall()
-		return s, nil
+		// The status is all that remembers the rake, so it must be known if that is lost.
+		return s, v.Mark(ctx)
 	}
 	s.db, err = r.Connections.Database(ctx, s.platform)
 	if s.platform.Spec.Database == nil && obj.Spec.Via == v1alpha1.CompromiseViaDatabase {

@@ -22,6 +22,9 @@ const (
 // revoke does four things in one transaction: it ends the key, issues its successor, signs anew what is undelivered,
 // and tells the relying party.
 func revoke(ctx context.Context, s *compromise) (playbook.Outcome, error) {
+	if outcome := s.finishedBefore(); outcome.Stops() {
+		return outcome, nil
+	}
 	if s.revoked == nil {
 		end := s.revokeNow
 		if s.obj.Spec.Via == v1alpha1.CompromiseViaCommand {
@@ -47,6 +50,24 @@ func revoke(ctx context.Context, s *compromise) (playbook.Outcome, error) {
 			"kid, and can't be recalled", r.RevokedAt.Format(time.RFC3339), r.SuccessorKid, r.Claimed), nil
 	}
 	return playbook.Done("revoked at %s, successor %s", r.RevokedAt.Format(time.RFC3339), r.SuccessorKid), nil
+}
+
+// finishedBefore ends an object whose operation is complete in the ledger, and which has lost its status. What JWKS
+// showed then can't be seen again, and the proof need not be made twice.
+func (s *compromise) finishedBefore() playbook.Outcome {
+	if s.op == nil || s.op.Outcome == nil || *s.op.Outcome != platformdb.OutcomeComplete {
+		return playbook.Outcome{}
+	}
+	at := s.op.ClosedAt.UTC().Format(time.RFC3339)
+	if s.revoked == nil {
+		return playbook.Moot(v1alpha1.ReasonAlreadyDone, "another KeyCompromise ended this key, and this one finished at "+
+			"%s. "+
+			"Its status was lost since", at)
+	}
+	return playbook.Moot(v1alpha1.ReasonAlreadyDone, "this KeyCompromise revoked the key at %s, successor %s, and "+
+		"finished "+
+		"at %s: by then all steps were done. Its status was lost since, and is written from the ledger",
+		s.revoked.RevokedAt.Format(time.RFC3339), s.revoked.SuccessorKid, at)
 }
 
 // begin opens the operation, or returns why it must not begin.

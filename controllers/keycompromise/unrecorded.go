@@ -152,6 +152,10 @@ func (s *compromise) rememberJWKS(ctx context.Context) (command.Finding, error) 
 		held = playbook.Stall(v1alpha1.ReasonUnknownKid, "JWKS has no kid %q, but %s. Perhaps it never had that kid, or the "+
 			"key was ended before this object looked. Nobody can tell without spec.database. The platform's rake was not "+
 			"run. If the kid is wrong, delete this object, and apply one with the right kid", s.obj.Spec.Kid, named(kids))
+	case s.visit.Wiped:
+		held = playbook.Stall(v1alpha1.ReasonOutcomeUnknown, "this object had begun, and its status was lost. So nobody "+
+			"knows whether the platform's rake was run for %s, or still runs. JWKS still has that kid. It is not run by "+
+			"itself. When you are sure that none runs: %s", s.obj.Spec.Kid, s.resumeCommand())
 	case len(kids) > maxKidsBefore:
 		held = playbook.Stall(v1alpha1.ReasonSpecInvalid, "JWKS has %d keys, and this object can remember %d. What the "+
 			"platform's rake does could not be told. Nothing was sent. Give Platform %q a spec.database. Then: %s", len(kids),

@@ -56,6 +56,8 @@ type Reconciler struct {
 	Recorder    events.EventRecorder
 	Prober      *signals.Prober
 	Opener      *opening.Opener
+	// Namespaces that the manager watches: Platforms of all of them may name the same service.
+	Namespaces []string
 
 	unknowns unknowns
 }
@@ -65,13 +67,19 @@ type Reconciler struct {
 // +kubebuilder:rbac:groups="",namespace=playbook-system,resources=secrets,verbs=get
 // +kubebuilder:rbac:groups=events.k8s.io,namespace=playbook-system,resources=events,verbs=create;patch
 
-// SetupWithManager registers two controllers. One looks at databases, and may wait for a database that hangs. The other
-// writes signals, and waits only for the API server.
+// SetupWithManager registers three controllers. One looks at databases, and may wait for a database that hangs. The
+// others write what is configured and the signals, and wait only for the API server.
 func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 	if err := ctrl.NewControllerManagedBy(mgr).
 		For(&v1alpha1.Platform{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
 		WithOptions(controller.Options{MaxConcurrentReconciles: concurrency}).
 		Complete(r); err != nil {
+		return err
+	}
+	if err := ctrl.NewControllerManagedBy(mgr).Named("platform-configuration").
+		For(&v1alpha1.Platform{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
+		WithOptions(controller.Options{MaxConcurrentReconciles: concurrency}).
+		Complete(reconcile.Func(r.ReconcileConfiguration)); err != nil {
 		return err
 	}
 	return ctrl.NewControllerManagedBy(mgr).Named("platform-signals").
@@ -146,7 +154,7 @@ func (r *Reconciler) look(ctx context.Context, p *v1alpha1.Platform) {
 		meta.RemoveStatusCondition(&p.Status.Conditions, v1alpha1.ConditionDatabaseReachable)
 		meta.RemoveStatusCondition(&p.Status.Conditions, v1alpha1.ConditionLedgerReady)
 		p.Status.DeadLetters = nil
-		r.lookAtCommands(ctx, p)
+		isReady(p)
 		return
 	}
 	db, err := r.Connections.Database(ctx, p)
@@ -185,7 +193,7 @@ func (r *Reconciler) look(ctx context.Context, p *v1alpha1.Platform) {
 		notReady(p, fmt.Errorf("playbooks can run, but monitoring can't: %w", err))
 		return
 	}
-	r.lookAtCommands(ctx, p)
+	isReady(p)
 }
 
 // lookAtSigner looks whether the role that ends keys sees all that it must sign anew.
@@ -201,21 +209,6 @@ func (r *Reconciler) lookAtSigner(ctx context.Context, p *v1alpha1.Platform) err
 		return err
 	}
 	return nil
-}
-
-// lookAtCommands is the last look. In an emergency it is too late to find out that a Secret is missing.
-func (r *Reconciler) lookAtCommands(ctx context.Context, p *v1alpha1.Platform) {
-	var err error
-	if commands := p.Spec.Commands; commands != nil && commands.Type == v1alpha1.CommandTypeSSH {
-		_, err = r.Connections.SSHTarget(ctx, p)
-	} else if commands != nil {
-		_, err = r.Connections.Render(ctx, p)
-	}
-	if err != nil {
-		notReady(p, fmt.Errorf("playbooks can run, but none via: Command: %w", err))
-		return
-	}
-	isReady(p)
 }
 
 func isReady(p *v1alpha1.Platform) {

@@ -172,14 +172,6 @@ func TestAPlatformWithoutADatabaseSaysWhatItCanDo(t *testing.T) {
 		t.Fatal(err)
 	}
 	got = look(t, r, p)
-	expect(t, got, "Reconciling=True/SecretUnusable", "Ready=False/SecretUnusable")
-	if text := describe(got); !strings.Contains(text, `none via: Command: there is no Secret "no-database-ssh"`) {
-		t.Error(text)
-	}
-	ssh := secret(unwatched, "no-database-ssh", "")
-	ssh.Labels[v1alpha1.LabelPlatform], ssh.StringData = p.Name, map[string]string{"privateKey": "a", "knownHosts": "b"}
-	create(t, ssh)
-	got = look(t, r, p)
 	expect(t, got, "Ready=True/Succeeded")
 	if text := describe(got); !strings.Contains(text, "ObserveOnly") || !strings.Contains(text,
 		"only Incidents and KeyCompromises via: Command can run") {

@@ -13,6 +13,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
@@ -21,12 +22,17 @@ import (
 )
 
 // Controller begins to build the controller of a kind. It runs as many objects in parallel as concurrency says. It
-// wakes an object when somebody changes it or its Platform. It retries a failure after ever longer waits, up to
-// slowestRetry.
+// wakes an object when somebody changes it or its Platform, or wipes its status. It retries a failure after ever longer
+// waits, up to slowestRetry.
 func Controller(mgr ctrl.Manager, kind Object, list client.ObjectList, concurrency int,
 	slowestRetry time.Duration) *builder.Builder {
-	// The controller's own status writes must not wake the object: a pass returns when it wants to come back.
-	asked := predicate.Or(predicate.GenerationChangedPredicate{}, predicate.AnnotationChangedPredicate{})
+	// The controller's own writes must not wake the object: a pass returns when it wants to come back.
+	asked := predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
+		was, is := e.ObjectOld.(Object), e.ObjectNew.(Object)
+		return was.GetGeneration() != is.GetGeneration() ||
+			was.GetAnnotations()[v1alpha1.AnnotationRequestedAt] != is.GetAnnotations()[v1alpha1.AnnotationRequestedAt] ||
+			condition(was, v1alpha1.ConditionReady) != nil && condition(is, v1alpha1.ConditionReady) == nil
+	}}
 	return ctrl.NewControllerManagedBy(mgr).
 		For(kind, builder.WithPredicates(asked)).
 		Watches(&v1alpha1.Platform{}, Unfinished(mgr.GetClient(), list),

@@ -76,6 +76,7 @@ func PatchFinalizer(ctx context.Context, c client.Client, obj client.Object,
 		return fmt.Errorf("patching the finalizer: %w", err)
 	}
 	obj.SetFinalizers(patched.GetFinalizers())
+	obj.SetAnnotations(patched.GetAnnotations())
 	obj.SetResourceVersion(patched.GetResourceVersion())
 	return nil
 }

@@ -8,6 +8,8 @@ import (
 	"k8s.io/client-go/tools/events"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
 )
 
 // A Kind is what differs from one kind of playbook to the next. What they share is the pass: read, gate, connect,
@@ -92,6 +94,7 @@ func (k Kind[O, S]) pass(ctx context.Context, v *Visit[O]) (time.Duration, error
 	if Finished(obj) {
 		return 0, nil
 	}
+	v.Wiped = condition(obj, v1alpha1.ConditionReady) == nil && marked(obj)
 	lanes := k.Lanes(obj)
 	Begin(obj, lanes)
 	if Stalled(obj) && !Asked(obj) && len(lanes) == 1 {

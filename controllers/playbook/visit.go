@@ -2,12 +2,15 @@ package playbook
 
 import (
 	"context"
+	"fmt"
+	"maps"
 	"slices"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/client-go/tools/events"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
 )
@@ -19,6 +22,8 @@ const writeInterval = time.Second
 // save a status.
 type Visit[O Object] struct {
 	Obj O
+	// Wiped says that the object has begun and has lost its status. It is known in the first pass after that only.
+	Wiped bool
 
 	written  O
 	client   client.Client
@@ -75,6 +80,37 @@ func (v *Visit[O]) SaveInTime(ctx context.Context, dropLate func(O)) (again time
 	}
 	return 0, v.Save(ctx)
 }
+
+// Mark adds the finalizer, and the mark that the playbook has begun, which outlasts the status. The status is written
+// before it. So a mark on an object without conditions says that these were lost, and never that a manager ended in
+// between. What must not be done twice comes after it.
+func (v *Visit[O]) Mark(ctx context.Context) error {
+	if controllerutil.ContainsFinalizer(v.Obj, v1alpha1.Finalizer) && marked(v.Obj) {
+		return nil
+	}
+	if base := v.asWritten(); !equality.Semantic.DeepEqual(base, v.Obj) {
+		// Not Save, which tells people: nothing happened yet.
+		if err := PatchStatus(ctx, v.client, base, v.Obj); err != nil {
+			return fmt.Errorf("writing the status before the playbook begins: %w", err)
+		}
+		v.Reread()
+	}
+	return PatchFinalizer(ctx, v.client, v.Obj, func(obj client.Object, finalizer string) bool {
+		added := controllerutil.AddFinalizer(obj, finalizer)
+		if marked(obj) {
+			return added
+		}
+		annotations := maps.Clone(obj.GetAnnotations())
+		if annotations == nil {
+			annotations = map[string]string{}
+		}
+		annotations[v1alpha1.AnnotationBegun] = string(obj.GetUID())
+		obj.SetAnnotations(annotations)
+		return true
+	})
+}
+
+func marked(obj client.Object) bool { return obj.GetAnnotations()[v1alpha1.AnnotationBegun] != "" }
 
 // PatchStatus writes obj's status under the optimistic lock. base is obj with the status that the API server has.
 func PatchStatus(ctx context.Context, c client.Client, base, obj client.Object) error {

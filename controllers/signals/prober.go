@@ -345,14 +345,10 @@ func (w *watch) tokenClient(ctx context.Context) (*platformapi.TokenClient, erro
 	if ref == nil || w.client != nil && time.Since(w.clientReadAt) < access.SecretInterval {
 		return w.client, nil
 	}
-	id, err := w.connections.Value(ctx, w.platform, ref.Name, "clientID")
+	client, err := w.connections.TokenClient(ctx, w.platform)
 	if err != nil {
 		return nil, err
 	}
-	secret, err := w.connections.Value(ctx, w.platform, ref.Name, "clientSecret")
-	if err != nil {
-		return nil, err
-	}
-	w.client, w.clientReadAt = &platformapi.TokenClient{ID: id, Secret: secret}, time.Now()
+	w.client, w.clientReadAt = client, time.Now()
 	return w.client, nil
 }

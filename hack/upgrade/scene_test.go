@@ -158,7 +158,7 @@ spec:
       - {type: PagerDuty, secretRef: {name: "${SITE}-pagerduty"}}
       - {type: Slack, secretRef: {name: "${SITE}-slack"}}
     - {name: project-owner, notify: [{type: PagerDuty, secretRef: {name: "${SITE}-owner"}}]}
-  statusPage: {pageID: page, secretRef: {name: "${SITE}-statuspage"}}
+  statusPage: {pageID: "${SITE}", secretRef: {name: "${SITE}-statuspage"}}
 `
 
 // withDatabase is what the Platform of most kinds has.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/url"
 	"slices"
+	"strings"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -158,13 +159,8 @@ func (e *Escalation) message(page v1alpha1.PageStatus, event paging.Event, at ti
 	if summary == "" {
 		summary = fmt.Sprintf("%s incident", obj.Spec.Category)
 	}
-	key := fmt.Sprintf("%s/%s/%s/%s", obj.Namespace, obj.Name, obj.UID, page.Tier)
-	if !unmarked(page) {
-		// A page of a higher severity is another alert: the one before may be acknowledged.
-		key += "/" + string(page.Severity)
-	}
 	return paging.Message{
-		Key: key, Event: event, Severity: string(page.Severity), Source: host, At: at,
+		Key: e.alert(page), Event: event, Severity: string(page.Severity), Source: host, At: at,
 		Summary: fmt.Sprintf("%s %s: %s", page.Severity, host, summary),
 		Details: map[string]string{
 			"incident": obj.Namespace + "/" + obj.Name, "platform": e.Platform.Name, "tier": page.Tier,
@@ -172,6 +168,17 @@ func (e *Escalation) message(page v1alpha1.PageStatus, event paging.Event, at ti
 			"acknowledge": e.AcknowledgeCommand(),
 		},
 	}
+}
+
+// alert is the key of the alert that a page belongs to.
+func (e *Escalation) alert(page v1alpha1.PageStatus) string {
+	obj := e.Incident
+	key := fmt.Sprintf("%s/%s/%s/%s", obj.Namespace, obj.Name, obj.UID, page.Tier)
+	if !unmarked(page) {
+		// A page of a higher severity is another alert: the one before may be acknowledged.
+		key += "/" + string(page.Severity)
+	}
+	return key
 }
 
 // Rings says whether a channel may not know yet that it is over.
@@ -185,7 +192,7 @@ func (e *Escalation) Rings() bool {
 // were told. since is when that began. A channel that doesn't answer for a minute after that is given up.
 func (e *Escalation) TakeBack(ctx context.Context, event paging.Event, state v1alpha1.PageState, since time.Time) bool {
 	all := true
-	if e.Incident.Status.Escalation == nil || e.Platform.Spec.Oncall == nil {
+	if e.Incident.Status.Escalation == nil {
 		return all
 	}
 	told := map[string]bool{}
@@ -199,16 +206,23 @@ func (e *Escalation) TakeBack(ctx context.Context, event paging.Event, state v1a
 			continue
 		}
 		alert := fmt.Sprintf("%s/%s/%s/%t", page.Tier, page.Channel, page.Severity, unmarked(*page))
-		if channel == nil || told[alert] {
+		if told[alert] {
 			page.State = state
 			continue
 		}
-		if err := e.send(ctx, *channel, *page, event, since); err != nil {
+		err := errNoChannel
+		if channel != nil {
+			err = e.send(ctx, *channel, *page, event, since)
+		}
+		refused := (*outbound.Refused)(nil)
+		switch {
+		case err == nil:
+		case channel != nil && !errors.As(err, &refused) && e.Clock().Sub(since) < channelPatience:
+			page.Problem, all = journal.Text(err), false
+			continue
+		default:
 			page.Problem = journal.Text(err)
-			if refused := (*outbound.Refused)(nil); !errors.As(err, &refused) && e.Clock().Sub(since) < channelPatience {
-				all = false
-				continue
-			}
+			e.stillRings(page, channel, state)
 		}
 		told[alert] = true
 		page.State = state
@@ -216,8 +230,46 @@ func (e *Escalation) TakeBack(ctx context.Context, event paging.Event, state v1a
 	return all
 }
 
+var errNoChannel = errors.New("the Platform no longer names it")
+
+// stillRings says that a channel was given up, and what a person does about it.
+func (e *Escalation) stillRings(page *v1alpha1.PageStatus, channel *v1alpha1.Channel, state v1alpha1.PageState) {
+	what := map[v1alpha1.PageState]string{v1alpha1.PageAcknowledged: "somebody took it on",
+		v1alpha1.PageResolved: "it is over"}[state]
+	if channel != nil && channel.Type != paging.TypePagerDuty {
+		e.Warn(v1alpha1.ReasonStillRings, "%s by %s was not told that %s: %.200s. Tell them", page.Tier, page.Channel, what,
+			page.Problem)
+		return
+	}
+	e.Warn(v1alpha1.ReasonStillRings, "%s by %s was not told that %s: %.100s. %s", page.Tier, page.Channel, what,
+		page.Problem, e.byHand(*page))
+}
+
+// byHand is what a person does about an alert that PagerDuty was not told of.
+func (e *Escalation) byHand(page v1alpha1.PageStatus) string {
+	return "If PagerDuty still shows the alert with the dedup key " + paging.Message{Key: e.alert(page)}.DedupKey() +
+		", resolve it there"
+}
+
+// Untold says what a person does about the alerts that may still ring; empty where none does.
+func (e *Escalation) Untold() string {
+	var texts []string
+	if e.Incident.Status.Escalation == nil {
+		return ""
+	}
+	for _, page := range e.Incident.Status.Escalation.Pages {
+		if text := e.byHand(page); reached(page) && page.State != v1alpha1.PageResolved && !slices.Contains(texts, text) {
+			texts = append(texts, text)
+		}
+	}
+	return strings.Join(texts, "; ")
+}
+
 // channel that a page was sent by; nil where the Platform no longer has it.
 func (e *Escalation) channel(page *v1alpha1.PageStatus) *v1alpha1.Channel {
+	if e.Platform.Spec.Oncall == nil {
+		return nil
+	}
 	for _, tier := range e.Platform.Spec.Oncall.Tiers {
 		for i := range tier.Notify {
 			if tier.Name == page.Tier && tier.Notify[i].SecretRef.Name == page.Channel {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/events"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -128,6 +129,11 @@ func (j *Journal) MayAct() (playbook.Outcome, bool) {
 			"Platform %q is ObserveOnly: nothing is changed until its spec.automation is Enabled", j.Platform.Name), false
 	}
 	return playbook.Outcome{}, true
+}
+
+// StatusLost says that the Incident had begun and lost its status: nobody knows what it did.
+func (j *Journal) StatusLost() bool {
+	return meta.IsStatusConditionTrue(j.Incident.Status.Conditions, v1alpha1.ConditionStatusLost)
 }
 
 // ResumeCommand is what to type to let a stalled Incident go on.

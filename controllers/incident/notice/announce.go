@@ -178,18 +178,26 @@ func free(ctx context.Context, c claims.Claims, platform client.ObjectKey, uid t
 // due returns why the public is not told now. Where it is to be told, it takes the Platform's one notice for this
 // Incident, and returns nil.
 func (n *Notice) due(ctx context.Context) (*playbook.Outcome, error) {
-	if n.Incident.Status.ResolvedAt != nil {
+	if n.Incident.Status.ResolvedAt != nil && !n.toldBefore() {
 		// A manager may have ended between taking the notice and writing that down here.
 		if err := n.release(ctx); err != nil {
 			return nil, err
 		}
 		return new(playbook.NotNeeded("resolved before the public had to be told")), nil
 	}
-	if why, after := n.notDue(); why != "" {
+	if why, after := n.notDue(); why != "" && !n.toldBefore() {
 		return new(playbook.Wait(after, v1alpha1.ReasonNotAnnounced, "%s", why)), nil
 	}
 	if outcome, ok := n.MayAct(); !ok {
 		return &outcome, nil
+	}
+	// Past the cache: a notice is an effect. One that is out is brought to its end by whoever told it.
+	elsewhere, err := n.Claims.HeldElsewhere(ctx, n.APIReader, n.Platform, claims.Page(n.Platform))
+	if err != nil {
+		return nil, err
+	}
+	if elsewhere != "" && !n.toldBefore() {
+		return new(playbook.Wait(holderInterval, v1alpha1.ReasonHeldByOther, "nothing is told there: %s", elsewhere)), nil
 	}
 	if n.Incident.Status.AffectedSince == nil {
 		n.Incident.Status.AffectedSince = n.Incident.Status.Onset
@@ -205,6 +213,13 @@ func (n *Notice) due(ctx context.Context) (*playbook.Outcome, error) {
 	return nil, nil
 }
 
+// toldBefore says that the public reads a notice of this Incident, or may read one, which its lost status no longer
+// has. It is found at the status page, and brought to its end.
+func (n *Notice) toldBefore() bool {
+	claim := n.Platform.Status.Notice
+	return n.StatusLost() && claim != nil && claim.IncidentUID == string(n.Incident.UID)
+}
+
 // notDue says why the public is not told now, and when that may change. It is empty where the public is to be told.
 func (n *Notice) notDue() (why string, after time.Duration) {
 	status, spec := &n.Incident.Status, &n.Incident.Spec
@@ -217,6 +232,8 @@ func (n *Notice) notDue() (why string, after time.Duration) {
 		return fmt.Sprintf("Incident %s of the same category is open, and tells the public", n.First), 0
 	case spec.Notice == v1alpha1.NoticeWithhold:
 		return "withheld by spec.notice", 0
+	case n.StatusLost() && spec.Notice != v1alpha1.NoticePublish:
+		return "the incident's status was lost; spec.notice: Publish tells the public", 0
 	case status.Severity != v1alpha1.Sev1:
 		return "the public is told of sev1 only", 0
 	case spec.Notice == v1alpha1.NoticePublish:

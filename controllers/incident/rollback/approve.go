@@ -22,6 +22,9 @@ func (r *Rollback) grounds(plan *v1alpha1.IncidentRollback, choice render.Choice
 		func(rule v1alpha1.ApprovalRule) bool { return rule.Kind == "Incident" }) {
 		why = append(why, "the Platform's spec.requireApproval asks for it")
 	}
+	if r.StatusLost() {
+		why = append(why, "the incident's status was lost, and nobody knows what it did before")
+	}
 	if !r.Evidence.Ground {
 		why = append(why, "no sev1 signal is bad by HTTP 404, a 5xx, a time-out or a refused connection")
 	}

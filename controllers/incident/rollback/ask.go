@@ -26,8 +26,8 @@ type request struct {
 	api  *render.Client
 	plan *v1alpha1.IncidentRollback
 	saw  string // the newest deploy before the call
-	// holder is the Incident that has the service, where this one may not ask.
-	holder string
+	// held is what is waited for, where this Incident may not ask.
+	held *playbook.Outcome
 }
 
 // ask Render once, or look for what came of an earlier call.
@@ -60,8 +60,8 @@ func (r *Rollback) ask(ctx context.Context, api *render.Client, plan *v1alpha1.I
 			"Render was asked once to roll %s back to %s (%s), and shows no such deploy. "+
 				"It is not asked again: see its dashboard, and roll back by hand if need "+
 				"be", plan.Service, plan.To, plan.ToCommit)), nil
-	case q.holder != "":
-		return busy(plan.Service, q.holder), nil
+	case q.held != nil:
+		return *q.held, nil
 	}
 	return playbook.Outcome{}, err
 }
@@ -75,10 +75,10 @@ func (q *request) awaited() playbook.Outcome {
 
 // intend writes in both places that Render is asked.
 func (q *request) intend(ctx context.Context) (may bool, err error) {
-	q.holder, err = q.take(ctx, q.plan, func(c *v1alpha1.ServiceRollback) {
+	q.held, err = q.take(ctx, q.plan, func(c *v1alpha1.ServiceRollback) {
 		c.State, c.SawDeploy, c.RequestedAt = v1alpha1.RollbackRequested, q.saw, journal.Seconds(q.Now)
 	})
-	if err != nil || q.holder != "" {
+	if err != nil || q.held != nil {
 		return false, err
 	}
 	if err := q.keep(ctx, q.plan); err != nil {

@@ -92,6 +92,16 @@ func (r *Rollback) RestoreAutoDeploy(ctx context.Context) (playbook.Outcome, err
 	if outcome, ok := r.MayAct(); !ok {
 		return outcome, nil
 	}
+	held, err := r.elsewhere(ctx, r.Claims.APIReader, ours.Service)
+	switch {
+	case err != nil:
+		return playbook.Outcome{}, err
+	case held != nil && r.ByHand():
+		return playbook.NotNeeded("resolved by %s; auto-deploy of %s is left as it is, since an older Platform holds the "+
+			"service. Switch it on at Render", r.Incident.Spec.Resolution.By, ours.Service), nil
+	case held != nil:
+		return *held, nil
+	}
 	if err := r.setAutoDeploy(ctx, api, autoDeploy{service: ours.Service, id: r.Incident.Status.Rollback.ServiceID,
 		on: true, why: why}); err != nil {
 		return journal.Patient("Render", err)

@@ -65,9 +65,14 @@ func (r *Rollback) keep(ctx context.Context, plan *v1alpha1.IncidentRollback) er
 }
 
 // take writes this Incident's rollback into the Platform's status, and the commit that is left as unfit. Or it returns
-// another Incident that has the service. The Platform was read past the cache in this pass.
+// what is waited for, where another Incident has the service, or another Platform holds it. The Platform was read past
+// the cache in this pass, and so are the others: what follows is an effect.
 func (r *Rollback) take(ctx context.Context, plan *v1alpha1.IncidentRollback,
-	change func(*v1alpha1.ServiceRollback)) (holder string, err error) {
+	change func(*v1alpha1.ServiceRollback)) (*playbook.Outcome, error) {
+	if held, err := r.elsewhere(ctx, r.Claims.APIReader, plan.Service); err != nil || held != nil {
+		return held, err
+	}
+	holder := ""
 	decide := func(p *v1alpha1.PlatformStatus) bool {
 		known := claims.RollbackOf(p, plan.Service)
 		if holder = r.holder(known); holder != "" {
@@ -100,10 +105,14 @@ func (r *Rollback) take(ctx context.Context, plan *v1alpha1.IncidentRollback,
 		p, err = r.Claims.Decide(ctx, r.PlatformKey(), decide)
 	}
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	r.Platform = p
-	return holder, nil
+	if holder != "" {
+		return new(playbook.Wait(deployInterval, v1alpha1.ReasonRollingBack, "%s is rolled back by Incident %s already",
+			plan.Service, holder)), nil
+	}
+	return nil, nil
 }
 
 // holder is the Incident that has the service now, so that this one can't; empty where it can. What Render refused was
@@ -129,18 +138,13 @@ func (r *Rollback) holder(known *v1alpha1.ServiceRollback) string {
 	return known.Incident
 }
 
-func busy(service, holder string) playbook.Outcome {
-	return playbook.Wait(deployInterval, v1alpha1.ReasonRollingBack, "%s is rolled back by Incident %s already", service,
-		holder)
-}
-
 // begin switches auto-deploy off, since the next push would bring the bad commit back, and then asks Render once.
 func (r *Rollback) begin(ctx context.Context, v *view, plan *v1alpha1.IncidentRollback) (playbook.Outcome, error) {
 	if v.service.AutoDeploy {
 		// Before it is done: whoever finds it off later must know by whom.
-		holder, err := r.take(ctx, plan, func(c *v1alpha1.ServiceRollback) { c.AutoDeploy = v1alpha1.AutoDeployOff })
-		if err != nil || holder != "" {
-			return busy(plan.Service, holder), err
+		held, err := r.take(ctx, plan, func(c *v1alpha1.ServiceRollback) { c.AutoDeploy = v1alpha1.AutoDeployOff })
+		if err != nil || held != nil {
+			return orZero(held), err
 		}
 		if err := r.keep(ctx, plan); err != nil {
 			return playbook.Outcome{}, err

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
 	"github.com/1pass-dev/playbook-operator/controllers/access"
 	"github.com/1pass-dev/playbook-operator/controllers/claims"
@@ -87,6 +89,9 @@ func (r *Rollback) Run(ctx context.Context) (playbook.Outcome, error) {
 	if withheld := r.withheld(); withheld != nil {
 		return *withheld, nil
 	}
+	if held, err := r.elsewhere(ctx, r.Claims.Client, r.Platform.Spec.Rollback.Service); err != nil || held != nil {
+		return orZero(held), err
+	}
 	view, err := r.look(ctx)
 	if err != nil {
 		return journal.Patient("Render", err)
@@ -121,6 +126,28 @@ func (r *Rollback) blocked(outcome playbook.Outcome) *playbook.Outcome {
 
 // because is what is bad, in a few words.
 func (r *Rollback) because() string { return cmp.Or(r.Evidence.Because, "no signal is bad") }
+
+// elsewhere says that an older Platform holds the service, where that is so: then this Incident changes nothing there.
+func (r *Rollback) elsewhere(ctx context.Context, reader client.Reader, service string) (*playbook.Outcome, error) {
+	why, err := r.Claims.HeldElsewhere(ctx, reader, r.Platform, claims.Service(r.Platform, service))
+	if err != nil || why == "" {
+		return nil, err
+	}
+	// The timeline has it once, and a Warning says it once.
+	if !slices.ContainsFunc(r.Incident.Status.Timeline,
+		func(e v1alpha1.TimelineEntry) bool { return strings.HasPrefix(e.Text, "nothing is changed at Render") }) {
+		r.Warn(v1alpha1.ReasonHeldByOther, "nothing is changed at Render: %s", why)
+	}
+	return new(playbook.Wait(fixInterval, v1alpha1.ReasonHeldByOther, "%snothing is changed at Render: %s", r.prefix(),
+		why)), nil
+}
+
+func orZero(outcome *playbook.Outcome) playbook.Outcome {
+	if outcome == nil {
+		return playbook.Outcome{}
+	}
+	return *outcome
+}
 
 // Policy of an Incident. spec.rollback of the release before this one wins: a stored Never must not become Automatic.
 func Policy(spec *v1alpha1.IncidentSpec) v1alpha1.RollbackPolicy {

@@ -83,6 +83,20 @@ func Do(ctx context.Context, transport http.RoundTripper, call Call) (*Answer, e
 
 var shared = NewTransport()
 
+// CheckURL returns the *Refused that a call to the URL would come to by its form alone.
+func CheckURL(text string) error {
+	_, err := parse(text)
+	return err
+}
+
+func parse(text string) (*url.URL, error) {
+	target, err := url.Parse(text)
+	if err != nil || target.Scheme != "http" && target.Scheme != "https" || target.Hostname() == "" {
+		return nil, &Refused{Message: "the URL does not have the form https://host/path"}
+	}
+	return target, nil
+}
+
 // request makes the call's request. Its errors are *Refused, in words of ours: those of url.Parse and net/http repeat
 // pieces of what they were given.
 func (c *Call) request(ctx context.Context) (*http.Request, error) {
@@ -90,9 +104,9 @@ func (c *Call) request(ctx context.Context) (*http.Request, error) {
 	if c.Path != "" {
 		full = strings.TrimSuffix(c.URL, "/") + c.Path
 	}
-	target, err := url.Parse(full)
-	if err != nil || target.Scheme != "http" && target.Scheme != "https" || target.Hostname() == "" {
-		return nil, &Refused{Message: "the URL does not have the form https://host/path"}
+	target, err := parse(full)
+	if err != nil {
+		return nil, err
 	}
 	body, raw := c.Body.([]byte)
 	if c.Body != nil && !raw {

@@ -50,7 +50,7 @@ type pagerDutyLink struct {
 
 // Send enqueues the event.
 func (p PagerDuty) Send(ctx context.Context, transport http.RoundTripper, m Message) error {
-	event := pagerDutyEvent{RoutingKey: p.RoutingKey, EventAction: m.Event, DedupKey: m.dedupKey()}
+	event := pagerDutyEvent{RoutingKey: p.RoutingKey, EventAction: m.Event, DedupKey: m.DedupKey()}
 	if m.Event == Trigger {
 		// A severity that isn't known to be milder wakes people.
 		severity := map[string]string{"sev2": "error", "sev3": "warning"}[m.Severity]

@@ -12,6 +12,8 @@ import (
 	"net/http"
 	"strings"
 	"time"
+
+	"github.com/1pass-dev/playbook-operator/controllers/systems/outbound"
 )
 
 // Event is what a Message says about its Key.
@@ -64,6 +66,11 @@ const (
 func Open(kind string, secret map[string][]byte) (Channel, error) {
 	// An editor ends a file with a newline, so a Secret made from that file ends with one too.
 	value := func(key string) string { return strings.TrimSpace(string(secret[key])) }
+	if url := value("url"); url != "" {
+		if err := outbound.CheckURL(url); err != nil {
+			return nil, fmt.Errorf(`key "url" can't be used: %w`, err)
+		}
+	}
 	switch kind {
 	case TypePagerDuty:
 		if !routingKey.MatchString(value("routingKey")) {
@@ -96,8 +103,9 @@ const (
 	maxKey = 255
 )
 
-// dedupKey is the message's Key, or its digest where it is too long. A page must not be refused because of that.
-func (m Message) dedupKey() string {
+// DedupKey is the key that PagerDuty shows with the alert: the message's Key, or its digest where it is too long. A
+// page must not be refused because of that.
+func (m Message) DedupKey() string {
 	if len(m.Key) <= maxKey {
 		return m.Key
 	}

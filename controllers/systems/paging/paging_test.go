@@ -352,9 +352,17 @@ func TestAURLThatIsNoneIsRefusedAtOnce(t *testing.T) {
 	t.Parallel()
 	for _, url := range []string{slackToken, "https://" + slackToken + "%zz", "ftp://host/" + slackToken, "https:///" +
 		slackToken, "http://host:" + slackToken, "https://host/\x7f" + slackToken} {
-		for service, channel := range open(t, url) {
+		for kind, channel := range map[string]paging.Channel{
+			paging.TypePagerDuty: paging.PagerDuty{URL: url, RoutingKey: routingKey}, paging.TypeSlack: paging.Slack{URL: url},
+			paging.TypeWebhook: paging.Webhook{URL: url, Secret: webhookSecret},
+		} {
+			_, err := paging.Open(kind, map[string][]byte{"url": []byte(url), "routingKey": []byte(routingKey),
+				"secret": []byte(webhookSecret)})
+			if err == nil || !strings.Contains(err.Error(), `key "url" can't be used`) || leaked(err) != "" {
+				t.Errorf("a Secret for %s with %q: %v", kind, url, err)
+			}
 			if err := channel.Send(t.Context(), nil, message(paging.Trigger)); class(err) != "refused 0" || leaked(err) != "" {
-				t.Errorf("%s at %q: %v", service, url, err)
+				t.Errorf("%s at %q: %v", kind, url, err)
 			}
 		}
 	}

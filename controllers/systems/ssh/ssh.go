@@ -96,13 +96,9 @@ type Connection struct{ client *ssh.Client }
 // Connect opens a connection. A nil dial uses the network. Connect runs nothing, so it may be called again after any
 // error. Its errors are *Unusable, *HostKeyRefused, *AuthRefused and *NotSent.
 func Connect(ctx context.Context, target Target, dial Dial) (*Connection, error) {
-	key, err := ssh.ParsePrivateKey(target.PrivateKey)
-	if missing := (*ssh.PassphraseMissingError)(nil); errors.As(err, &missing) {
-		return nil, &Unusable{"privateKey", "has a passphrase: put one without it there"}
-	}
+	key, err := signer(target)
 	if err != nil {
-		// The parser's own text may repeat a piece of the key.
-		return nil, &Unusable{"privateKey", "is not a private key in PEM, as ssh-keygen writes it"}
+		return nil, err
 	}
 	pins, err := pinned(target)
 	if err != nil {
@@ -117,6 +113,35 @@ func Connect(ctx context.Context, target Target, dial Dial) (*Connection, error)
 		connection, err = connect(ctx, target, key, pins, dial)
 	}
 	return connection, err
+}
+
+// Check returns the *Unusable that Connect would come to by the target alone. It connects to nobody.
+func (t Target) Check() error {
+	if _, err := signer(t); err != nil {
+		return err
+	}
+	pins, err := pinned(t)
+	if err != nil {
+		return err
+	}
+	// The keys that an authority signs are known only once the host shows them.
+	if len(pins.algorithms) == 0 && !bytes.Contains(t.KnownHosts, []byte("@cert-authority")) {
+		return &Unusable{"knownHosts", "has no key of " + knownhosts.Normalize(t.address()) +
+			": any that it shows is refused"}
+	}
+	return nil
+}
+
+func signer(target Target) (ssh.Signer, error) {
+	key, err := ssh.ParsePrivateKey(target.PrivateKey)
+	if missing := (*ssh.PassphraseMissingError)(nil); errors.As(err, &missing) {
+		return nil, &Unusable{"privateKey", "has a passphrase: put one without it there"}
+	}
+	if err != nil {
+		// The parser's own text may repeat a piece of the key.
+		return nil, &Unusable{"privateKey", "is not a private key in PEM, as ssh-keygen writes it"}
+	}
+	return key, nil
 }
 
 func connect(ctx context.Context, target Target, key ssh.Signer, pins *pins, dial Dial) (*Connection, error) {
