@@ -8,7 +8,6 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/client-go/tools/events"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -97,7 +96,8 @@ func (r *Reconciler) closeDeleted(ctx context.Context, v *playbook.Visit[*v1alph
 	s := r.response(v)
 	status := &s.Incident.Status
 	heard := s.escalation().Rings() || status.Notice != nil && status.Notice.Published != v1alpha1.NoticeResolved
-	if !heard && status.ResolvedAt != nil || meta.FindStatusCondition(status.Conditions, v1alpha1.ConditionReady) == nil {
+	// Without an onset nothing was assessed yet, and so nothing was done: the first status is written before that.
+	if !heard && status.ResolvedAt != nil || status.Onset == nil {
 		return nil
 	}
 	p := &v1alpha1.Platform{}

@@ -14,6 +14,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
+	"github.com/1pass-dev/playbook-operator/controllers/incident"
 	"github.com/1pass-dev/playbook-operator/hack/logi"
 	"github.com/1pass-dev/playbook-operator/hack/world"
 )
@@ -143,34 +144,10 @@ func TestAFreshIncidentIsNotTakenForOneThatLostItsStatus(t *testing.T) {
 			inc := s.regression("inc", "{category: Outage}")
 			s.offset += 30 * time.Minute
 			s.bad(v1alpha1.Sev1, "/up answers HTTP 502")
-			writes := 0
-			dies := func() error {
-				if writes++; writes > allowed {
-					return errDied
-				}
-				return nil
-			}
-			manager := s.manager()
-			manager.Client = interceptor.NewClient(kube, interceptor.Funcs{
-				Patch: func(ctx context.Context, c client.WithWatch, obj client.Object, patch client.Patch,
-					options ...client.PatchOption) error {
-					if err := dies(); err != nil {
-						return err
-					}
-					return c.Patch(ctx, obj, patch, options...)
-				},
-				SubResourcePatch: func(ctx context.Context, c client.Client, name string, obj client.Object, patch client.Patch,
-					options ...client.SubResourcePatchOption) error {
-					if err := dies(); err != nil {
-						return err
-					}
-					return c.SubResource(name).Patch(ctx, obj, patch, options...)
-				},
-			})
-			_, _ = manager.Reconcile(s.ctx, ctrl.Request{NamespacedName: types.NamespacedName{Namespace: world.Namespace,
-				Name: inc}})
-			if writes <= allowed {
-				t.Fatalf("the pass made %d writes, and died at none", writes)
+			manager, writes := s.dying(allowed)
+			_ = s.passOf(manager, inc)
+			if *writes <= allowed {
+				t.Fatalf("the pass made %d writes, and died at none", *writes)
 			}
 			obj := s.get(inc)
 			if marked := obj.Annotations[v1alpha1.AnnotationBegun]; marked != "" && len(obj.Status.Conditions) == 0 ||
@@ -182,4 +159,59 @@ func TestAFreshIncidentIsNotTakenForOneThatLostItsStatus(t *testing.T) {
 			s.rollbacks(1)
 		})
 	}
+}
+
+// dying is a manager that dies after so many writes of the Incident. writes counts those that it tried.
+func (s *scene) dying(allowed int) (manager *incident.Reconciler, writes *int) {
+	writes = new(int)
+	dies := func() error {
+		if *writes++; *writes > allowed {
+			return errDied
+		}
+		return nil
+	}
+	manager = s.manager()
+	manager.Client = interceptor.NewClient(kube, interceptor.Funcs{
+		Patch: func(ctx context.Context, c client.WithWatch, obj client.Object, patch client.Patch,
+			options ...client.PatchOption) error {
+			if err := dies(); err != nil {
+				return err
+			}
+			return c.Patch(ctx, obj, patch, options...)
+		},
+		SubResourcePatch: func(ctx context.Context, c client.Client, name string, obj client.Object, patch client.Patch,
+			options ...client.SubResourcePatchOption) error {
+			if err := dies(); err != nil {
+				return err
+			}
+			return c.SubResource(name).Patch(ctx, obj, patch, options...)
+		},
+	})
+	return manager, writes
+}
+
+// One that is deleted after the first write, before anything was looked at, just goes.
+func TestAnIncidentDeletedBeforeItWasLookedAtGoes(t *testing.T) {
+	s := newScene(t, "fresh-deleted")
+	name := s.open("inc", "{category: Outage}")
+	manager, _ := s.dying(2)
+	_ = s.passOf(manager, name)
+	obj := s.get(name)
+	if len(obj.Finalizers) == 0 || len(obj.Status.Conditions) == 0 || obj.Status.Onset != nil {
+		t.Fatalf("%v, %+v", obj.Finalizers, obj.Status)
+	}
+	if err := admin.Delete(s.ctx, obj); err != nil {
+		t.Fatal(err)
+	}
+	s.pass(name)
+	if !s.gone(name) {
+		t.Errorf("it is still there: %+v", s.get(name).Status)
+	}
+	s.expectPages()
+}
+
+func (s *scene) passOf(manager *incident.Reconciler, name string) error {
+	_, err := manager.Reconcile(s.ctx, ctrl.Request{NamespacedName: types.NamespacedName{Namespace: world.Namespace,
+		Name: name}})
+	return err
 }
