@@ -96,7 +96,7 @@ func (r *Reconciler) closeDeleted(ctx context.Context, v *playbook.Visit[*v1alph
 	s := r.response(v)
 	status := &s.Incident.Status
 	heard := s.escalation().Rings() || status.Notice != nil && status.Notice.Published != v1alpha1.NoticeResolved
-	// Without an onset nothing was assessed yet, and so nothing was done: the first status is written before that.
+	// Without an onset nothing was assessed, and so nothing was done, as where the Platform was not there.
 	if !heard && status.ResolvedAt != nil || status.Onset == nil {
 		return nil
 	}

@@ -145,7 +145,8 @@ func TestAFreshIncidentIsNotTakenForOneThatLostItsStatus(t *testing.T) {
 			s.offset += 30 * time.Minute
 			s.bad(v1alpha1.Sev1, "/up answers HTTP 502")
 			manager, writes := s.dying(allowed)
-			_ = s.passOf(manager, inc)
+			_, _ = manager.Reconcile(s.ctx, ctrl.Request{NamespacedName: types.NamespacedName{Namespace: world.Namespace,
+				Name: inc}})
 			if *writes <= allowed {
 				t.Fatalf("the pass made %d writes, and died at none", *writes)
 			}
@@ -190,16 +191,19 @@ func (s *scene) dying(allowed int) (manager *incident.Reconciler, writes *int) {
 	return manager, writes
 }
 
-// One that is deleted after the first write, before anything was looked at, just goes.
+// One whose Platform was not there, and that is deleted before anything was looked at, just goes.
 func TestAnIncidentDeletedBeforeItWasLookedAtGoes(t *testing.T) {
 	s := newScene(t, "fresh-deleted")
+	s.deletePlatform()
 	name := s.open("inc", "{category: Outage}")
-	manager, _ := s.dying(2)
-	_ = s.passOf(manager, name)
+	if err := s.tryPass(name); err == nil {
+		t.Error("without its Platform a pass does not fail")
+	}
 	obj := s.get(name)
 	if len(obj.Finalizers) == 0 || len(obj.Status.Conditions) == 0 || obj.Status.Onset != nil {
 		t.Fatalf("%v, %+v", obj.Finalizers, obj.Status)
 	}
+	s.applyPlatform("")
 	if err := admin.Delete(s.ctx, obj); err != nil {
 		t.Fatal(err)
 	}
@@ -208,10 +212,4 @@ func TestAnIncidentDeletedBeforeItWasLookedAtGoes(t *testing.T) {
 		t.Errorf("it is still there: %+v", s.get(name).Status)
 	}
 	s.expectPages()
-}
-
-func (s *scene) passOf(manager *incident.Reconciler, name string) error {
-	_, err := manager.Reconcile(s.ctx, ctrl.Request{NamespacedName: types.NamespacedName{Namespace: world.Namespace,
-		Name: name}})
-	return err
 }
