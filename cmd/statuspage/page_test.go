@@ -78,9 +78,9 @@ func TestAQuietPageSaysSo(t *testing.T) {
 		response.Header.Get("Cache-Control") != "public, max-age=10" {
 		t.Errorf("%s %v", response.Status, response.Header)
 	}
-	contains(t, body, `<html lang="en">`, "<title>All systems work · 1pass.dev &lt;status&gt;</title>",
-		`<h1 dir="auto">1pass.dev &lt;status&gt;</h1>`, `<h2 id="overall" dir="auto">All systems work</h2>`,
-		"No incident is known.", `href="feed.atom"`, ">25 November 2026, 03:00 UTC</time>")
+	contains(t, body, `<html lang="en">`, "<title>No incidents reported · 1pass.dev &lt;status&gt;</title>",
+		`<h1 dir="auto">1pass.dev &lt;status&gt;</h1>`, `<h2 id="overall" dir="auto">No incidents reported</h2>`,
+		"once it is confirmed", `href="feed.atom"`, ">25 November 2026, 03:00 UTC</time>")
 	lacks(t, body, "<script", "what was known")
 	response, body = get(t, "/incidents.json", nil, time.Time{}, true)
 	if response.Header.Get("Content-Type") != "application/json" ||
@@ -122,7 +122,7 @@ func TestSeveralNoticesAndWhatIsPast(t *testing.T) {
 		"Began <time datetime=\"2026-11-25T01:00:00Z\">25 November 2026, 01:00 UTC</time></p>",
 		"<h3>Tuesday, 17 November 2026</h3>", `<h4 dir="auto">last week</h4>`,
 		"03:00</time> to <time datetime=\"2026-11-18T03:00:01Z\">03:00 UTC on 18 November 2026</time> <span>(1 day)</span>")
-	lacks(t, body, "long ago", "All systems work")
+	lacks(t, body, "long ago", "No incidents reported")
 	if strings.Index(body, "sign-in") > strings.Index(body, "tokens") ||
 		strings.Index(body, "tokens") > strings.Index(body, "last week") {
 		t.Error("the order is wrong")
@@ -162,9 +162,9 @@ func TestWithoutTheAPIServerThePageSaysHowOldItIs(t *testing.T) {
 		"ago.",
 		"(47 minutes by then)")
 	_, body = get(t, "/", nil, now.Add(-12*time.Minute), true)
-	contains(t, body, "All systems worked when we last knew", "No incident was known then.",
+	contains(t, body, "No incidents were reported when we last knew", "That may have changed since.",
 		`<section class="now unknown"`)
-	lacks(t, body, "All systems work<")
+	lacks(t, body, "No incidents reported<")
 	_, body = get(t, "/incidents.json", notices, now.Add(-12*time.Minute), true)
 	contains(t, body, `{"asOf":"2026-11-25T02:48:00Z","stale":true,"current":[{"id":"uid-sign-in","title":"sign-in"`)
 }
@@ -177,7 +177,7 @@ func TestBeforeAnythingIsKnownNothingIsClaimed(t *testing.T) {
 			response.Header.Get("Retry-After") == "" {
 			t.Errorf("%s %v", response.Status, response.Header)
 		}
-		lacks(t, body, "All systems", "<feed", "current")
+		lacks(t, body, "No incidents", "<feed", "current")
 	}
 }
 

@@ -47,9 +47,9 @@ func (v View) Overall() string {
 	case len(v.Current) > 1:
 		return fmt.Sprintf("%d incidents are open", len(v.Current))
 	case v.Stale:
-		return "All systems worked when we last knew"
+		return "No incidents were reported when we last knew"
 	}
-	return "All systems work"
+	return "No incidents reported"
 }
 
 // Look is how the page shows the state of everything: the worst of what is open.

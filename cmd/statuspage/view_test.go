@@ -23,12 +23,12 @@ func TestTheOverallStateIsTheWorstOfWhatIsOpen(t *testing.T) {
 	down, watched := notice("sign-in is down", "Identified", time.Hour), notice("tokens were", "Monitoring", time.Hour)
 	over := notice("it was down", "Resolved", time.Hour, time.Minute)
 	for want, v := range map[string]View{
-		"works: All systems work":                       view([]Notice{over}, time.Time{}, now),
-		"unknown: All systems worked when we last knew": view(nil, now.Add(-time.Minute), now),
-		"down: sign-in is down":                         view([]Notice{down, over}, time.Time{}, now),
-		"watched: tokens were":                          view([]Notice{watched}, now.Add(-time.Minute), now),
-		"down: 2 incidents are open":                    view([]Notice{watched, down}, time.Time{}, now),
-		"watched: 3 incidents are open":                 view([]Notice{watched, watched, watched}, time.Time{}, now),
+		"works: No incidents reported":                          view([]Notice{over}, time.Time{}, now),
+		"unknown: No incidents were reported when we last knew": view(nil, now.Add(-time.Minute), now),
+		"down: sign-in is down":                                 view([]Notice{down, over}, time.Time{}, now),
+		"watched: tokens were":                                  view([]Notice{watched}, now.Add(-time.Minute), now),
+		"down: 2 incidents are open":                            view([]Notice{watched, down}, time.Time{}, now),
+		"watched: 3 incidents are open":                         view([]Notice{watched, watched, watched}, time.Time{}, now),
 	} {
 		if got := v.Look() + ": " + v.Overall(); got != want {
 			t.Errorf("%q, want %q", got, want)

@@ -117,8 +117,10 @@ func (s *response) confirm() {
 		// Whoever opened it saw it bad, also where it is good again a second later.
 		by = seen
 		status.Signals = mark(status.Signals, seen, status.Onset)
-	} else if status.AffectedSince != nil && s.Incident.Spec.Category == v1alpha1.CategoryOutage {
-		// The release before this one wrote down only that a sev1 signal was bad, and since when.
+	} else if status.AffectedSince != nil && s.Incident.Spec.Category == v1alpha1.CategoryOutage &&
+		s.Incident.Spec.Notice != v1alpha1.NoticePublish {
+		// The release before this one wrote down only that a sev1 signal was bad, and since when. Where a person had the
+		// public told, it wrote that without a signal.
 		by, at = v1alpha1.ReasonSignalBad, status.AffectedSince.Time
 	}
 	if by == "" {

@@ -48,6 +48,61 @@ func TestRuleThePublicIsToldOnlyWhereRelyingPartiesAreAffectedForMoreThanThirtyM
 	}
 }
 
+// What a person has the public told of confirms nothing: while the signals are good, a person closes it.
+func TestRuleAReportThatThePublicIsToldOfStaysOpen(t *testing.T) {
+	for _, publish := range []string{"at once", "later"} {
+		t.Run(publish, func(t *testing.T) {
+			s := newScene(t, "rule-report-"+strings.ReplaceAll(publish, " ", "-"))
+			s.good()
+			name := s.open("inc", "{category: Outage, severity: sev1, notice: "+
+				map[string]string{"at once": "Publish", "later": "Automatic"}[publish]+"}")
+			s.pass(name)
+			s.patch(name, `{"spec":{"notice":"Publish"}}`)
+			s.pass(name)
+			s.expect(name, "Announced Unknown Published")
+			s.after(time.Hour, name)
+			s.expectPages("oncall 1 triggered", "owner 1 triggered")
+			s.expect(name, "Mitigated Unknown NotConfirmed", "Announced Unknown Published")
+			if status := s.get(name).Status; status.ConfirmedAt != nil || status.AffectedSince != nil {
+				t.Errorf("it is confirmed by %q, and users are kept out since %v", status.ConfirmedBy, status.AffectedSince)
+			}
+			s.patch(name, `{"spec":{"resolution":{"by":"dana"}}}`)
+			s.pass(name)
+			s.expect(name, "Ready True Succeeded")
+			if got := s.Services.Notices(); len(got) != 1 || got[0].Status != "resolved" ||
+				!strings.HasPrefix(got[0].Updates[0].Body, "Sign-in works again.") {
+				t.Errorf("the public reads %+v", got)
+			}
+		})
+	}
+}
+
+// Nobody tells the public that sign-in works while a signal says that it does not.
+func TestRuleANoticeThatIsClosedDuringAnOutageDoesNotSayThatItIsOver(t *testing.T) {
+	for how, end := range map[string]func(*scene, string){
+		"deleted": func(s *scene, name string) {
+			if err := admin.Delete(s.ctx, s.get(name)); err != nil {
+				s.Fatal(err)
+			}
+		},
+		"by-hand": func(s *scene, name string) { s.patch(name, `{"spec":{"resolution":{"by":"dana"}}}`) },
+	} {
+		t.Run(how, func(t *testing.T) {
+			s := newScene(t, "rule-closed-"+how)
+			s.bad(v1alpha1.Sev1, "/up answers HTTP 502")
+			name := s.open("inc", "{category: Outage, notice: Publish, outage: {rollback: Never}}")
+			s.pass(name)
+			s.expect(name, "Announced Unknown Published")
+			end(s, name)
+			s.pass(name)
+			if got := s.Services.Notices(); len(got) != 1 || got[0].Status != "resolved" ||
+				!strings.HasPrefix(got[0].Updates[0].Body, "This notice is closed.") {
+				t.Errorf("the public reads %+v", got)
+			}
+		})
+	}
+}
+
 func TestRuleAWithheldNoticeIsNotPublished(t *testing.T) {
 	s := newScene(t, "rule-withheld")
 	s.bad(v1alpha1.Sev1, "/up answers HTTP 502")

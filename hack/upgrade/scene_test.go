@@ -313,6 +313,9 @@ func load(t *testing.T, name string, plain map[string]any) (*scene, *state) {
 	}
 	s.health = stored.Health
 	s.offset = stored.Taken.Sub(obj.GetCreationTimestamp().Time)
+	for i := range stored.Notices {
+		stored.Notices[i].PageID = s.Name // each scene has a page of its own, and the states were stored of one
+	}
 	s.Services.Restore(stored.Pages, stored.Notices)
 	s.fill(stored.Tables)
 	for _, job := range stored.Render.Jobs {

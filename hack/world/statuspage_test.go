@@ -67,7 +67,7 @@ func TestTheStatusPageShowsTheNoticesOfASev1AndMayReadNothingElse(t *testing.T) 
 		text := get("/")
 		return strings.HasPrefix(text, "200"), text + page.Log()
 	})
-	if text := get("/"); !strings.Contains(text, "All systems work") {
+	if text := get("/"); !strings.Contains(text, "No incidents reported") {
 		t.Errorf("without an Incident the page says:\n%s", text)
 	}
 	now := new(metav1.NewTime(time.Now().Truncate(time.Second)))
@@ -112,7 +112,7 @@ func TestTheStatusPageShowsTheNoticesOfASev1AndMayReadNothingElse(t *testing.T) 
 	}
 	eventually(t, time.Minute, "the end of a deleted Incident's notice", func() (bool, string) {
 		text, feed := get("/"), get("/feed.atom")
-		return strings.Contains(text, "All systems work") && !strings.Contains(feed, "<entry>"), text + feed
+		return strings.Contains(text, "No incidents reported") && !strings.Contains(feed, "<entry>"), text + feed
 	})
 	// These are the permissions in addition to those of every ServiceAccount.
 	may := func(account string) []string {

@@ -74,8 +74,7 @@ func (n *Notice) Run(ctx context.Context) (playbook.Outcome, error) {
 	}
 	switch {
 	case status.ResolvedAt != nil:
-		n.add(v1alpha1.NoticeResolved)
-		status.Notice.ResolvedAt = over(status)
+		n.close()
 	case status.MitigatedAt != nil:
 		n.add(v1alpha1.NoticeMonitoring)
 	case n.RollingBack:
@@ -143,8 +142,7 @@ func (n *Notice) resolve(ctx context.Context) (again time.Duration, err error) {
 			again, err = n.publish(ctx, false)
 		}
 		if err == nil && again == 0 {
-			n.add(v1alpha1.NoticeResolved)
-			n.Incident.Status.Notice.ResolvedAt = over(&n.Incident.Status)
+			n.close()
 			again, err = n.publish(ctx, ours)
 		}
 		if !errors.As(err, &under) {
@@ -199,9 +197,6 @@ func (n *Notice) due(ctx context.Context) (*playbook.Outcome, error) {
 	if elsewhere != "" && !n.toldBefore() {
 		return new(playbook.Wait(holderInterval, v1alpha1.ReasonHeldByOther, "nothing is told there: %s", elsewhere)), nil
 	}
-	if n.Incident.Status.AffectedSince == nil {
-		n.Incident.Status.AffectedSince = n.Incident.Status.Onset
-	}
 	holder, err := n.take(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("taking the Platform's notice: %w", err)
@@ -229,7 +224,8 @@ func (n *Notice) notDue() (why string, after time.Duration) {
 	}
 	switch {
 	case n.First != "":
-		return fmt.Sprintf("Incident %s of the same category is open, and tells the public", n.First), 0
+		return fmt.Sprintf("Incident %s of the same category is open, and acts: what the public is told is decided there",
+			n.First), 0
 	case spec.Notice == v1alpha1.NoticeWithhold:
 		return "withheld by spec.notice", 0
 	case n.StatusLost() && spec.Notice != v1alpha1.NoticePublish:

@@ -37,8 +37,8 @@ func TestThePublicIsToldOfAConfirmedOutageThatLasts(t *testing.T) {
 	}{
 		"as it is": {change: func(*Notice) {}},
 		"another Incident has the slot": {
-			change: func(n *Notice) { n.First = "first" }, why: "Incident first of the same category is open, and tells the " +
-				"public",
+			change: func(n *Notice) { n.First = "first" }, why: "Incident first of the same category is open, and acts: " +
+				"what the public is told is decided there",
 		},
 		"withheld": {
 			change: func(n *Notice) { n.Incident.Spec.Notice = v1alpha1.NoticeWithhold }, why: "withheld by spec.notice",

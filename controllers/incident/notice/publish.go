@@ -140,7 +140,7 @@ func (n *Notice) tell(page *statuspage.Page, key string, at *statuspage.Incident
 	said statuspage.Notice) func(context.Context) (told, error) {
 	state, reader, platforms := n.Incident.Status.Notice.State, n.APIReader, n.Claims
 	end := statuspage.Notice{Name: title(v1alpha1.NoticeResolved), Status: statuspage.Resolved,
-		Body: text(v1alpha1.NoticeResolved, &n.Incident.Status, n.Now)}
+		Body: text(v1alpha1.NoticeResolved, &n.Incident.Status, n.over(), n.Now)}
 	incident, uid, platform := client.ObjectKeyFromObject(n.Incident), n.Incident.UID, n.PlatformKey()
 	return func(ctx context.Context) (told, error) {
 		var err error

@@ -16,7 +16,7 @@ func TestThePublicReadsWhatUsersSeeAndWhatIsDone(t *testing.T) {
 		since       time.Time
 		now         time.Duration
 		state       v1alpha1.NoticeState
-		change      func(*v1alpha1.IncidentStatus)
+		change      func(*Notice)
 		title, text string
 	}{
 		"at first": {afternoon, 31 * time.Minute, v1alpha1.NoticeInvestigating, nil, down,
@@ -32,17 +32,23 @@ func TestThePublicReadsWhatUsersSeeAndWhatIsDone(t *testing.T) {
 			mitigated(afternoon, 40*time.Minute), was,
 			"Sign-in works again. Users may have been unable to sign in from 14:00 UTC to 14:40 UTC."},
 		"over by hand, in another year": {newYear, 45 * time.Minute, v1alpha1.NoticeResolved,
-			func(status *v1alpha1.IncidentStatus) {
-				status.ResolvedAt = journal.Seconds(newYear.Add(45 * time.Minute))
-			}, was, "Sign-in works again. Users may have been unable to sign in from 23:50 UTC on 31 December 2026 to " +
+			byHand(newYear, 45*time.Minute), was, "Sign-in works again. Users may have been unable to sign in from 23:50 UTC " +
+				"on 31 December 2026 to " +
 				"00:35 UTC."},
-		"deleted": {afternoon, 45 * time.Minute, v1alpha1.NoticeResolved, nil, was,
+		"closed by hand, while users are kept out": {afternoon, 45 * time.Minute, v1alpha1.NoticeResolved,
+			func(n *Notice) {
+				byHand(afternoon, 45*time.Minute)(n)
+				n.KeptOut = true
+			}, was, "This notice is closed. Users may have been unable to sign in since 14:00 UTC."},
+		"deleted": {afternoon, 45 * time.Minute, v1alpha1.NoticeResolved, func(n *Notice) {
+			n.KeptOut, n.Incident.Status.ResolvedAt = false, journal.Seconds(afternoon.Add(45*time.Minute))
+		}, was,
 			"This notice is closed. Users may have been unable to sign in since 14:00 UTC."},
 	} {
 		n := downSince(c.since, c.now)
 		n.add(v1alpha1.NoticeInvestigating)
 		if c.change != nil {
-			c.change(&n.Incident.Status)
+			c.change(n)
 		}
 		n.add(c.state)
 		notice := n.Incident.Status.Notice
@@ -62,6 +68,15 @@ func downSince(since time.Time, now time.Duration) *Notice {
 	return n
 }
 
-func mitigated(since time.Time, after time.Duration) func(*v1alpha1.IncidentStatus) {
-	return func(status *v1alpha1.IncidentStatus) { status.MitigatedAt = journal.Seconds(since.Add(after)) }
+func mitigated(since time.Time, after time.Duration) func(*Notice) {
+	return func(n *Notice) {
+		n.KeptOut, n.Incident.Status.MitigatedAt = false, journal.Seconds(since.Add(after))
+	}
+}
+
+func byHand(since time.Time, after time.Duration) func(*Notice) {
+	return func(n *Notice) {
+		n.KeptOut, n.Incident.Status.ResolvedAt = false, journal.Seconds(since.Add(after))
+		n.Incident.Spec.Resolution = &v1alpha1.IncidentResolution{By: "dana"}
+	}
 }

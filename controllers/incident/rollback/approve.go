@@ -57,6 +57,9 @@ func (r *Rollback) approved(plan *v1alpha1.IncidentRollback, choice render.Choic
 	if len(other) > 0 {
 		note = " The approval given is for another pair."
 	}
+	if _, ok := r.MayAct(); !ok {
+		note += fmt.Sprintf(" Platform %q is ObserveOnly, too: its spec.automation must be Enabled.", r.Platform.Name)
+	}
 	pair := pairText(plan)
 	because := strings.Join(why, "; ")
 	// A new pair is told once: nobody reads conditions all night.

@@ -106,8 +106,8 @@ func (r *Rollback) withheld() *playbook.Outcome {
 	}
 	switch {
 	case r.First != "":
-		return wait(v1alpha1.ReasonWaitingForOther, fmt.Sprintf("Incident %s of the same category is open, and acts; "+
-			"this one does no more than page, as its severity asks", r.First))
+		return new(wait(v1alpha1.ReasonWaitingForOther, fmt.Sprintf("Incident %s of the same category is open, and acts; "+
+			"this one does no more than page, as its severity asks", r.First)).Loud())
 	case r.Platform.Spec.Rollback == nil:
 		return wait(v1alpha1.ReasonRollbackWithheld, fmt.Sprintf("Platform %q has no spec.rollback", r.Platform.Name))
 	case Policy(&r.Incident.Spec) == v1alpha1.RollbackNever:
