@@ -2,6 +2,7 @@ package incident
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -46,11 +47,11 @@ func awaitMitigation(_ context.Context, s *response) (playbook.Outcome, error) {
 	case status.ConfirmedAt == nil && s.Platform.Spec.Probes == nil:
 		return wait(0, v1alpha1.ReasonNotConfirmed, "Platform %q has no spec.probes, so nobody but you can tell when it "+
 			"is over: %s",
-			s.Platform.Name, s.ResolveCommand())
+			s.Platform.Name, s.commands())
 	case status.ConfirmedAt == nil:
 		return wait(lookInterval, v1alpha1.ReasonNotConfirmed,
 			"no signal of an outage was bad since it was reported, so nobody but you can tell when it is over: "+
-				"%s", s.ResolveCommand())
+				"%s", s.commands())
 	case len(c.lost) > 0:
 		return wait(lookInterval, v1alpha1.ReasonSignalsUnknown, "what was known is unknown now (%s). If nobody mends "+
 			"that, a person closes it: %s",
@@ -63,6 +64,14 @@ func awaitMitigation(_ context.Context, s *response) (playbook.Outcome, error) {
 }
 
 // rollingBack says that a rollback was asked for, and that its end is awaited.
+// commands are what to type now: to take the Incident on, where people were paged and nobody has, and to close it.
+func (s *response) commands() string {
+	if s.Incident.Status.PagedAt == nil || s.escalation().Acknowledged() {
+		return s.ResolveCommand()
+	}
+	return fmt.Sprintf("to take it on, %s; to close it, %s", s.AcknowledgeCommand(), s.ResolveCommand())
+}
+
 func (s *response) rollingBack() bool {
 	c := meta.FindStatusCondition(s.Incident.Status.Conditions, v1alpha1.StepRolledBack)
 	return c != nil && c.Status == metav1.ConditionUnknown && s.rollback().Asked()

@@ -23,9 +23,12 @@ func resolve(ctx context.Context, s *response) (playbook.Outcome, error) {
 	case r != nil:
 		how = "by " + r.By
 	case status.MitigatedAt == nil && status.ResolvedAt == nil:
+		about := string(s.Incident.Spec.Category)
+		if summary := s.Incident.Spec.Summary; summary != "" {
+			about = fmt.Sprintf("%.60s", summary)
+		}
 		return playbook.Wait(0, v1alpha1.ReasonAwaitingResolution, "%s: the probes can't tell when it is over. A person "+
-			"closes it: %s",
-			s.Incident.Spec.Category, s.ResolveCommand()), nil
+			"closes it: %s", about, s.ResolveCommand()), nil
 	}
 	if status.ResolvedAt == nil {
 		status.ResolvedAt = journal.Seconds(s.Now)

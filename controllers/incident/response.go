@@ -159,7 +159,12 @@ func rollBack(ctx context.Context, s *response) (playbook.Outcome, error) {
 	if err := s.place(ctx); err != nil {
 		return playbook.Outcome{}, err
 	}
-	return s.rollback().Run(ctx)
+	outcome, err := s.rollback().Run(ctx)
+	if waiting := (*playbook.Waiting)(nil); errors.As(err, &waiting) && s.grounds().Ground {
+		// A person must mend that, and the platform is down meanwhile.
+		err = &playbook.Waiting{Reason: waiting.Reason, Err: fmt.Errorf("nothing is rolled back: %w", err), Urgent: true}
+	}
+	return outcome, err
 }
 
 func restoreAutoDeploy(ctx context.Context, s *response) (playbook.Outcome, error) {

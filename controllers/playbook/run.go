@@ -141,7 +141,11 @@ func runStep[S any](ctx context.Context, obj Object, step Step[S], s S, tries at
 		return under.Wait(v1alpha1.ReasonLooking, "%s", under.What)
 	}
 	ctrl.LoggerFrom(ctx).Error(err, "running a step", "step", step.Condition)
-	return Wait(tries.failed(), reasonOf(err), "%s", Normalise(err.Error()))
+	outcome = Wait(tries.failed(), reasonOf(err), "%s", Normalise(err.Error()))
+	if waiting := (*Waiting)(nil); errors.As(err, &waiting) && waiting.Urgent {
+		return outcome.Loud()
+	}
+	return outcome
 }
 
 // report writes Ready while lanes wait. Its message is that of a loud lane, else of a stalled one, else of the last

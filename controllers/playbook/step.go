@@ -108,6 +108,8 @@ func (o Outcome) Stops() bool { return o.verdict != unsaid }
 type Waiting struct {
 	Reason string
 	Err    error
+	// Urgent says that it is the most urgent thing about the object, as Loud says of an Outcome.
+	Urgent bool
 }
 
 func (w *Waiting) Error() string { return w.Err.Error() }

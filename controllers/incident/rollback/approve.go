@@ -74,6 +74,22 @@ func (r *Rollback) approved(plan *v1alpha1.IncidentRollback, choice render.Choic
 	return &wait
 }
 
+// unused makes a wait loud where a person gave an approval: nothing comes of it. The timeline says so once.
+func (r *Rollback) unused(outcome playbook.Outcome, why string) playbook.Outcome {
+	i := slices.IndexFunc(r.Incident.Spec.Approvals,
+		func(a v1alpha1.Approval) bool { return a.Step == v1alpha1.StepRolledBack })
+	if i < 0 {
+		return outcome
+	}
+	approval := r.Incident.Spec.Approvals[i]
+	text := fmt.Sprintf("the approval of %s by %s is not used", approval.Digest, approval.By)
+	if !slices.ContainsFunc(r.Incident.Status.Timeline,
+		func(e v1alpha1.TimelineEntry) bool { return strings.HasPrefix(e.Text, text) }) {
+		r.Warn(v1alpha1.ReasonWaitingForApproval, "%s: no deploy is suspected now: %s", text, why)
+	}
+	return outcome.Loud()
+}
+
 // pairText says what would be done.
 func pairText(plan *v1alpha1.IncidentRollback) string {
 	return fmt.Sprintf("rolling %s back from %s (%s) to %s (%s)", plan.Service, plan.From, plan.FromCommit, plan.To,

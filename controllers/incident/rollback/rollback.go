@@ -169,8 +169,9 @@ func (r *Rollback) decide(ctx context.Context, view *view) (playbook.Outcome, er
 	case render.NotEnoughLooks:
 		return playbook.Wait(looksInterval, v1alpha1.ReasonNoSuspect, "%s%s", r.prefix(), choice.Why), nil
 	case render.NoSuspect:
-		return playbook.Wait(fixInterval, v1alpha1.ReasonNoSuspect, "%sno deploy is suspected: %s", r.prefix(),
-			choice.Why), nil
+		outcome := playbook.Wait(fixInterval, v1alpha1.ReasonNoSuspect, "%sno deploy is suspected: %s", r.prefix(),
+			choice.Why)
+		return r.unused(outcome, choice.Why), nil
 	case render.NoTarget, render.Pair:
 	}
 	if choice.Target == nil {
