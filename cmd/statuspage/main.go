@@ -66,8 +66,9 @@ func run(ctx context.Context, args []string) error {
 		IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
 	}
 	ctx, cancel := context.WithCancel(ctx)
+	// It is not waited for: it only reads, and rests for up to a minute after the API server went away.
+	go incidents.RunWithContext(ctx)
 	var running sync.WaitGroup
-	running.Go(func() { incidents.RunWithContext(ctx) })
 	running.Go(func() {
 		<-ctx.Done()
 		graceful, done := context.WithTimeout(context.Background(), 5*time.Second)
