@@ -212,7 +212,7 @@ func TestAnIncidentAboutWebhooksHoldsUpNoOutage(t *testing.T) {
 func TestAnAcknowledgedSev2ThatRisesPagesAgain(t *testing.T) {
 	s := newScene(t, "seen-rise")
 	s.bad(v1alpha1.Sev2, "/api answers HTTP 500")
-	name := s.open("inc", "{category: Outage, outage: {rollback: Never}}")
+	name := s.open("inc", "{category: Outage, summary: login is slow, outage: {rollback: Never}}")
 	s.pass(name)
 	s.patch(name, `{"spec":{"acknowledgement":{"by":"dana"}}}`)
 	s.pass(name)
@@ -220,6 +220,11 @@ func TestAnAcknowledgedSev2ThatRisesPagesAgain(t *testing.T) {
 	s.bad(v1alpha1.Sev1, "/up answers HTTP 502")
 	s.pass(name)
 	s.expectPages("oncall 1 acknowledged", "oncall 1 triggered")
+	if !slices.ContainsFunc(s.Services.Pages(), func(p logi.Page) bool {
+		return strings.HasSuffix(p.Summary, ": login is slow; /up answers HTTP 502")
+	}) {
+		t.Errorf("the pages are %+v", s.Services.Pages())
+	}
 	s.after(15*time.Minute+time.Second, name)
 	s.expectPages("oncall 1 acknowledged", "oncall 1 triggered", "owner 1 triggered")
 }

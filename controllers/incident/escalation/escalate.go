@@ -35,7 +35,7 @@ const (
 type Escalation struct {
 	*journal.Journal
 	Access *access.Connections
-	// Because is what the signals say, for a page of an Incident without a summary.
+	// Because is what the signals say is bad; empty where none is.
 	Because string
 }
 

@@ -1,6 +1,7 @@
 package escalation
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -153,11 +154,14 @@ func (e *Escalation) message(page v1alpha1.PageStatus, event paging.Event, at ti
 		host = u.Host
 	}
 	summary := obj.Spec.Summary
-	if summary == "" {
+	switch {
+	case summary == "":
+		summary = cmp.Or(e.Because, fmt.Sprintf("%s incident", obj.Spec.Category))
+	case strings.Contains(e.Because, summary):
 		summary = e.Because
-	}
-	if summary == "" {
-		summary = fmt.Sprintf("%s incident", obj.Spec.Category)
+	case !strings.Contains(summary, e.Because):
+		// What a person reported may not be why it pages now.
+		summary += "; " + e.Because
 	}
 	return paging.Message{
 		Key: e.alert(page), Event: event, Severity: string(page.Severity), Source: host, At: at,
