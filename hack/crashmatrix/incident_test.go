@@ -59,15 +59,15 @@ type outage struct {
 	Pages map[string]int
 	// Alerts that PagerDuty has, by their state.
 	Alerts map[string]int
-	// Resolved says by tier whose channel keeps no state whether it was told that it is over.
+	// Resolved says by tier whether it was told that it is over, for tiers whose channel keeps no state.
 	Resolved map[string]bool
 	// Notices that the public read, each as its statuses, the oldest first.
 	Notices []string
-	// Held is what of the Platform's status is still held by the incident.
+	// Held is what the incident still holds in the Platform's status.
 	Held string
 	// Conditions as "Status Reason".
 	Conditions map[string]string
-	// Unknown says that the object said that the rollback's outcome is.
+	// Unknown says that the object reported an unknown outcome of the rollback.
 	Unknown bool
 	// Repeated is a text that the public was told twice.
 	Repeated string

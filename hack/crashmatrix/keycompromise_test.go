@@ -331,8 +331,8 @@ func playKeyMatrix(t *testing.T, name string, slots []*slot, variants []keyVaria
 	each(slots, plans, func(s *slot, plan crashmatrix.Plan) bool { return judge(s, plan, false) })
 	each(slots, deletions, func(s *slot, plan crashmatrix.Plan) bool { return judge(s, plan, true) })
 	t.Logf("%s for %d plans and %d deletions", time.Since(began), len(plans), len(deletions))
-	// A slow clean run makes a pass more than a fast one: those effects are further ones of a kind that has its plans, and
-	// few.
+	// A slow clean run makes one pass more than a fast one. Its further effects are few, and of kinds that have their
+	// plans.
 	played := len(plans) + len(deletions) + 1
 	if absent.Load()*20 > int64(played) {
 		t.Errorf("%d of %d planned faults found no effect", absent.Load(), played)

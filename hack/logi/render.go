@@ -14,7 +14,7 @@ import (
 const (
 	// RenderPath is where the platform's server has Render's API.
 	RenderPath = "/render/v1"
-	// WebService is the service that serves the platform: the commit that is live there decides how it is.
+	// WebService serves the platform. The commit that is live there decides how the platform works.
 	WebService = "srv-web"
 )
 
@@ -84,10 +84,10 @@ type Breakage struct {
 
 // RenderFault is how Render's API fails. Of the faults, the first that matches a request hits it.
 type RenderFault struct {
-	// Method and Path select requests: all where they are empty, else those of this method whose path contains Path.
+	// Method and Path select requests: those of this method whose path contains Path. Empty selects all.
 	Method string `json:"method,omitempty"`
 	Path   string `json:"path,omitempty"`
-	// Skip lets so many of them through first; Times ends the fault after so many, 0 never.
+	// Skip lets that many requests through first. Times is how many of them fail; 0 is all.
 	Skip  int `json:"skip,omitempty"`
 	Times int `json:"times,omitempty"`
 	// AfterEffect does what was asked first, so that only the answer is lost.
@@ -101,7 +101,7 @@ type RenderFault struct {
 	Status int               `json:"status,omitempty"`
 	Body   string            `json:"body,omitempty"`
 	Header map[string]string `json:"header,omitempty"`
-	// ResetInSeconds says Ratelimit-Reset as an epoch, counted from that answer.
+	// ResetInSeconds gives Ratelimit-Reset as an epoch, that many seconds after the answer.
 	ResetInSeconds int `json:"resetInSeconds,omitempty"`
 	// Megabytes of JSON are the body.
 	Megabytes int `json:"megabytes,omitempty"`
@@ -187,8 +187,8 @@ func (r *Render) DeployCommit(service, commit string) (id string) {
 	return r.AddDeploy(service, commit, "live", "manual", now())
 }
 
-// AddDeploy enters a deploy of any status and trigger, created and where it was live, live, at an instant, and returns
-// its id. A commit is as old as its first deploy. One that is live deactivates the one before.
+// AddDeploy enters a deploy of any status and trigger, and returns its id. It was created at an instant, and also went
+// live then if it ever did. A commit is as old as its first deploy. A live deploy deactivates the one before it.
 func (r *Render) AddDeploy(service, commit, status, trigger string, at time.Time) (id string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -215,7 +215,7 @@ func (r *Render) BreakCommit(commit string, b Breakage) {
 	r.broken[commit] = b
 }
 
-// SetRollbackDelay is how long a rollback takes to become live; at first it takes none.
+// SetRollbackDelay sets how long a rollback takes to become live. The default is no time.
 func (r *Render) SetRollbackDelay(d time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -240,8 +240,8 @@ func (r *Render) SetFaults(faults ...RenderFault) {
 	}
 }
 
-// LimitRates answers 429 to more reads and writes than these within a minute; Render itself takes 400 and 30. 0 is no
-// limit, as at first.
+// LimitRates sets how many reads and writes are answered in a minute. The others get a 429. Render itself allows 400
+// and 30. The default is 0, which is no limit.
 func (r *Render) LimitRates(reads, writes int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

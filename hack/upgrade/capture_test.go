@@ -109,7 +109,7 @@ func (c *capture) save() {
 	}
 }
 
-// stored is what of an object another API server can be given.
+// stored is the part of an object that another API server accepts.
 func stored(obj *unstructured.Unstructured) map[string]any {
 	metadata := map[string]any{"name": obj.GetName()}
 	for _, field := range []string{"annotations", "finalizers"} {
@@ -123,7 +123,7 @@ func stored(obj *unstructured.Unstructured) map[string]any {
 	}
 }
 
-// likeness is all words of a state that say how far it is.
+// likeness has the words of a state that say how far it has come.
 func (s *state) likeness(brief bool) string {
 	if brief {
 		words := []string{fmt.Sprint(s.Render.AutoDeploy, len(s.Render.Deploys))}

@@ -70,7 +70,7 @@ func finishReplay(s *scene, stored *state) {
 // hopeless are the reasons for which nothing more is done for an object, whatever a person says.
 var hopeless = map[string]bool{v1alpha1.ReasonOutcomeUnknown: true, v1alpha1.ReasonPlanTooLarge: true}
 
-// word is a person's: the replay is approved and goes on, and the Platform's red button is let go.
+// word is what a person says: they approve the replay, let it go on, and release the Platform's red button.
 func (s *scene) word() {
 	s.Helper()
 	p := &v1alpha1.Platform{ObjectMeta: metav1.ObjectMeta{Namespace: world.Namespace, Name: s.Name}}

@@ -19,7 +19,7 @@ func (s *scene) play() {
 	s.patient(func(string) bool { return false })
 }
 
-// patient is play that also ends where enough says so of Ready.
+// patient is play. It also ends when enough accepts the Ready condition.
 func (s *scene) patient(enough func(ready string) bool) {
 	s.Helper()
 	for end := time.Now().Add(patience); ; {
@@ -43,7 +43,7 @@ func (s *scene) patient(enough func(ready string) bool) {
 	}
 }
 
-// waits says whether a reason is one to wait for a person.
+// waits says whether an object with this reason waits for a person.
 func (s *scene) waits(ready string) bool {
 	for _, reason := range []string{v1alpha1.ReasonWaitingForApproval, v1alpha1.ReasonSuspended,
 		v1alpha1.ReasonAutomationOff, v1alpha1.ReasonSecretUnusable} {

@@ -28,7 +28,7 @@ type wiring struct {
 	health    func() health
 }
 
-// newManager is one that has just started: a reconciler by kind. Close closes its connections.
+// newManager is a manager that has just started: a reconciler by kind. Close closes its connections.
 func newManager(w wiring) (byKind map[string]reconcile.Reconciler, closeConnections func()) {
 	connections := &access.Connections{Secrets: w.kube, Transport: w.transport}
 	recorder := func() *events.FakeRecorder { return events.NewFakeRecorder(1000) }
@@ -54,5 +54,5 @@ func signalsOf(h health) signals.Signals {
 	return signals.Signals{Each: []signals.Signal{up}}
 }
 
-// badUp is what a look at /up finds that is bad.
+// badUp is a bad look at /up.
 const badUp = "/up answers HTTP 502"
