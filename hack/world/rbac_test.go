@@ -256,7 +256,7 @@ func (s *trial) lead(ctx context.Context) error {
 	}
 	// If a watch is refused, the manager sees objects only in the lists after the first one.
 	if err := s.await(ctx, "the controllers to work", func() bool {
-		return strings.Count(s.managers[0].Log(), "Starting workers") == 5
+		return strings.Count(s.managers[0].Log(), "Starting workers") == 6
 	}); err != nil {
 		return err
 	}

@@ -59,27 +59,28 @@ func TestAManagerFrozenInABatchLetsTheOtherGoOnAndRepeatsNothing(t *testing.T) {
 	frozen := managers[0]
 	t.Cleanup(func() { _ = frozen.Signal(syscall.SIGCONT) }) // a frozen process can't stop
 
-	// The statement after the requeue is slow, so the test can stop the manager while it waits for the reply.
+	// The requeue is slow, so the test can stop the manager while it waits for the reply.
 	const slowly = `CREATE TABLE logi_test.slow AS SELECT 1;
 		CREATE FUNCTION logi_test.linger() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
 			IF EXISTS (SELECT FROM logi_test.slow) THEN PERFORM pg_sleep(0.5); END IF;
-			RETURN coalesce(NEW, OLD);
+			RETURN NULL;
 		END $$;
-		CREATE TRIGGER linger BEFORE UPDATE OR DELETE ON playbook.replay_pages
-			FOR EACH ROW EXECUTE FUNCTION logi_test.linger()`
+		CREATE TRIGGER linger BEFORE INSERT ON playbook.replay_entries
+			FOR EACH STATEMENT EXECUTE FUNCTION logi_test.linger()`
 	if _, err := conn.Exec(t.Context(), slowly); err != nil {
 		t.Fatal(err)
 	}
-	const turnsPage = "UPDATE playbook.replay_pages%"
+	// The last statements of a batch travel with its COMMIT, so it is frozen before them.
+	const requeues = "WITH judged AS%"
 	eventually(t, time.Minute, "the manager to be frozen in a batch", func() (bool, string) {
-		if !runs(t, conn, frozen, "active", turnsPage) {
-			return false, "it is not turning a page"
+		if !runs(t, conn, frozen, "active", requeues) {
+			return false, "it is not requeuing"
 		}
 		if err := frozen.Signal(syscall.SIGSTOP); err != nil {
 			t.Fatal(err)
 		}
 		for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
-			if runs(t, conn, frozen, "idle in transaction", turnsPage) {
+			if runs(t, conn, frozen, "idle in transaction", requeues) {
 				return true, ""
 			}
 		}
