@@ -65,7 +65,7 @@ func (s *stage) newOutageSlot(ctx context.Context, name string) (_ *slot, err er
 				tier("first", "PagerDuty", "pagerduty", 0), tier("second", "Slack", "slack", secondTierAfter), tier("third",
 					"Webhook", "hook", thirdTierAfter),
 			}},
-			StatusPage: &v1alpha1.PlatformStatusPage{PageID: "page", SecretRef: new(ref("statuspage")),
+			StatusPage: &v1alpha1.PlatformStatusPage{PageID: name, SecretRef: new(ref("statuspage")),
 				AfterSeconds: new(int32(noticeAfter.Seconds()))},
 		}},
 	} {
@@ -157,7 +157,8 @@ func told(request *http.Request) string {
 	if request.Method == http.MethodGet {
 		return ""
 	}
-	return request.Method + " " + noticeID.ReplaceAllString(request.URL.Path, "/incidents/:id")
+	return request.Method + " " + pageID.ReplaceAllString(noticeID.ReplaceAllString(request.URL.Path, "/incidents/:id"),
+		"/pages/:page/")
 }
 
 // left reads what the run left behind.

@@ -227,7 +227,11 @@ func (s *slot) respond(ctx context.Context, plan *crashmatrix.Plan, v variant, s
 	return nil, nil, wire.Fired(), errNotEnded
 }
 
-var noticeID = regexp.MustCompile(`/incidents/[a-z0-9]+$`)
+var (
+	noticeID = regexp.MustCompile(`/incidents/[a-z0-9]+$`)
+	// Each slot has a page of its own: of Platforms that share one, the oldest alone tells the public.
+	pageID = regexp.MustCompile(`/pages/[^/]+/`)
+)
 
 // unknownOutcome says whether a plan can leave a rollback of which nobody can tell whether Render was asked for it: the
 // manager ended between the intent and the call, or did not learn that the intent was written.
@@ -332,7 +336,7 @@ type mistake struct {
 const (
 	askRollback = "POST " + logi.RenderPath + "/services/" + logi.WebService + "/rollback"
 	setService  = "PATCH " + logi.RenderPath + "/services/" + logi.WebService
-	addNotice   = "POST /statuspage/v1/pages/page/incidents"
+	addNotice   = "POST /statuspage/v1/pages/:page/incidents"
 )
 
 var mistakes = []mistake{

@@ -202,7 +202,8 @@ var keyVariants = []keyVariant{
 			"INSERT INTO logi_test.held$1")(sql)
 		sql = rewrite(`SELECT id FROM webhook_outbox_entries WHERE idempotency_key = \$1`,
 			"SELECT id FROM logi_test.held WHERE idempotency_key = $$1")(sql)
-		return rewrite(`^(select set_config.*)$`, "$1, logi_test.release()")(sql)
+		return rewrite(`^(SELECT pg_advisory_xact_lock\w*\(hashtextextended\('playbook\.application', application_id\)\))`,
+			"$1, logi_test.release()")(sql)
 	}}, fault: crashmatrix.DiedBefore, at: "SQL UPDATE playbook.key_revocations SET open_transactions"},
 	{variant: variant{name: "the time of a local clock, which is behind",
 		rewrite: rewrite(`(?s)(UPDATE webhook_signing_keys .* ELSE clock_timestamp\(\))`,
