@@ -10,6 +10,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
@@ -67,7 +68,7 @@ func (n *Notice) Run(ctx context.Context) (playbook.Outcome, error) {
 	} else {
 		wait, err := n.due(ctx)
 		if err != nil || wait != nil {
-			return orZero(wait), err
+			return ptr.Deref(wait, playbook.Outcome{}), err
 		}
 		n.add(v1alpha1.NoticeInvestigating)
 		n.Record(v1alpha1.ReasonPublished, "the public is told")
@@ -112,13 +113,6 @@ func patient(err error) (playbook.Outcome, error) {
 	}
 	after := min(max(limited.After, noticeInterval), longestNoticeWait)
 	return playbook.Wait(after, v1alpha1.ReasonRetrying, "the status page wants fewer requests"), nil
-}
-
-func orZero(outcome *playbook.Outcome) playbook.Outcome {
-	if outcome == nil {
-		return playbook.Outcome{}
-	}
-	return *outcome
 }
 
 // Close tells the public that it is over, where the object is deleted. It reports whether that is told.

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/utils/ptr"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
 	"github.com/1pass-dev/playbook-operator/controllers/access"
@@ -144,7 +145,7 @@ func (r *Rollback) begin(ctx context.Context, v *view, plan *v1alpha1.IncidentRo
 		// Before it is done: whoever finds it off later must know by whom.
 		held, err := r.take(ctx, plan, func(c *v1alpha1.ServiceRollback) { c.AutoDeploy = v1alpha1.AutoDeployOff })
 		if err != nil || held != nil {
-			return orZero(held), err
+			return ptr.Deref(held, playbook.Outcome{}), err
 		}
 		if err := r.keep(ctx, plan); err != nil {
 			return playbook.Outcome{}, err

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
@@ -90,7 +91,7 @@ func (r *Rollback) Run(ctx context.Context) (playbook.Outcome, error) {
 		return *withheld, nil
 	}
 	if held, err := r.elsewhere(ctx, r.Claims.Client, r.Platform.Spec.Rollback.Service); err != nil || held != nil {
-		return orZero(held), err
+		return ptr.Deref(held, playbook.Outcome{}), err
 	}
 	view, err := r.look(ctx)
 	if err != nil {
@@ -140,13 +141,6 @@ func (r *Rollback) elsewhere(ctx context.Context, reader client.Reader, service 
 	}
 	return new(playbook.Wait(fixInterval, v1alpha1.ReasonHeldByOther, "%snothing is changed at Render: %s", r.prefix(),
 		why)), nil
-}
-
-func orZero(outcome *playbook.Outcome) playbook.Outcome {
-	if outcome == nil {
-		return playbook.Outcome{}
-	}
-	return *outcome
 }
 
 // Policy of an Incident. spec.rollback of the release before this one wins: a stored Never must not become Automatic.
