@@ -80,13 +80,14 @@ func TestARefusedRetryDoesNotDenyTheOnesBefore(t *testing.T) {
 }
 
 func TestAPlatformThatIsNotThereIsToldFromThoseThatAre(t *testing.T) {
-	s := newScene(t, "there-is", manual)
+	// Other tests have Platforms here, too, and the message names the first ten.
+	s := newScene(t, "a-there-is", manual)
 	typo := s.manifest("r", "{}")
 	if err := unstructured.SetNestedField(typo.Object, "thereis", "spec", "platformRef", "name"); err != nil {
 		t.Fatal(err)
 	}
 	r := s.AwaitReason(s.Create(typo), v1alpha1.ReasonPlatformNotFound)
-	if !strings.Contains(message(r), "another. There are: ") || !strings.Contains(message(r), "there-is") {
+	if !strings.Contains(message(r), "another. There are: ") || !strings.Contains(message(r), "a-there-is") {
 		t.Errorf("the message is %q", message(r))
 	}
 }
