@@ -152,7 +152,7 @@ func TestAFreshIncidentIsNotTakenForOneThatLostItsStatus(t *testing.T) {
 			}
 			obj := s.get(inc)
 			if marked := obj.Annotations[v1alpha1.AnnotationBegun]; marked != "" && len(obj.Status.Conditions) == 0 ||
-				(marked != "") != (allowed > 4) {
+				(marked != "") != (allowed > 3) {
 				t.Fatalf("the mark is %q, with %d conditions", marked, len(obj.Status.Conditions))
 			}
 			s.until(inc, "RolledBack True Succeeded")

@@ -70,8 +70,12 @@ func (r *Rollback) keep(ctx context.Context, plan *v1alpha1.IncidentRollback) er
 // the cache in this pass, and so are the others: what follows is an effect.
 func (r *Rollback) take(ctx context.Context, plan *v1alpha1.IncidentRollback,
 	change func(*v1alpha1.ServiceRollback)) (*playbook.Outcome, error) {
-	if held, err := r.elsewhere(ctx, r.Claims.APIReader, plan.Service); err != nil || held != nil {
-		return held, err
+	// Once for both effects of this pass, which come one right after the other.
+	if r.alone != plan.Service {
+		if held, err := r.elsewhere(ctx, r.Claims.APIReader, plan.Service); err != nil || held != nil {
+			return held, err
+		}
+		r.alone = plan.Service
 	}
 	holder := ""
 	decide := func(p *v1alpha1.PlatformStatus) bool {

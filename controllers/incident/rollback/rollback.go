@@ -61,6 +61,9 @@ type Rollback struct {
 	Evidence Evidence
 	// First is the Incident that has the slot, where this one only pages; empty otherwise.
 	First string
+
+	// alone is the service that no older Platform holds, as this pass saw it past the cache.
+	alone string
 }
 
 // Run goes back where the evidence and the policy allow it. Render is asked once: what came of it is read from Render.
