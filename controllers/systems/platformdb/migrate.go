@@ -101,6 +101,12 @@ func Migrate(ctx context.Context, url string) ([]string, error) {
 				}
 				applied = append(applied, m.name)
 			}
+			// An older `manager migrate` takes nothing back.
+			if current <= len(migrations) {
+				if err := fillCauses(ctx, tx); err != nil {
+					return err
+				}
+			}
 			if _, err := tx.Exec(ctx, database.Roles); err != nil {
 				return fmt.Errorf("creating roles and grants: %w", err)
 			}
