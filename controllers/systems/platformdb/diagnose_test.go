@@ -139,7 +139,8 @@ func TestTheMonitorCanNotReadTexts(t *testing.T) {
 		t.Fatal(err)
 	}
 	texts, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil || len(texts) != 1 || !strings.Contains(texts[0], "ClientError") || strings.Contains(texts[0], "s3cret") {
+	if err != nil || len(texts) != 1 || !strings.Contains(texts[0], "ClientError") ||
+		strings.Contains(texts[0], "s3cret") {
 		t.Errorf("the diagnosis is %q, %v", texts, err)
 	}
 	if _, err := conn.Exec(t.Context(), `CREATE TEMP TABLE webhook_outbox_entries (LIKE pg_class)`); err != nil {

@@ -48,10 +48,12 @@ func TestFreshDeliveries(t *testing.T) {
 	expect("one at the onset, and one that a replay gave back to the dispatcher", "", 2, minutes(3))
 	expect("under a kid", "whk_1", 1, minutes(1))
 	expect("under another kid", "whk_3", 0, time.Time{})
-	o.exec(`INSERT INTO webhook_outbox_entries (oauth_application_id, event_type, idempotency_key, kid, signature, enqueued_at)
+	o.exec(`INSERT INTO webhook_outbox_entries
+			(oauth_application_id, event_type, idempotency_key, kid, signature, enqueued_at)
 		SELECT 2, 'e', gen_random_uuid(), '', '', now() FROM generate_series(1, 19999)`)
 	expect("the last one of the newest 20,000", "", 1, minutes(3))
-	o.exec(`INSERT INTO webhook_outbox_entries (oauth_application_id, event_type, idempotency_key, kid, signature, enqueued_at)
+	o.exec(`INSERT INTO webhook_outbox_entries
+			(oauth_application_id, event_type, idempotency_key, kid, signature, enqueued_at)
 		VALUES (2, 'e', 'k', '', '', now())`)
 	expect("none of the newest 20,000", "", 0, time.Time{})
 }

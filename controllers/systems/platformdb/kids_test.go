@@ -69,7 +69,8 @@ func TestKeys(t *testing.T) {
 		kid, status    string
 		grace, revoked any
 	}{
-		{"active", "active", nil, nil}, {"graced", "grace", 1, nil}, {"over", "grace", -1, nil}, {"endless", "grace", nil, nil},
+		{"active", "active", nil, nil}, {"graced", "grace", 1, nil}, {"over", "grace", -1, nil}, {"endless", "grace", nil,
+			nil},
 		{"revoked", "revoked", 1, -2}, {"not asked for", "active", nil, nil},
 	} {
 		o.exec(`INSERT INTO webhook_signing_keys

@@ -74,7 +74,6 @@ func Migrate(ctx context.Context, url string) ([]string, error) {
 	var applied []string
 	err = pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{BeginQuery: begin(planTimeout)},
 		func(tx pgx.Tx) error {
-			applied = nil
 			// Two migrations at once: the second finds nothing left to do.
 			for _, sql := range []string{
 				`SELECT pg_advisory_xact_lock(hashtextextended('playbook.migrate', 0))`,
@@ -86,26 +85,9 @@ func Migrate(ctx context.Context, url string) ([]string, error) {
 					return fmt.Errorf("preparing the schema playbook: %w", err)
 				}
 			}
-			var current int
-			if err := tx.QueryRow(ctx,
-				`SELECT coalesce(max(version), 0) FROM playbook.schema_migrations`).Scan(&current); err != nil {
-				return fmt.Errorf("reading the schema's version: %w", err)
-			}
-			for _, m := range migrations[min(current, len(migrations)):] {
-				if _, err := tx.Exec(ctx, m.sql); err != nil {
-					return fmt.Errorf("applying migration %s: %w", m.name, err)
-				}
-				if _, err := tx.Exec(ctx, `INSERT INTO playbook.schema_migrations (version, name) VALUES ($1, $2)`, m.version,
-					m.name); err != nil {
-					return fmt.Errorf("recording migration %s: %w", m.name, err)
-				}
-				applied = append(applied, m.name)
-			}
-			// An older `manager migrate` takes nothing back.
-			if current <= len(migrations) {
-				if err := fillCauses(ctx, tx); err != nil {
-					return err
-				}
+			var err error
+			if applied, err = apply(ctx, tx); err != nil {
+				return err
 			}
 			if _, err := tx.Exec(ctx, database.Roles); err != nil {
 				return fmt.Errorf("creating roles and grants: %w", err)
@@ -116,4 +98,27 @@ func Migrate(ctx context.Context, url string) ([]string, error) {
 		return nil, err
 	}
 	return applied, nil
+}
+
+// apply the migrations that the schema lacks, and return their names.
+func apply(ctx context.Context, tx pgx.Tx) (applied []string, err error) {
+	var current int
+	if err := tx.QueryRow(ctx,
+		`SELECT coalesce(max(version), 0) FROM playbook.schema_migrations`).Scan(&current); err != nil {
+		return nil, fmt.Errorf("reading the schema's version: %w", err)
+	}
+	for _, m := range migrations[min(current, len(migrations)):] {
+		if _, err := tx.Exec(ctx, m.sql); err != nil {
+			return nil, fmt.Errorf("applying migration %s: %w", m.name, err)
+		}
+		if _, err := tx.Exec(ctx, `INSERT INTO playbook.schema_migrations (version, name) VALUES ($1, $2)`, m.version,
+			m.name); err != nil {
+			return nil, fmt.Errorf("recording migration %s: %w", m.name, err)
+		}
+		applied = append(applied, m.name)
+	}
+	if current > len(migrations) {
+		return applied, nil // an older `manager migrate` takes nothing back
+	}
+	return applied, fillCauses(ctx, tx)
 }
