@@ -32,7 +32,10 @@ var rooms = [][]string{
 	{"controllers/claims"},
 	{"controllers/opening"},
 	{"controllers/platform", "controllers/incident/journal", "controllers/command"},
-	{"controllers/incident/escalation", "controllers/incident/notice", "controllers/incident/rollback"},
+	{
+		"controllers/incident/escalation", "controllers/incident/notice", "controllers/incident/rollback",
+		"controllers/incident/webhooks",
+	},
 	{"controllers/incident", "controllers/dlqreplay", "controllers/keycompromise"},
 	{"cmd/manager"},
 }
@@ -92,6 +95,7 @@ var steps = map[string]string{
 	"StepClassified":    "incident/classify", "StepEscalated": "incident/escalation/escalate",
 	"StepAcknowledged": "incident/acknowledge",
 	"StepAnnounced":    "incident/notice/announce", "StepTriaged": "incident/triage",
+	"StepDiagnosed":  "incident/webhooks/diagnose",
 	"StepRolledBack": "incident/rollback/rollback",
 	"StepMitigated":  "incident/mitigate", "StepResolved": "incident/resolve",
 	"StepAutoDeployRestored": "incident/rollback/autodeploy",

@@ -34,6 +34,7 @@ const (
 	StepAcknowledged       = "Acknowledged"
 	StepAnnounced          = "Announced"
 	StepTriaged            = "Triaged"
+	StepDiagnosed          = "Diagnosed"
 	StepRolledBack         = "RolledBack"
 	StepMitigated          = "Mitigated"
 	StepResolved           = "Resolved"

@@ -325,6 +325,10 @@ type IncidentStatus struct {
 	// +optional
 	Triage *TriageStatus `json:"triage,omitempty"`
 
+	// diagnosis says why webhooks are dead.
+	// +optional
+	Diagnosis *IncidentDiagnosis `json:"diagnosis,omitempty"`
+
 	// rollback is the pair of deploys that was rolled back, or would be.
 	// +optional
 	Rollback *IncidentRollback `json:"rollback,omitempty"`
@@ -518,6 +522,128 @@ type TriagedDeploy struct {
 	// createdAt is Render's time.
 	// +optional
 	CreatedAt *metav1.Time `json:"createdAt,omitempty"`
+}
+
+// DiagnosisSource is where a diagnosis comes from.
+// +kubebuilder:validation:Enum=Database;AdminAPI
+type DiagnosisSource string
+
+const (
+	// DiagnosedByDatabase was read from the outbox.
+	DiagnosedByDatabase DiagnosisSource = "Database"
+	// DiagnosedByAdminAPI was read from the admin API's list of dead entries.
+	DiagnosedByAdminAPI DiagnosisSource = "AdminAPI"
+)
+
+// DiagnosisCount says what the numbers of a diagnosis are.
+// +kubebuilder:validation:Enum=Exact;AtLeast
+type DiagnosisCount string
+
+const (
+	// CountExact means that all dead entries were counted.
+	CountExact DiagnosisCount = "Exact"
+	// CountAtLeast means that there may be more: the list is longer than what is read of it, or changed meanwhile.
+	CountAtLeast DiagnosisCount = "AtLeast"
+)
+
+// DiagnosisFinding is what a group of dead entries died of, and whose fault that is.
+// +kubebuilder:validation:Enum=RelyingPartyFails;RelyingPartyLimits;AlreadyReceived;Refused;KidServed;KidNotServed;KidMissing;KidEnded;KidEndedButServed;KidUnknown;NotTold
+type DiagnosisFinding string
+
+const (
+	// FindingRelyingPartyFails means that the relying party answers 5xx, in too long a time, or not at all.
+	FindingRelyingPartyFails DiagnosisFinding = "RelyingPartyFails"
+	// FindingRelyingPartyLimits means that the relying party wants fewer requests.
+	FindingRelyingPartyLimits DiagnosisFinding = "RelyingPartyLimits"
+	// FindingAlreadyReceived means that the relying party has the webhooks already, and can be taken at its word.
+	FindingAlreadyReceived DiagnosisFinding = "AlreadyReceived"
+	// FindingRefused means that the relying party refuses the webhooks, and would refuse them again.
+	FindingRefused DiagnosisFinding = "Refused"
+	// FindingKidServed means that a signature is refused whose kid is good and served: the relying party is stale or
+	// wrong.
+	FindingKidServed DiagnosisFinding = "KidServed"
+	// FindingKidNotServed means that JWKS lacks a kid that is good: the platform's JWKS is stale or wrong.
+	FindingKidNotServed DiagnosisFinding = "KidNotServed"
+	// FindingKidMissing means that JWKS lacks a kid, and that nobody could read whether the kid has ended.
+	FindingKidMissing DiagnosisFinding = "KidMissing"
+	// FindingKidEnded means that the kid was revoked, or that its grace ended: the signatures are stale.
+	FindingKidEnded DiagnosisFinding = "KidEnded"
+	// FindingKidEndedButServed is that, and JWKS still has it.
+	FindingKidEndedButServed DiagnosisFinding = "KidEndedButServed"
+	// FindingKidUnknown means that the platform has no such kid.
+	FindingKidUnknown DiagnosisFinding = "KidUnknown"
+	// FindingNotTold means that nobody can tell.
+	FindingNotTold DiagnosisFinding = "NotTold"
+)
+
+// IncidentDiagnosis says why webhooks are dead.
+type IncidentDiagnosis struct {
+	// at is when it was made.
+	// +required
+	At *metav1.Time `json:"at,omitempty"`
+	// source is where it comes from.
+	// +required
+	Source DiagnosisSource `json:"source,omitempty"`
+	// counted says whether the numbers are exact.
+	// +required
+	Counted DiagnosisCount `json:"counted,omitempty"`
+	// entries are all dead entries of the applications that the incident names, or of all where it names none.
+	// +required
+	// +kubebuilder:validation:Minimum=0
+	Entries *int64 `json:"entries,omitempty"`
+	// groups by application and cause, those with the most entries first.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=32
+	Groups []DiagnosedGroup `json:"groups,omitempty"`
+	// moreGroups is how many groups there are beyond those of the list.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	MoreGroups *int32 `json:"moreGroups,omitempty"`
+}
+
+// DiagnosedGroup is what died of one cause at one application.
+type DiagnosedGroup struct {
+	// applicationID of the relying party.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=19
+	ApplicationID string `json:"applicationID,omitempty"`
+	// cause of the deaths.
+	// +required
+	Cause DeadLetterCause `json:"cause,omitempty"`
+	// finding says what that means, and whose fault it is.
+	// +required
+	Finding DiagnosisFinding `json:"finding,omitempty"`
+	// statusCode that the relying party answered. It is absent where there was no answer, or not the same one each time.
+	// +optional
+	// +kubebuilder:validation:Minimum=100
+	// +kubebuilder:validation:Maximum=599
+	StatusCode *int32 `json:"statusCode,omitempty"`
+	// kid of the signatures that were refused.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=255
+	Kid string `json:"kid,omitempty"`
+	// entries are how many died of it.
+	// +required
+	// +kubebuilder:validation:Minimum=1
+	Entries *int64 `json:"entries,omitempty"`
+	// since is when the first of them died.
+	// +optional
+	Since *metav1.Time `json:"since,omitempty"`
+	// newest is when the last of them died.
+	// +optional
+	Newest *metav1.Time `json:"newest,omitempty"`
+	// entryIDs are a few of them to look at.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=3
+	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:MaxLength=19
+	EntryIDs []string `json:"entryIDs,omitempty"`
 }
 
 // SchemaState says whether the platform's database was migrated since the commit that is gone back to was made.

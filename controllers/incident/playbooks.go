@@ -31,6 +31,13 @@ var (
 			{Condition: v1alpha1.StepAutoDeployRestored, Run: restoreAutoDeploy},
 		},
 	})
+	webhookDelivery = slices.Concat(people, playbook.Lanes[*response]{
+		{
+			{Condition: v1alpha1.StepTriaged, Run: triage},
+			{Condition: v1alpha1.StepDiagnosed, Run: diagnose},
+		},
+		{{Condition: v1alpha1.StepResolved, Run: resolve, Ends: true}},
+	})
 	// byHand is for what the probes can't see, or what is not known yet: people are paged, and a person says when it is
 	// over.
 	byHand = slices.Concat(people, playbook.Lanes[*response]{
@@ -42,7 +49,7 @@ var (
 var playbooks = map[v1alpha1.IncidentCategory]playbook.Lanes[*response]{
 	v1alpha1.CategoryUnclassified:       byHand,
 	v1alpha1.CategoryOutage:             outage,
-	v1alpha1.CategoryWebhookDelivery:    byHand,
+	v1alpha1.CategoryWebhookDelivery:    webhookDelivery,
 	v1alpha1.CategoryMergeInconsistency: byHand,
 	v1alpha1.CategoryKeyMismatch:        byHand,
 	v1alpha1.CategoryKeyExposure:        byHand,

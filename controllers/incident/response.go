@@ -20,6 +20,7 @@ import (
 	"github.com/1pass-dev/playbook-operator/controllers/incident/journal"
 	"github.com/1pass-dev/playbook-operator/controllers/incident/notice"
 	"github.com/1pass-dev/playbook-operator/controllers/incident/rollback"
+	"github.com/1pass-dev/playbook-operator/controllers/incident/webhooks"
 	"github.com/1pass-dev/playbook-operator/controllers/playbook"
 	"github.com/1pass-dev/playbook-operator/controllers/signals"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/paging"
@@ -142,6 +143,14 @@ func (s *response) rollback() *rollback.Rollback {
 		Journal: s.Journal, Claims: s.claims(), Access: s.r.Connections, Aside: &s.r.aside, Evidence: s.grounds(),
 		First: s.first,
 	}
+}
+
+func (s *response) webhooks() *webhooks.Webhooks {
+	return &webhooks.Webhooks{Journal: s.Journal, Access: s.r.Connections, Aside: &s.r.aside}
+}
+
+func diagnose(ctx context.Context, s *response) (playbook.Outcome, error) {
+	return s.webhooks().Diagnose(ctx)
 }
 
 func escalate(ctx context.Context, s *response) (playbook.Outcome, error) {
