@@ -28,6 +28,9 @@ SET search_path = pg_catalog, pg_temp
 -- The ledger's sessions read by indexes. This reads each dead entry, so that reading the whole table may be faster. It takes one core.
 SET enable_seqscan = on
 SET max_parallel_workers_per_gather = 0
+-- There are few groups. The planner guesses as many as rows, and would sort them.
+SET enable_sort = off
+SET enable_incremental_sort = off
 -- Whether there are applications decides which index is used.
 SET plan_cache_mode = force_custom_plan
 AS $body$
@@ -37,7 +40,8 @@ BEGIN
             -- 0 is never attempted: the text is left over from another life. 2 is a retry, by the dispatcher or after a replay. The
             -- difference between 1 and 2 decides only about a 409, and costs a look at the ledger.
             CASE WHEN o.attempts > 1 THEN 2 WHEN o.attempts = 0 THEN 0 WHEN o.last_error NOT LIKE '%%409%%' THEN 2
-                WHEN EXISTS (SELECT FROM playbook.replay_entries e WHERE e.entry_id = o.id AND e.action = 'requeued') THEN 2
+                WHEN EXISTS (SELECT FROM playbook.replay_entries e WHERE e.entry_id = o.id AND e.action = 'requeued'
+                    OFFSET 0) THEN 2
                 ELSE 1 END AS tries,
             count(*) AS n, min(o.dlq_at) AS oldest, max(o.dlq_at) AS newest, min(o.id) AS first, max(o.id) AS last
         FROM %s o
