@@ -193,6 +193,7 @@ func TestWebhookDeliveryNeverRollsBack(t *testing.T) {
 	if got := s.get(name).Status.Triage.Deploys; len(got) == 0 || got[0].Commit != "bad" {
 		t.Errorf("triage has the deploys %+v", got)
 	}
+	s.says(s.message(name, "Triaged"), "(bad) is suspicious, since it went live at", "It is not rolled back")
 	s.untouched("bad")
 	s.setSecret("database", "url", nowhere)
 	closed := s.open("closed", "{category: WebhookDelivery, resolution: {by: kim, summary: mended}}")

@@ -119,6 +119,9 @@ func TestEachCauseIsDiagnosedWithWhoseFaultItIs(t *testing.T) {
 		"it has them already", "it refuses them (HTTP 422), and would again", "and 1 more groups, see status.diagnosis")
 	s.expect(name, "Triaged True Succeeded", "Resolved Unknown AwaitingResolution")
 	s.expectPages()
+	if got := s.message(name, "Triaged"); strings.Contains(got, "suspicious") {
+		t.Errorf("a deploy of ten hours ago is suspicious: %s", got)
+	}
 
 	// Only the applications that the Incident is about.
 	one := s.open("one", `{category: WebhookDelivery, affected: {applicationIDs: ["43"]}}`)
