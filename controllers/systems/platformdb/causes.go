@@ -57,7 +57,8 @@ func between(first, last int) string {
 //
 // The words before the first colon are the dispatcher's (the status line, or the Ruby exception's class or message);
 // those after it are the relying party's. No pattern looks beyond the first colon with a blank after it, so that the
-// diagnosis can group by what comes before that.
+// diagnosis can group by what comes before that. A change needs a migration, so that managers ask for `manager
+// migrate`, which gives the list to the ledger.
 var causes = []struct {
 	name     string
 	pattern  string
