@@ -116,7 +116,7 @@ func TestEachCauseIsDiagnosedWithWhoseFaultItIs(t *testing.T) {
 	}
 	s.says(message, "15 webhooks are dead; application 42, 5 since "+since.UTC().Format(time.RFC3339)+
 		": it answers HTTP 503, which it has to mend (see "+strings.Join(down, ", ")+")", "it does not answer in time",
-		"it has them already", "it refuses them (HTTP 422), and would again", "and 1 more groups, see status.diagnosis")
+		"it has them already", "it refuses them (HTTP 422), and would again", "and 1 more group, see status.diagnosis")
 	s.expect(name, "Triaged True Succeeded", "Resolved Unknown AwaitingResolution")
 	s.expectPages()
 	if got := s.message(name, "Triaged"); strings.Contains(got, "suspicious") {
@@ -131,6 +131,23 @@ func TestEachCauseIsDiagnosedWithWhoseFaultItIs(t *testing.T) {
 	if got := s.Server.Counts(); len(got) != 0 {
 		t.Errorf("a relying party was sent something: %v", got)
 	}
+}
+
+// What fails is no dead letter yet: the dispatcher tries it again for hours.
+func TestWhileNothingIsDeadThatIsSaid(t *testing.T) {
+	s := webhookScene(t, "diagnosis-empty")
+	s.Server.SetFault(acme, logi.Fault{Status: http.StatusServiceUnavailable, Body: rpText})
+	if _, err := s.Enqueue(s.ctx, acme, 2); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.DispatchOnce(s.ctx); err != nil {
+		t.Fatal(err)
+	}
+	d, message := s.diagnosed(s.open("inc", "{category: WebhookDelivery}"))
+	if *d.Entries != 0 || d.Groups != nil || d.Counted != v1alpha1.CountExact {
+		t.Errorf("%+v", d)
+	}
+	s.says(message, "no webhook is dead")
 }
 
 // What the real dispatcher writes, and the real endpoints answered.

@@ -14,7 +14,7 @@ const named = 4
 // Text says in a few sentences what is dead, and whose fault that is.
 func Text(d *v1alpha1.IncidentDiagnosis) string {
 	if *d.Entries == 0 {
-		return "no webhook is dead"
+		return "no webhook is dead. One that fails is retried first, which may take hours"
 	}
 	atLeast := ""
 	if d.Counted == v1alpha1.CountAtLeast {
@@ -31,7 +31,10 @@ func Text(d *v1alpha1.IncidentDiagnosis) string {
 	if d.MoreGroups != nil {
 		more += *d.MoreGroups
 	}
-	if more > 0 {
+	switch {
+	case more == 1:
+		texts = append(texts, "and 1 more group, see status.diagnosis")
+	case more > 1:
 		texts = append(texts, fmt.Sprintf("and %d more groups, see status.diagnosis", more))
 	}
 	return strings.Join(texts, "; ")
@@ -102,7 +105,7 @@ func (w *Webhooks) advice(d *v1alpha1.IncidentDiagnosis, instead error) string {
 	case instead != nil:
 		return fmt.Sprintf(". By the admin API, since the database could not be read: %s", instead)
 	case *d.Entries == 0:
-		return ". By the admin API"
+		return ". The admin API says so"
 	}
 	return fmt.Sprintf(". By the admin API, since Platform %q has no spec.database: nothing is settled or replayed by "+
 		"itself. Retry single entries in the admin UI, or apply a DLQReplay with via: AdminAPI, which takes up to ten; "+
