@@ -30,7 +30,7 @@ var rooms = [][]string{
 	{"controllers/access"},
 	{"controllers/signals"},
 	{"controllers/claims"},
-	{"controllers/opening"},
+	{"controllers/opening", "controllers/replays"},
 	{"controllers/platform", "controllers/incident/journal", "controllers/command"},
 	{
 		"controllers/incident/escalation", "controllers/incident/notice", "controllers/incident/rollback",
@@ -95,7 +95,8 @@ var steps = map[string]string{
 	"StepClassified":    "incident/classify", "StepEscalated": "incident/escalation/escalate",
 	"StepAcknowledged": "incident/acknowledge",
 	"StepAnnounced":    "incident/notice/announce", "StepTriaged": "incident/triage",
-	"StepDiagnosed":  "incident/webhooks/diagnose",
+	"StepDiagnosed": "incident/webhooks/diagnose", "StepConflictsSettled": "incident/webhooks/settle",
+	"StepRelyingPartyTold": "incident/webhooks/tell", "StepRecovered": "incident/webhooks/recover",
 	"StepRolledBack": "incident/rollback/rollback",
 	"StepMitigated":  "incident/mitigate", "StepResolved": "incident/resolve",
 	"StepAutoDeployRestored": "incident/rollback/autodeploy",

@@ -35,6 +35,9 @@ const (
 	StepAnnounced          = "Announced"
 	StepTriaged            = "Triaged"
 	StepDiagnosed          = "Diagnosed"
+	StepConflictsSettled   = "ConflictsSettled"
+	StepRelyingPartyTold   = "RelyingPartyTold"
+	StepRecovered          = "Recovered"
 	StepRolledBack         = "RolledBack"
 	StepMitigated          = "Mitigated"
 	StepResolved           = "Resolved"
@@ -192,6 +195,20 @@ const (
 	ReasonRollbackWithheld = "RollbackWithheld"
 	// ReasonWaitingForOther says that another Incident of the same category is open, and acts.
 	ReasonWaitingForOther = "WaitingForOther"
+	// ReasonOutageOpen says that an Outage of the same Platform is open: nothing else is done by itself until it is over.
+	ReasonOutageOpen = "OutageOpen"
+	// ReasonSettling says that a DLQReplay settles what the relying party has already.
+	ReasonSettling = "Settling"
+	// ReasonReplayStalled says that a DLQReplay of this Incident stalled; the message has its message.
+	ReasonReplayStalled = "ReplayStalled"
+	// ReasonReplayDeleted says that somebody deleted a DLQReplay of this Incident before it ended. It is not made again.
+	ReasonReplayDeleted = "ReplayDeleted"
+	// ReasonTelling says that the on-call of a relying party is being told.
+	ReasonTelling = "Telling"
+	// ReasonNotTelling says that a relying party is not told, or not yet; the message says why.
+	ReasonNotTelling = "NotTelling"
+	// ReasonRelyingPartyDown says that a relying party received nothing fresh since webhooks for it died.
+	ReasonRelyingPartyDown = "RelyingPartyDown"
 	// ReasonHolder says that this Platform is the oldest of those that name the same service or page, and holds it.
 	ReasonHolder = "Holder"
 	// ReasonHeldByOther says that an older Platform names the same service or page, so that this one changes nothing

@@ -75,6 +75,8 @@ const (
 // +kubebuilder:validation:XValidation:rule="has(self.rollback) == has(oldSelf.rollback) && (!has(self.rollback) || self.rollback == oldSelf.rollback)",message="rollback is fixed once the incident exists: resolve it and apply one with a new name",fieldPath=".rollback"
 // +kubebuilder:validation:XValidation:rule="has(self.outage) == has(oldSelf.outage) && (!has(self.outage) || self.outage == oldSelf.outage)",message="outage is fixed once the incident exists: resolve it and apply one with a new name",fieldPath=".outage"
 // +kubebuilder:validation:XValidation:rule="!has(self.outage) || self.category == 'Outage'",message="outage is for category Outage: write that category, or leave outage out",fieldPath=".outage"
+// +kubebuilder:validation:XValidation:rule="has(self.webhookDelivery) == has(oldSelf.webhookDelivery) && (!has(self.webhookDelivery) || self.webhookDelivery == oldSelf.webhookDelivery)",message="webhookDelivery is fixed once the incident exists: resolve it and apply one with a new name",fieldPath=".webhookDelivery"
+// +kubebuilder:validation:XValidation:rule="!has(self.webhookDelivery) || self.category == 'WebhookDelivery'",message="webhookDelivery is for category WebhookDelivery: write that category, or leave webhookDelivery out",fieldPath=".webhookDelivery"
 // +kubebuilder:validation:XValidation:rule="!has(self.outage) || !has(self.rollback)",message="rollback moved to outage.rollback: write it there, and leave rollback out",fieldPath=".rollback"
 // +kubebuilder:validation:XValidation:rule="!has(self.severity) || self.severity != 'sev3' || self.category != 'KeyExposure' || (oldSelf.hasValue() && has(oldSelf.value().severity) && oldSelf.value().severity == 'sev3')",optionalOldSelf=true,message="an exposed key is sev2 at least: write sev2 or sev1, or leave severity out",fieldPath=".severity"
 // +kubebuilder:validation:XValidation:rule="!has(self.notice) || self.notice != 'Publish' || self.category == 'Outage' || (oldSelf.hasValue() && has(oldSelf.value().notice) && oldSelf.value().notice == 'Publish')",optionalOldSelf=true,message="notice: Publish is only for an Outage: leave notice out",fieldPath=".notice"
@@ -113,6 +115,10 @@ type IncidentSpec struct {
 	// outage says what an Outage may do.
 	// +optional
 	Outage *IncidentOutage `json:"outage,omitempty"`
+
+	// webhookDelivery says what an incident about webhooks may do.
+	// +optional
+	WebhookDelivery *IncidentWebhookDelivery `json:"webhookDelivery,omitempty"`
 
 	// rollback is the old place of outage.rollback. Deprecated: write outage.rollback. If an object has this field, it
 	// still holds.
@@ -181,6 +187,27 @@ type IncidentOutage struct {
 	// +optional
 	// +default="Automatic"
 	Rollback RollbackPolicy `json:"rollback,omitempty"`
+}
+
+// IncidentReplayPolicy says whether an Incident makes DLQReplays.
+// +kubebuilder:validation:Enum=Create;Recommend
+type IncidentReplayPolicy string
+
+const (
+	// ReplayCreate makes the DLQReplays that the evidence asks for.
+	ReplayCreate IncidentReplayPolicy = "Create"
+	// ReplayRecommend makes none, and shows their manifests.
+	ReplayRecommend IncidentReplayPolicy = "Recommend"
+)
+
+// IncidentWebhookDelivery says what an incident about webhooks may do.
+// +kubebuilder:validation:MinProperties=1
+type IncidentWebhookDelivery struct {
+	// replay says whether DLQReplays are made. Create makes one of what the relying party has already, which settles it as
+	// delivered. What must be sent again is recommended: the message has the manifest.
+	// +optional
+	// +default="Create"
+	Replay IncidentReplayPolicy `json:"replay,omitempty"`
 }
 
 // IncidentAcknowledgement says who took an incident on.
@@ -329,6 +356,14 @@ type IncidentStatus struct {
 	// +optional
 	Diagnosis *IncidentDiagnosis `json:"diagnosis,omitempty"`
 
+	// replays lists the DLQReplays that this incident made.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:MinItems=1
+	Replays []IncidentReplay `json:"replays,omitempty"`
+
 	// rollback is the pair of deploys that was rolled back, or would be.
 	// +optional
 	Rollback *IncidentRollback `json:"rollback,omitempty"`
@@ -343,6 +378,30 @@ type IncidentStatus struct {
 	// +kubebuilder:validation:MaxItems=50
 	// +kubebuilder:validation:MinItems=1
 	Timeline []TimelineEntry `json:"timeline,omitempty"`
+}
+
+// IncidentReplay is a DLQReplay that an Incident made.
+type IncidentReplay struct {
+	// name of the DLQReplay.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Name string `json:"name,omitempty"`
+	// uid of the DLQReplay. One that was deleted is not made again.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=64
+	UID string `json:"uid,omitempty"`
+	// step that made it.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=64
+	Step string `json:"step,omitempty"`
+	// applicationID that it is for.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=19
+	ApplicationID string `json:"applicationID,omitempty"`
 }
 
 // SignalSeen is what an Incident saw of a signal since it was opened.

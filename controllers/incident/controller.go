@@ -67,7 +67,8 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 		return fmt.Errorf("adding what runs beside the passes: %w", err)
 	}
 	list := &v1alpha1.IncidentList{}
-	building := playbook.Controller(mgr, &v1alpha1.Incident{}, list, concurrency, slowestRetry)
+	building := playbook.Controller(mgr, &v1alpha1.Incident{}, list, concurrency, slowestRetry).
+		Owns(&v1alpha1.DLQReplay{})
 	if r.Changes != nil {
 		building = building.WatchesRawSource(source.Channel(r.Changes, playbook.Unfinished(mgr.GetClient(), list)))
 	}

@@ -35,8 +35,14 @@ var (
 		{
 			{Condition: v1alpha1.StepTriaged, Run: triage},
 			{Condition: v1alpha1.StepDiagnosed, Run: diagnose},
+			{Condition: v1alpha1.StepConflictsSettled, Run: settleConflicts},
 		},
-		{{Condition: v1alpha1.StepResolved, Run: resolve, Ends: true}},
+		// Whoever has to mend it learns of it, whatever becomes of the dead letters.
+		{{Condition: v1alpha1.StepRelyingPartyTold, Run: tellRelyingParty}},
+		{
+			{Condition: v1alpha1.StepRecovered, Run: awaitRecovery},
+			{Condition: v1alpha1.StepResolved, Run: resolve, Ends: true},
+		},
 	})
 	// byHand is for what the probes can't see, or what is not known yet: people are paged, and a person says when it is
 	// over.

@@ -146,11 +146,31 @@ func (s *response) rollback() *rollback.Rollback {
 }
 
 func (s *response) webhooks() *webhooks.Webhooks {
-	return &webhooks.Webhooks{Journal: s.Journal, Access: s.r.Connections, Aside: &s.r.aside}
+	return &webhooks.Webhooks{
+		Journal: s.Journal, Claims: s.claims(), Access: s.r.Connections, Aside: &s.r.aside, Own: s.own, First: s.first,
+	}
 }
 
 func diagnose(ctx context.Context, s *response) (playbook.Outcome, error) {
 	return s.webhooks().Diagnose(ctx)
+}
+
+func settleConflicts(ctx context.Context, s *response) (playbook.Outcome, error) {
+	if err := s.place(ctx); err != nil {
+		return playbook.Outcome{}, err
+	}
+	return s.webhooks().Settle(ctx)
+}
+
+func tellRelyingParty(ctx context.Context, s *response) (playbook.Outcome, error) {
+	if err := s.place(ctx); err != nil {
+		return playbook.Outcome{}, err
+	}
+	return s.webhooks().Tell(ctx)
+}
+
+func awaitRecovery(ctx context.Context, s *response) (playbook.Outcome, error) {
+	return s.webhooks().Recover(ctx)
 }
 
 func escalate(ctx context.Context, s *response) (playbook.Outcome, error) {

@@ -9,8 +9,10 @@ import (
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
 	"github.com/1pass-dev/playbook-operator/controllers/access"
+	"github.com/1pass-dev/playbook-operator/controllers/claims"
 	"github.com/1pass-dev/playbook-operator/controllers/incident/journal"
 	"github.com/1pass-dev/playbook-operator/controllers/playbook"
+	"github.com/1pass-dev/playbook-operator/controllers/signals"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/platformapi"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/platformdb"
 )
@@ -27,8 +29,13 @@ const (
 // Webhooks of an Incident.
 type Webhooks struct {
 	*journal.Journal
+	Claims claims.Claims
 	Access *access.Connections
 	Aside  *playbook.Aside
+	// Own are the signals about webhooks.
+	Own signals.Signals
+	// First is the Incident that has the slot, where this one only pages; empty otherwise.
+	First string
 }
 
 // Diagnose is the step that says by application and cause what died, and whose fault that is. It changes nothing.
@@ -52,23 +59,32 @@ func (w *Webhooks) Diagnose(ctx context.Context) (playbook.Outcome, error) {
 // Look reads what is dead now. It runs beside the passes, so that its error may be *playbook.UnderWay. instead is why
 // the admin API was asked and not the database; nil where there is no database.
 func (w *Webhooks) Look(ctx context.Context) (diagnosis *v1alpha1.IncidentDiagnosis, instead, err error) {
-	l := &looker{access: w.Access, platform: w.Platform.DeepCopy(), at: w.Now}
-	if affected := w.Incident.Spec.Affected; affected != nil {
-		for _, text := range affected.ApplicationIDs {
-			id, err := strconv.ParseInt(text, 10, 64)
-			if err != nil {
-				return nil, nil, fmt.Errorf("reading spec.affected.applicationIDs: %w", err)
-			}
-			l.applications = append(l.applications, id)
-		}
+	l, err := w.looker()
+	if err != nil {
+		return nil, nil, err
 	}
-	l.patient = w.Now.Before(w.Incident.CreationTimestamp.Add(databasePatience))
 	found, err := playbook.Ask(ctx, w.Aside, string(w.Incident.UID)+"/diagnosis", "why webhooks are dead", lookTimeout,
 		l.look)
 	if err != nil {
 		return nil, nil, err
 	}
 	return found.diagnosis, found.instead, nil
+}
+
+// looker for the applications that the incident names, or for all.
+func (w *Webhooks) looker() (*looker, error) {
+	l := &looker{access: w.Access, platform: w.Platform.DeepCopy(), at: w.Now}
+	if affected := w.Incident.Spec.Affected; affected != nil {
+		for _, text := range affected.ApplicationIDs {
+			id, err := strconv.ParseInt(text, 10, 64)
+			if err != nil {
+				return nil, fmt.Errorf("reading spec.affected.applicationIDs: %w", err)
+			}
+			l.applications = append(l.applications, id)
+		}
+	}
+	l.patient = w.Now.Before(w.Incident.CreationTimestamp.Add(databasePatience))
+	return l, nil
 }
 
 // looker reads beside the passes, and shares nothing with them.
@@ -115,12 +131,16 @@ func (l *looker) byDatabase(ctx context.Context) (*v1alpha1.IncidentDiagnosis, e
 	if err != nil {
 		return nil, err
 	}
+	return l.assembled(ctx, db, dead), nil
+}
+
+func (l *looker) assembled(ctx context.Context, db *platformdb.DB,
+	dead *platformdb.Diagnosis) *v1alpha1.IncidentDiagnosis {
 	groups := merge(dead.Dead)
-	kids := l.kids(ctx, groups, db)
-	diagnosis := assemble(groups, kids, dead.Groups-len(dead.Dead))
+	diagnosis := assemble(groups, l.kids(ctx, groups, db), dead.Groups-len(dead.Dead))
 	diagnosis.At, diagnosis.Source = journal.Seconds(l.at), v1alpha1.DiagnosedByDatabase
 	diagnosis.Counted, diagnosis.Entries = v1alpha1.CountExact, &dead.Entries
-	return diagnosis, nil
+	return diagnosis
 }
 
 func (l *looker) byAdminAPI(ctx context.Context) (*v1alpha1.IncidentDiagnosis, error) {

@@ -85,3 +85,18 @@ func (db *DB) FreshDeliveries(ctx context.Context, application int64, since time
 	})
 	return fresh, err
 }
+
+const receiversSQL = `SELECT coalesce(array_agg(DISTINCT e.oauth_application_id ORDER BY e.oauth_application_id), '{}')
+	FROM (SELECT id, oauth_application_id, enqueued_at, delivered_at FROM webhook_outbox_entries
+		ORDER BY id DESC LIMIT $1) e
+	WHERE e.enqueued_at >= localtimestamp - $2::bigint * interval '1 second' AND e.delivered_at IS NOT NULL
+		AND NOT EXISTS (SELECT FROM playbook.replay_entries r WHERE r.entry_id = e.id AND r.action = 'settled' OFFSET 0)`
+
+// Receivers are the applications, in order, that received something that was enqueued within the window that ends now,
+// among the entries with the newest ids. What the operator settled does not count.
+func (db *DB) Receivers(ctx context.Context, window time.Duration) (applications []int64, err error) {
+	err = db.transactFor(ctx, "looking who receives webhooks", deliveriesTimeout, readOnly, func(tx pgx.Tx) error {
+		return tx.QueryRow(ctx, receiversSQL, newest, int64(window.Seconds())).Scan(&applications)
+	})
+	return applications, err
+}
