@@ -589,8 +589,8 @@ type PlatformStatus struct {
 	// +kubebuilder:validation:MinItems=1
 	Suspects []SuspectCommit `json:"suspects,omitempty"`
 
-	// replays lists which DLQReplay that a playbook made has an application. While it runs, no other playbook makes one for
-	// that application.
+	// replays lists which DLQReplay that a playbook made has an application. While it runs, no other playbook makes one
+	// for that application.
 	// +optional
 	// +listType=map
 	// +listMapKey=applicationID

@@ -36,7 +36,7 @@ func (w *Webhooks) Settle(ctx context.Context) (playbook.Outcome, error) {
 		return playbook.NotNeeded("resolved by %s", w.Incident.Spec.Resolution.By), nil
 	case len(conflicts) == 0:
 		return playbook.NotNeeded("no webhook died of HTTP 409 to a retry"), nil
-	case w.Incident.Status.Diagnosis.Source != v1alpha1.DiagnosedByDatabase:
+	case w.Platform.Spec.Database == nil:
 		return playbook.NotNeeded("nothing is settled without the database. A person looks at each in the admin UI: the " +
 			"relying party has them already"), nil
 	case w.recommends():
@@ -135,13 +135,19 @@ func (w *Webhooks) replay(step, application string) *v1alpha1.IncidentReplay {
 	return &made[i]
 }
 
-// conflicts are the DLQReplays that settle what the diagnosis found, by application.
+// conflicts are the DLQReplays that settle what the diagnosis found, by application, after those that were made: what
+// is settled is in no later diagnosis.
 func (w *Webhooks) conflicts() (specs []v1alpha1.DLQReplaySpec) {
+	for _, made := range w.Incident.Status.Replays {
+		if made.Step == v1alpha1.StepConflictsSettled {
+			specs = append(specs, w.spec(made.ApplicationID, 0, v1alpha1.CauseIdempotencyConflict))
+		}
+	}
 	if w.Incident.Status.Diagnosis == nil {
-		return nil
+		return specs
 	}
 	for _, g := range w.Incident.Status.Diagnosis.Groups {
-		if g.Cause == v1alpha1.CauseIdempotencyConflict {
+		if g.Cause == v1alpha1.CauseIdempotencyConflict && w.replay(v1alpha1.StepConflictsSettled, g.ApplicationID) == nil {
 			// Some more may die until it is planned.
 			specs = append(specs, w.spec(g.ApplicationID, 2*ptr.Deref(g.Entries, 0), g.Cause))
 		}

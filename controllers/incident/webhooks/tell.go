@@ -27,7 +27,7 @@ import (
 const (
 	// toldFor is how long nobody is told the same again after a channel accepted it.
 	toldFor = 24 * time.Hour
-	// stillDying is how long ago the last one died of a cause that somebody is told.
+	// stillDying is how long ago the last one died of a cause that somebody is told: a day.
 	stillDying = 24 * time.Hour
 	// channelPatience is how long one channel is tried before the next one.
 	channelPatience = time.Minute
@@ -71,8 +71,7 @@ func (w *Webhooks) Tell(ctx context.Context) (playbook.Outcome, error) {
 	case len(silent) > 0:
 		return playbook.NotNeeded("%s. Call them", text), nil
 	}
-	return playbook.NotNeeded("no relying party has to mend anything that died within the last %s",
-		playbook.Words(stillDying)), nil
+	return playbook.NotNeeded("no relying party has to mend anything that died within the last day"), nil
 }
 
 // theirs are the findings that the relying party has to mend, and that are not old.

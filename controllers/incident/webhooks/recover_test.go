@@ -1,0 +1,73 @@
+package webhooks_test
+
+import (
+	"testing"
+
+	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
+	"github.com/1pass-dev/playbook-operator/hack/logi"
+	"github.com/1pass-dev/playbook-operator/hack/stage"
+)
+
+const undelivered = `SELECT count(*) FROM webhook_outbox_entries WHERE delivered_at IS NULL`
+
+func TestOnlyAFreshDeliveryProvesThatARelyingPartyReceives(t *testing.T) {
+	s := newScene(t, "recover")
+	s.SetFault(acme, logi.Fault{Status: 503})
+	s.dead(acme, 3, inBulk, 7)
+	s.dead(acme, 2, conflict, 2)
+	name := s.open("inc", "{}")
+	// What was settled is the operator's own write, and proves nothing.
+	s.step(name, v1alpha1.StepConflictsSettled, v1alpha1.ReasonSucceeded)
+	s.step(name, v1alpha1.StepRecovered, v1alpha1.ReasonSignalsUnknown)
+	s.enqueue(acme)
+	s.step(name, v1alpha1.StepRecovered, v1alpha1.ReasonRelyingPartyDown)
+	s.SetFault(acme, logi.Fault{})
+	s.enqueue(acme)
+	message := s.step(name, v1alpha1.StepRecovered, v1alpha1.ReasonSucceeded)
+	s.says(message, "fresh webhooks arrive: application 42 at ", "is not sent again by itself")
+	if got := s.count(undelivered); got != 4 {
+		t.Fatalf("%d are undelivered, want the 3 that were dead and the one that died meanwhile", got)
+	}
+	s.typeIn(message)
+	stage.Eventually(t, "all are delivered", func() bool { return s.count(undelivered) == 0 })
+	s.step(name, v1alpha1.StepResolved, v1alpha1.ReasonAwaitingResolution)
+	s.resolve(name)
+}
+
+func TestWithoutADatabaseNobodyKnowsWhetherItReceives(t *testing.T) {
+	s := newScene(t, "recover-blind")
+	s.platform(`{"spec":{"database":null}}`)
+	name := s.open("inc", "{}")
+	s.says(s.step(name, v1alpha1.StepRecovered, v1alpha1.ReasonNotNeeded), "has no spec.database")
+	s.step(name, v1alpha1.StepResolved, v1alpha1.ReasonAwaitingResolution)
+}
+
+// Bulk failure that the signals confirm opens an Incident, which closes once nothing is dead that died since.
+func TestBulkFailureClosesOnItsOwnEvidence(t *testing.T) {
+	s := newScene(t, "recover-bulk")
+	s.platform(`{"spec":{"autoOpen":["WebhookDelivery"],` +
+		`"probes":{"intervalSeconds":1,"failures":1,"windowSeconds":10,"clearSeconds":2}}}`)
+	s.SetFault(acme, logi.Fault{Status: 503})
+	s.SetFault(initech, logi.Fault{Status: 503})
+	s.enqueue(acme)
+	s.enqueue(initech)
+	var name string
+	stage.Eventually(t, "an Incident opens", func() bool {
+		for _, slot := range s.platform(`{}`).Status.Incidents {
+			if slot.Category == v1alpha1.CategoryWebhookDelivery {
+				name = slot.Incident
+			}
+		}
+		return name != ""
+	})
+	s.step(name, v1alpha1.StepRecovered, v1alpha1.ReasonRelyingPartyDown)
+	s.SetFault(acme, logi.Fault{})
+	s.SetFault(initech, logi.Fault{})
+	s.enqueue(acme)
+	s.enqueue(initech)
+	s.typeIn(s.step(name, v1alpha1.StepRecovered, v1alpha1.ReasonSucceeded))
+	obj := s.AwaitReady(name)
+	if obj.Status.MitigatedAt == nil || obj.Spec.Resolution != nil || s.count(undelivered) != 0 {
+		t.Errorf("it ended as %+v with %d undelivered", obj.Status, s.count(undelivered))
+	}
+}
