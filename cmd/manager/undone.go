@@ -69,6 +69,12 @@ func undoneByRollback(rollback *v1alpha1.ServiceRollback) []string {
 // undoneAt is what a Platform knows of Incidents that are gone. said has the UIDs of those that were told of.
 func undoneAt(p *v1alpha1.Platform, said map[string]bool) []string {
 	var left []string
+	for _, told := range p.Status.Told {
+		if told.State != v1alpha1.ToldOver {
+			left = append(left, fmt.Sprintf("the on-call of application %s was told of %s by Incident %s (%s), and is not "+
+				"told that it is over: tell them", told.ApplicationID, told.Cause, told.Incident, told.State))
+		}
+	}
 	for i := range p.Status.Rollbacks {
 		if rollback := &p.Status.Rollbacks[i]; !said[rollback.IncidentUID] {
 			left = append(left, undoneByRollback(rollback)...)

@@ -169,4 +169,3 @@ func (s *scene) chats(channel string) (texts []string) {
 	}
 	return texts
 }
-
