@@ -56,8 +56,8 @@ func triage(ctx context.Context, s *response) (playbook.Outcome, error) {
 		return playbook.Done("%s; %s; deploys are unknown: %s", found.Health, servicesText(found.Services),
 			playbook.Normalise(look.err.Error())), nil
 	}
-	return playbook.Done("%s; %s; the last %d deploys are in status.triage", found.Health, servicesText(found.Services),
-		len(found.Deploys)), nil
+	return playbook.Done("%s; %s; %s in status.triage", found.Health, servicesText(found.Services),
+		playbook.Count(len(found.Deploys), "deploy is", "deploys are")), nil
 }
 
 // firstLook is what triage reads.
