@@ -165,6 +165,9 @@ func (s *response) rollback() *rollback.Rollback {
 }
 
 func escalate(ctx context.Context, s *response) (playbook.Outcome, error) {
+	if wait := s.covered(ctx); wait != nil {
+		return *wait, nil
+	}
 	return s.escalation().Run(ctx)
 }
 
