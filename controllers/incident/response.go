@@ -134,13 +134,15 @@ func (s *response) acts() string {
 }
 
 // tells is the name of the Incident that decides in place of this one what the public is told; empty where this one
-// does. One that is less severe keeps nothing from the public. It may rise at any moment: the Platform has one notice,
-// and whoever takes it in the Platform's status tells. That holds also where a manager ended just after it took it.
+// does. One that is less severe keeps nothing from the public that a person wants published. It may rise at any moment:
+// the Platform has one notice, and whoever takes it in the Platform's status tells. That holds also where a manager
+// ended just after it took it.
 func (s *response) tells() string {
 	if claim := s.Platform.Status.Notice; claim != nil && claim.IncidentUID == string(s.Incident.UID) {
 		return ""
 	}
-	if s.first != nil && cmp.Or(s.first.Spec.Severity, s.first.Status.Severity) > s.Incident.Status.Severity {
+	if s.first != nil && s.Incident.Spec.Notice == v1alpha1.NoticePublish && cmp.Or(s.first.Spec.Severity,
+		s.first.Status.Severity) > s.Incident.Status.Severity {
 		return ""
 	}
 	return s.acts()
