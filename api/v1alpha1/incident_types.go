@@ -478,6 +478,13 @@ type EscalationStatus struct {
 	// since is when the incident was opened, or when its severity rose last. Tiers and respondBy count from here.
 	// +optional
 	Since *metav1.Time `json:"since,omitempty"`
+	// coveredBy is another incident of the same category. People accepted its page for the signals that raised this one
+	// to sev1, so that this one does not page again for them. If that incident ends while they are still bad, this one
+	// pages.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	CoveredBy string `json:"coveredBy,omitempty"`
 	// pages in the order in which they were sent. Only the newest 64 are kept.
 	// +optional
 	// +listType=map

@@ -91,7 +91,8 @@ func undoneByReplay(obj *v1alpha1.DLQReplay) []string {
 			obj.UID))
 	}
 	if p := status.Progress; p != nil && p.Remaining != nil && *p.Remaining > 0 {
-		left = append(left, fmt.Sprintf("%d of its entries were not looked at, and are still dead", *p.Remaining))
+		left = append(left, playbook.Count(*p.Remaining, "of its entries was not looked at, and is still dead",
+			"of its entries were not looked at, and are still dead"))
 	}
 	for _, retry := range status.AdminRetries {
 		if retry.State == v1alpha1.AdminRetryIntended {

@@ -176,7 +176,8 @@ func (s *response) overdue() time.Duration {
 	// At once means a page; the playbook allows five minutes for it.
 	deadline, responded := status.RespondBy.Time, s.escalation().Acknowledged() || status.ResolvedAt != nil
 	if status.Severity == v1alpha1.Sev1 {
-		deadline, responded = deadline.Add(firstPageWithin), responded || status.PagedAt != nil
+		deadline = deadline.Add(firstPageWithin)
+		responded = responded || status.PagedAt != nil || status.Escalation.CoveredBy != ""
 	}
 	if responded || deadline.After(s.Now) {
 		meta.RemoveStatusCondition(&status.Conditions, v1alpha1.ConditionResponseOverdue)

@@ -1,6 +1,7 @@
 package incident
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,8 +33,8 @@ type response struct {
 	*journal.Journal
 	// signals of the Platform, and own are those of the Incident's category.
 	signals, own signals.Signals
-	// first is the Incident of the same category that has the slot; empty where this one has it.
-	first  string
+	// first is the Incident of the same category that has the slot; nil where this one has it.
+	first  *v1alpha1.Incident
 	placed bool
 	// unplaced is why it is not known who has the slot. Until then this Incident only pages.
 	unplaced error
@@ -118,13 +119,34 @@ func (s *response) place(ctx context.Context) error {
 		return s.unplaced
 	}
 	first, err := s.claims().Hold(ctx, s.Incident, s.signals)
-	switch {
-	case err != nil:
+	if err != nil {
 		s.unplaced = fmt.Errorf("taking the place of the Platform's %s: %w", s.Incident.Spec.Category, err)
-	case first != nil:
-		s.first = first.Incident
 	}
+	s.first = first
 	return s.unplaced
+}
+
+// acts is the name of the Incident that acts in place of this one; empty where this one does.
+func (s *response) acts() string {
+	if s.first == nil {
+		return ""
+	}
+	return s.first.Name
+}
+
+// tells is the name of the Incident that decides in place of this one what the public is told; empty where this one
+// does. One that is less severe keeps nothing from the public that a person wants published. It may rise at any moment:
+// the Platform has one notice, and whoever takes it in the Platform's status tells. That holds also where a manager
+// ended just after it took it.
+func (s *response) tells() string {
+	if claim := s.Platform.Status.Notice; claim != nil && claim.IncidentUID == string(s.Incident.UID) {
+		return ""
+	}
+	if s.first != nil && s.Incident.Spec.Notice == v1alpha1.NoticePublish && cmp.Or(s.first.Spec.Severity,
+		s.first.Status.Severity) > s.Incident.Status.Severity {
+		return ""
+	}
+	return s.acts()
 }
 
 func (s *response) escalation() *escalation.Escalation {
@@ -134,20 +156,20 @@ func (s *response) escalation() *escalation.Escalation {
 func (s *response) notice() *notice.Notice {
 	return &notice.Notice{
 		Journal: s.Journal, Claims: s.claims(), Access: s.r.Connections, Aside: &s.r.aside,
-		KeptOut: s.own.Down(), RollingBack: s.rollback().Asked(), First: s.first,
+		KeptOut: s.own.Down(), RollingBack: s.rollback().Asked(), First: s.tells(),
 	}
 }
 
 func (s *response) rollback() *rollback.Rollback {
 	return &rollback.Rollback{
 		Journal: s.Journal, Claims: s.claims(), Access: s.r.Connections, Aside: &s.r.aside, Evidence: s.grounds(),
-		First: s.first,
+		First: s.acts(),
 	}
 }
 
 func (s *response) webhooks() *webhooks.Webhooks {
 	return &webhooks.Webhooks{
-		Journal: s.Journal, Claims: s.claims(), Access: s.r.Connections, Aside: &s.r.aside, Own: s.own, First: s.first,
+		Journal: s.Journal, Claims: s.claims(), Access: s.r.Connections, Aside: &s.r.aside, Own: s.own, First: s.acts(),
 	}
 }
 
@@ -174,6 +196,9 @@ func awaitRecovery(ctx context.Context, s *response) (playbook.Outcome, error) {
 }
 
 func escalate(ctx context.Context, s *response) (playbook.Outcome, error) {
+	if wait := s.covered(ctx); wait != nil {
+		return *wait, nil
+	}
 	return s.escalation().Run(ctx)
 }
 

@@ -56,8 +56,8 @@ func triage(ctx context.Context, s *response) (playbook.Outcome, error) {
 		return playbook.Done("%s; %s; deploys are unknown: %s", found.Health, servicesText(found.Services),
 			playbook.Normalise(look.err.Error())), nil
 	}
-	return playbook.Done("%s; %s; the last %d deploys are in status.triage%s", found.Health,
-		servicesText(found.Services), len(found.Deploys), s.suspicion(look.suspect)), nil
+	return playbook.Done("%s; %s; %s in status.triage%s", found.Health, servicesText(found.Services),
+		playbook.Count(len(found.Deploys), "deploy is", "deploys are"), s.suspicion(look.suspect)), nil
 }
 
 // suspicion names the deploy that may have broken something. Of an Outage a step of its own does.

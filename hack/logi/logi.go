@@ -51,7 +51,7 @@ type Config struct {
 
 // Server is a running platform.
 type Server struct {
-	// Services by whom people are told, at URL().
+	// Services that tell people, at URL().
 	Services *Services
 
 	config     Config

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
+	"github.com/1pass-dev/playbook-operator/controllers/playbook"
 )
 
 // named is how many groups a message names; the status has more.
@@ -20,10 +21,7 @@ func Text(d *v1alpha1.IncidentDiagnosis) string {
 	if d.Counted == v1alpha1.CountAtLeast {
 		atLeast = "at least "
 	}
-	texts := []string{fmt.Sprintf("%s%d webhooks are dead", atLeast, *d.Entries)}
-	if *d.Entries == 1 {
-		texts[0] = atLeast + "1 webhook is dead"
-	}
+	texts := []string{atLeast + playbook.Count(*d.Entries, "webhook is dead", "webhooks are dead")}
 	for _, g := range d.Groups[:min(len(d.Groups), named)] {
 		texts = append(texts, groupText(g))
 	}
