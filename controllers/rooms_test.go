@@ -32,7 +32,10 @@ var rooms = [][]string{
 	{"controllers/claims"},
 	{"controllers/opening"},
 	{"controllers/platform", "controllers/incident/journal", "controllers/command"},
-	{"controllers/incident/escalation", "controllers/incident/notice", "controllers/incident/rollback"},
+	{
+		"controllers/incident/escalation", "controllers/incident/notice", "controllers/incident/rollback",
+		"controllers/incident/exposure",
+	},
 	{"controllers/incident", "controllers/dlqreplay", "controllers/keycompromise"},
 	{"cmd/manager"},
 }
@@ -92,8 +95,9 @@ var steps = map[string]string{
 	"StepClassified":    "incident/classify", "StepEscalated": "incident/escalation/escalate",
 	"StepAcknowledged": "incident/acknowledge",
 	"StepAnnounced":    "incident/notice/announce", "StepTriaged": "incident/triage",
-	"StepRolledBack": "incident/rollback/rollback",
-	"StepMitigated":  "incident/mitigate", "StepResolved": "incident/resolve",
+	"StepRolledBack":     "incident/rollback/rollback",
+	"StepKeyCompromised": "incident/exposure/exposure",
+	"StepMitigated":      "incident/mitigate", "StepResolved": "incident/resolve",
 	"StepAutoDeployRestored": "incident/rollback/autodeploy",
 }
 

@@ -35,6 +35,7 @@ const (
 	StepAnnounced          = "Announced"
 	StepTriaged            = "Triaged"
 	StepRolledBack         = "RolledBack"
+	StepKeyCompromised     = "KeyCompromised"
 	StepMitigated          = "Mitigated"
 	StepResolved           = "Resolved"
 	StepAutoDeployRestored = "AutoDeployRestored"
@@ -191,6 +192,16 @@ const (
 	ReasonRollbackWithheld = "RollbackWithheld"
 	// ReasonWaitingForOther says that another Incident of the same category is open, and acts.
 	ReasonWaitingForOther = "WaitingForOther"
+	// ReasonWaitingForOutage says that an Outage is open, until whose end nothing is done that no person asked for.
+	ReasonWaitingForOutage = "WaitingForOutage"
+	// ReasonEndingKey says that the KeyCompromise of a KeyExposure is under way.
+	ReasonEndingKey = "EndingKey"
+	// ReasonKeyCompromiseStalled says that the KeyCompromise of a KeyExposure is stalled; the message has its message.
+	ReasonKeyCompromiseStalled = "KeyCompromiseStalled"
+	// ReasonCachesClear says that no cache may hold the key any more, and that only a relying party holds the Incident up.
+	ReasonCachesClear = "CachesClear"
+	// ReasonChildDeleted says that somebody deleted what the Incident made. It is not made again.
+	ReasonChildDeleted = "ChildDeleted"
 	// ReasonHolder says that this Platform is the oldest of those that name the same service or page, and holds it.
 	ReasonHolder = "Holder"
 	// ReasonHeldByOther says that an older Platform names the same service or page, so that this one changes nothing
@@ -257,6 +268,8 @@ const (
 	ReasonHostKeyRefused = "HostKeyRefused"
 	// ReasonCommandFailed says that the platform's own command ended with a failure, and did nothing.
 	ReasonCommandFailed = "CommandFailed"
+	// ReasonNotConfigured says that the Platform names nothing that could do it; the message says what to add.
+	ReasonNotConfigured = "NotConfigured"
 	// ReasonSpecInvalid says that the spec can't be carried out on this Platform.
 	ReasonSpecInvalid = "SpecInvalid"
 )
@@ -280,6 +293,10 @@ const AnnotationBegun = "playbook.1pass.dev/begun"
 
 // LabelPlatform must stand on a Secret with the Platform's name, or no controller reads it.
 const LabelPlatform = "playbook.1pass.dev/platform"
+
+// LabelIncident stands on what an Incident made that outlives it, with the Incident's UID: a name may be longer than
+// the value of a label.
+const LabelIncident = "playbook.1pass.dev/incident"
 
 // Finalizer keeps an object until its operation is closed in the ledger.
 const Finalizer = "playbook.1pass.dev/operation"

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/meta"
+
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
 	"github.com/1pass-dev/playbook-operator/controllers/incident/journal"
 	"github.com/1pass-dev/playbook-operator/controllers/playbook"
@@ -13,22 +15,12 @@ import (
 // toldInterval is how soon a channel that does not know yet is told again.
 const toldInterval = 5 * time.Second
 
-// resolve closes the incident, by hand or because an outage was mitigated, and tells the people who were paged.
+// resolve closes the incident, by hand or on its category's own evidence, and tells the people who were paged.
 func resolve(ctx context.Context, s *response) (playbook.Outcome, error) {
 	status := &s.Incident.Status
-	how := "the signals stayed good"
-	switch r := s.Incident.Spec.Resolution; {
-	case r != nil && r.Summary != "":
-		how = fmt.Sprintf("by %s: %s", r.By, r.Summary)
-	case r != nil:
-		how = "by " + r.By
-	case status.MitigatedAt == nil && status.ResolvedAt == nil:
-		about := string(s.Incident.Spec.Category)
-		if summary := s.Incident.Spec.Summary; summary != "" {
-			about = fmt.Sprintf("%.60s", summary)
-		}
-		return playbook.Wait(0, v1alpha1.ReasonAwaitingResolution, "%s: the probes can't tell when it is over. A person "+
-			"closes it: %s", about, s.ResolveCommand()), nil
+	how, outcome, err := s.howResolved(ctx)
+	if err != nil || outcome.Stops() {
+		return outcome, err
 	}
 	if status.ResolvedAt == nil {
 		status.ResolvedAt = journal.Seconds(s.Now)
@@ -46,4 +38,29 @@ func resolve(ctx context.Context, s *response) (playbook.Outcome, error) {
 		return playbook.Wait(toldInterval, v1alpha1.StepResolved, "resolved, %s; not every channel knows yet", how), nil
 	}
 	return playbook.Done("resolved, %s", how), nil
+}
+
+// howResolved says how the incident ended. While it has not, the Outcome says what it waits for.
+func (s *response) howResolved(ctx context.Context) (string, playbook.Outcome, error) {
+	status := &s.Incident.Status
+	switch r := s.Incident.Spec.Resolution; {
+	case r != nil && r.Summary != "":
+		return fmt.Sprintf("by %s: %s", r.By, r.Summary), playbook.Outcome{}, nil
+	case r != nil:
+		return "by " + r.By, playbook.Outcome{}, nil
+	// One that the release before this one began has no such step, and waits for a person.
+	case meta.FindStatusCondition(status.Conditions, v1alpha1.StepKeyCompromised) != nil:
+		if status.ResolvedAt != nil {
+			return "the key is ended, and no cache may hold it", playbook.Outcome{}, nil
+		}
+		return s.exposure().Over(ctx)
+	case status.MitigatedAt == nil && status.ResolvedAt == nil:
+		about := string(s.Incident.Spec.Category)
+		if summary := s.Incident.Spec.Summary; summary != "" {
+			about = fmt.Sprintf("%.60s", summary)
+		}
+		return "", playbook.Wait(0, v1alpha1.ReasonAwaitingResolution, "%s: the probes can't tell when it is over. A person "+
+			"closes it: %s", about, s.ResolveCommand()), nil
+	}
+	return "the signals stayed good", playbook.Outcome{}, nil
 }
