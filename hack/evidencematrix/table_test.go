@@ -16,8 +16,9 @@ const (
 	all        = "" // of what a row does not select by
 )
 
-// A row says what becomes of the cells that it selects: "pages; rollback or keys; state; public", as scene.outcome writes it,
-// 31 minutes after the Incident was opened. Nobody acknowledges, and the signals stay as they are after the turn.
+// A row says what becomes of the cells that it selects: "pages; rollback or keys; state; public", as scene.outcome
+// writes it, 31 minutes after the Incident was opened. Nobody acknowledges, and the signals stay as they are after the
+// turn.
 type row struct {
 	categories []v1alpha1.IncidentCategory
 	opener     string
@@ -95,8 +96,8 @@ var table = []row{
 	// No signal is about these. An alert that opens one passes sev2.
 	{reported, person, of(notGiven), patterns, "-; -; person; -"},
 	{reported, bySignals, of(notGiven), patterns, "E2; -; person; -"},
-	// Its floor is sev2, and a sev3 is refused. No signal says anything about it, and none closes it. What a person reports
-	// makes a KeyCompromise; an alert makes none.
+	// Its floor is sev2, and a sev3 is refused. No signal says anything about it, and none closes it. What a person
+	// reports makes a KeyCompromise; an alert makes none.
 	{of(keyExposed), person, of(notGiven), patterns, "E2; ends; ending; -"},
 	{of(keyExposed), person, of(sev1), patterns, "E1 O1; ends; ending; -"},
 	{of(keyExposed), bySignals, of(notGiven), patterns, "E2; asks; ending; -"},
