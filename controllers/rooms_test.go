@@ -34,7 +34,7 @@ var rooms = [][]string{
 	{"controllers/platform", "controllers/incident/journal", "controllers/command"},
 	{
 		"controllers/incident/escalation", "controllers/incident/notice", "controllers/incident/rollback",
-		"controllers/incident/webhooks",
+		"controllers/incident/exposure", "controllers/incident/webhooks",
 	},
 	{"controllers/incident", "controllers/dlqreplay", "controllers/keycompromise"},
 	{"cmd/manager"},
@@ -97,8 +97,9 @@ var steps = map[string]string{
 	"StepAnnounced":    "incident/notice/announce", "StepTriaged": "incident/triage",
 	"StepDiagnosed": "incident/webhooks/diagnose", "StepConflictsSettled": "incident/webhooks/settle",
 	"StepRelyingPartyTold": "incident/webhooks/tell", "StepRecovered": "incident/webhooks/recover",
-	"StepRolledBack": "incident/rollback/rollback",
-	"StepMitigated":  "incident/mitigate", "StepResolved": "incident/resolve",
+	"StepRolledBack":     "incident/rollback/rollback",
+	"StepKeyCompromised": "incident/exposure/exposure",
+	"StepMitigated":      "incident/mitigate", "StepResolved": "incident/resolve",
 	"StepAutoDeployRestored": "incident/rollback/autodeploy",
 }
 

@@ -79,6 +79,7 @@ const (
 // +kubebuilder:validation:XValidation:rule="!has(self.webhookDelivery) || self.category == 'WebhookDelivery'",message="webhookDelivery is for category WebhookDelivery: write that category, or leave webhookDelivery out",fieldPath=".webhookDelivery"
 // +kubebuilder:validation:XValidation:rule="!has(self.outage) || !has(self.rollback)",message="rollback moved to outage.rollback: write it there, and leave rollback out",fieldPath=".rollback"
 // +kubebuilder:validation:XValidation:rule="!has(self.severity) || self.severity != 'sev3' || self.category != 'KeyExposure' || (oldSelf.hasValue() && has(oldSelf.value().severity) && oldSelf.value().severity == 'sev3')",optionalOldSelf=true,message="an exposed key is sev2 at least: write sev2 or sev1, or leave severity out",fieldPath=".severity"
+// +kubebuilder:validation:XValidation:rule="self.category != 'KeyExposure' || oldSelf.hasValue() || (has(self.affected) && has(self.affected.applicationIDs) && self.affected.applicationIDs.size() == 1 && has(self.affected.kid))",optionalOldSelf=true,message="a KeyExposure is about one key of one application: write exactly one of affected.applicationIDs, and affected.kid",fieldPath=".affected"
 // +kubebuilder:validation:XValidation:rule="!has(self.notice) || self.notice != 'Publish' || self.category == 'Outage' || (oldSelf.hasValue() && has(oldSelf.value().notice) && oldSelf.value().notice == 'Publish')",optionalOldSelf=true,message="notice: Publish is only for an Outage: leave notice out",fieldPath=".notice"
 // +kubebuilder:validation:XValidation:rule="!has(oldSelf.resolution) || has(self.resolution)",message="a resolution can't be taken back: apply an incident with a new name",fieldPath=".resolution"
 type IncidentSpec struct {
@@ -108,7 +109,7 @@ type IncidentSpec struct {
 	// +kubebuilder:validation:MaxLength=255
 	Summary string `json:"summary,omitempty"`
 
-	// affected says who is affected.
+	// affected says who is affected. A KeyExposure needs exactly one application, and the kid.
 	// +optional
 	Affected *IncidentAffected `json:"affected,omitempty"`
 
@@ -135,7 +136,7 @@ type IncidentSpec struct {
 	Acknowledgement *IncidentAcknowledgement `json:"acknowledgement,omitempty"`
 
 	// resolution closes the incident by hand. An Outage that a signal confirmed also closes by itself, when the signals
-	// stay good. Every other incident waits for a resolution.
+	// stay good, and a KeyExposure when its KeyCompromise is Ready. Every other incident waits for a resolution.
 	// +optional
 	Resolution *IncidentResolution `json:"resolution,omitempty"`
 
@@ -249,7 +250,7 @@ type IncidentStatus struct {
 	// conditions are Ready, Reconciling or Stalled, ResponseOverdue while it is True, StatusLost if the status was lost
 	// once, and one per step. Every category has
 	// the steps Classified, Escalated, Acknowledged, Triaged and Resolved. An Outage has Announced, RolledBack, Mitigated
-	// and AutoDeployRestored too.
+	// and AutoDeployRestored too, and a KeyExposure has KeyCompromised.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -371,6 +372,11 @@ type IncidentStatus struct {
 	// notice is what the public reads.
 	// +optional
 	Notice *IncidentNotice `json:"notice,omitempty"`
+
+	// keyCompromise is the KeyCompromise that ends the key of a KeyExposure. The incident made it, or took it on because
+	// it was there for the same key. Its own status says how far it is. It stays when the incident is deleted.
+	// +optional
+	KeyCompromise *IncidentKeyCompromise `json:"keyCompromise,omitempty"`
 
 	// timeline of what happened, the newest entry last. It has at most 50 entries. The first one is always kept.
 	// +optional
@@ -798,6 +804,24 @@ type IncidentRollback struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=64
 	ServiceID string `json:"serviceID,omitempty"`
+}
+
+// IncidentKeyCompromise names a KeyCompromise of the incident's namespace.
+type IncidentKeyCompromise struct {
+	// name of the KeyCompromise. It is written before the object is created.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Name string `json:"name,omitempty"`
+	// uid of the KeyCompromise. Absent until it was seen. If that object is gone, it was deleted by hand, and the incident
+	// does not make it again.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=64
+	UID string `json:"uid,omitempty"`
+	// askedAt is when the incident was about to create it. Absent if it was there already.
+	// +optional
+	AskedAt *metav1.MicroTime `json:"askedAt,omitempty"`
 }
 
 // NoticeState is what the public reads of an incident.

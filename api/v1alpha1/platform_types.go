@@ -503,7 +503,7 @@ type PlatformStatusPage struct {
 // ApprovalRule makes a step wait for a person.
 // +kubebuilder:validation:XValidation:rule="self.kind != 'DLQReplay' || self.step in ['CanaryDelivered', 'Requeued']",message="a DLQReplay's steps that change something are CanaryDelivered and Requeued: write one of them",fieldPath=".step"
 // +kubebuilder:validation:XValidation:rule="self.kind != 'KeyCompromise' || self.step == 'Revoked'",message="a KeyCompromise waits at the step Revoked: write that one",fieldPath=".step"
-// +kubebuilder:validation:XValidation:rule="self.kind != 'Incident' || self.step == 'RolledBack'",message="an Incident waits at the step RolledBack: write that one",fieldPath=".step"
+// +kubebuilder:validation:XValidation:rule="self.kind != 'Incident' || self.step in ['RolledBack', 'KeyCompromised']",message="an Incident waits at the steps RolledBack and KeyCompromised: write one of them",fieldPath=".step"
 // +kubebuilder:validation:XValidation:rule="self.kind == 'DLQReplay' || !has(self.aboveEntries)",message="aboveEntries is for DLQReplay: leave it out",fieldPath=".aboveEntries"
 type ApprovalRule struct {
 	// kind of the object that waits.

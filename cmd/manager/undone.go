@@ -16,7 +16,7 @@ func undone(obj playbook.Object) []string {
 	}
 	switch obj := obj.(type) {
 	case *v1alpha1.Incident:
-		return undoneByIncident(&obj.Status)
+		return append(undoneByIncident(&obj.Status), undoneByExposure(obj)...)
 	case *v1alpha1.DLQReplay:
 		return undoneByReplay(obj)
 	case *v1alpha1.KeyCompromise:
@@ -48,6 +48,19 @@ func undoneByIncident(status *v1alpha1.IncidentStatus) []string {
 		left = append(left, undoneByRollback(status.Rollback.Claim)...)
 	}
 	return left
+}
+
+// undoneByExposure is about a KeyExposure. A KeyCompromise that was seen says for itself what it leaves.
+func undoneByExposure(obj *v1alpha1.Incident) []string {
+	switch known, affected := obj.Status.KeyCompromise, obj.Spec.Affected; {
+	case obj.Spec.Category != v1alpha1.CategoryKeyExposure || affected == nil || obj.Status.ResolvedAt != nil:
+	case known == nil:
+		return []string{fmt.Sprintf("kid %s is not ended by this Incident", affected.Kid)}
+	case known.UID == "":
+		return []string{fmt.Sprintf("KeyCompromise %s may have been made, to end kid %s: look for it", known.Name,
+			affected.Kid)}
+	}
+	return nil
 }
 
 func undoneByRollback(rollback *v1alpha1.ServiceRollback) []string {

@@ -44,6 +44,14 @@ var (
 			{Condition: v1alpha1.StepResolved, Run: resolve, Ends: true},
 		},
 	})
+	// keyExposure is about one key. Its KeyCompromise ends it and proves that, and no signal says anything about it.
+	keyExposure = slices.Concat(people, playbook.Lanes[*response]{
+		{
+			{Condition: v1alpha1.StepTriaged, Run: triage},
+			{Condition: v1alpha1.StepKeyCompromised, Run: endKey},
+		},
+		{{Condition: v1alpha1.StepResolved, Run: resolve, Ends: true}},
+	})
 	// byHand is for what the probes can't see, or what is not known yet: people are paged, and a person says when it is
 	// over.
 	byHand = slices.Concat(people, playbook.Lanes[*response]{
@@ -58,7 +66,7 @@ var playbooks = map[v1alpha1.IncidentCategory]playbook.Lanes[*response]{
 	v1alpha1.CategoryWebhookDelivery:    webhookDelivery,
 	v1alpha1.CategoryMergeInconsistency: byHand,
 	v1alpha1.CategoryKeyMismatch:        byHand,
-	v1alpha1.CategoryKeyExposure:        byHand,
+	v1alpha1.CategoryKeyExposure:        keyExposure,
 }
 
 // lanesOf an Incident. The release before this one ran the outage's playbook for every category. What it began is

@@ -18,25 +18,12 @@ const toldInterval = 5 * time.Second
 // deliveriesInterval is how often it is looked whether an incident about webhooks is over.
 const deliveriesInterval = 30 * time.Second
 
-// resolve closes the incident, by hand or because an outage was mitigated, and tells the people who were paged.
+// resolve closes the incident, by hand or on its category's own evidence, and tells the people who were paged.
 func resolve(ctx context.Context, s *response) (playbook.Outcome, error) {
 	status := &s.Incident.Status
-	if wait, err := s.webhooksOver(ctx); err != nil || wait.Stops() {
-		return wait, err
-	}
-	how := "the signals stayed good"
-	switch r := s.Incident.Spec.Resolution; {
-	case r != nil && r.Summary != "":
-		how = fmt.Sprintf("by %s: %s", r.By, r.Summary)
-	case r != nil:
-		how = "by " + r.By
-	case status.MitigatedAt == nil && status.ResolvedAt == nil:
-		about := string(s.Incident.Spec.Category)
-		if summary := s.Incident.Spec.Summary; summary != "" {
-			about = fmt.Sprintf("%.60s", summary)
-		}
-		return playbook.Wait(0, v1alpha1.ReasonAwaitingResolution, "%s: the probes can't tell when it is over. A person "+
-			"closes it: %s", about, s.ResolveCommand()), nil
+	how, outcome, err := s.howResolved(ctx)
+	if err != nil || outcome.Stops() {
+		return outcome, err
 	}
 	if status.ResolvedAt == nil {
 		status.ResolvedAt = journal.Seconds(s.Now)
@@ -63,29 +50,62 @@ func resolve(ctx context.Context, s *response) (playbook.Outcome, error) {
 	return playbook.Done("resolved, %s", how), nil
 }
 
-// webhooksOver looks whether an incident about webhooks that a signal confirmed is over by its own evidence: deliveries
-// are good for as long as the Platform asks for, and nothing is dead that died since the onset. It returns what is
-// waited for, or the zero Outcome.
-func (s *response) webhooksOver(ctx context.Context) (playbook.Outcome, error) {
+// howResolved says how the incident ended. While it has not, the Outcome says what it waits for.
+func (s *response) howResolved(ctx context.Context) (string, playbook.Outcome, error) {
 	status := &s.Incident.Status
-	if s.Incident.Spec.Category != v1alpha1.CategoryWebhookDelivery || s.ByHand() || status.ConfirmedAt == nil ||
-		status.MitigatedAt != nil || !meta.IsStatusConditionTrue(status.Conditions, v1alpha1.StepRecovered) {
-		return playbook.Outcome{}, nil
+	switch r := s.Incident.Spec.Resolution; {
+	case r != nil && r.Summary != "":
+		return fmt.Sprintf("by %s: %s", r.By, r.Summary), playbook.Outcome{}, nil
+	case r != nil:
+		return "by " + r.By, playbook.Outcome{}, nil
+	// One that the release before this one began has no such step, and waits for a person.
+	case meta.FindStatusCondition(status.Conditions, v1alpha1.StepKeyCompromised) != nil:
+		if status.ResolvedAt != nil {
+			return "the key is ended, and no cache may hold it", playbook.Outcome{}, nil
+		}
+		return s.exposure().Over(ctx)
+	case s.watchesDeliveries():
+		return s.webhooksOver(ctx)
+	case status.MitigatedAt == nil && status.ResolvedAt == nil:
+		about := string(s.Incident.Spec.Category)
+		if summary := s.Incident.Spec.Summary; summary != "" {
+			about = fmt.Sprintf("%.60s", summary)
+		}
+		return "", playbook.Wait(0, v1alpha1.ReasonAwaitingResolution, "%s: the probes can't tell when it is over. A person "+
+			"closes it: %s", about, s.ResolveCommand()), nil
+	}
+	return "the signals stayed good", playbook.Outcome{}, nil
+}
+
+// watchesDeliveries says that an incident about webhooks closes by itself: a signal confirmed it, and it has recovered.
+func (s *response) watchesDeliveries() bool {
+	status := &s.Incident.Status
+	return s.Incident.Spec.Category == v1alpha1.CategoryWebhookDelivery && status.ConfirmedAt != nil &&
+		meta.IsStatusConditionTrue(status.Conditions, v1alpha1.StepRecovered)
+}
+
+// webhooksOver says how an incident about webhooks ended: deliveries are good for as long as the Platform asks for, and
+// nothing is dead that died since the onset. While that is not so, the Outcome says what is waited for.
+func (s *response) webhooksOver(ctx context.Context) (string, playbook.Outcome, error) {
+	const how = "what died since the onset is delivered or settled, and deliveries stayed good"
+	status := &s.Incident.Status
+	if status.MitigatedAt != nil || status.ResolvedAt != nil {
+		return how, playbook.Outcome{}, nil
 	}
 	over, missing, err := s.webhooks().Over(ctx)
 	switch at := s.clearAt(); {
 	case err != nil:
-		return playbook.Outcome{}, err
+		return "", playbook.Outcome{}, err
 	case !over:
-		return playbook.Wait(deliveriesInterval, v1alpha1.ReasonAwaitingResolution, "%s. Or close it by hand: %s", missing,
+		return "", playbook.Wait(deliveriesInterval, v1alpha1.ReasonAwaitingResolution, "%s. Or close it by hand: %s", missing,
 			s.ResolveCommand()), nil
 	case at.IsZero():
-		return playbook.Wait(deliveriesInterval, v1alpha1.ReasonSignalsUnknown, "whether webhooks are delivered is not "+
+		return "", playbook.Wait(deliveriesInterval, v1alpha1.ReasonSignalsUnknown, "whether webhooks are delivered is not "+
 			"known to be good. To close it by hand: %s", s.ResolveCommand()), nil
 	case s.Now.Before(at):
-		return playbook.Wait(s.Until(at), v1alpha1.ReasonAwaitingMitigation, "deliveries are good; it is over at %s if they "+
-			"stay so", at.UTC().Format(time.RFC3339)), nil
+		return "", playbook.Wait(s.Until(at), v1alpha1.ReasonAwaitingMitigation, "deliveries are good; it is over at %s if "+
+			"they stay so", at.UTC().Format(time.RFC3339)), nil
 	}
 	status.MitigatedAt = journal.Seconds(s.Now)
-	return playbook.Outcome{}, nil
+	return how, playbook.Outcome{}, nil
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/1pass-dev/playbook-operator/controllers/access"
 	"github.com/1pass-dev/playbook-operator/controllers/claims"
 	"github.com/1pass-dev/playbook-operator/controllers/incident/escalation"
+	"github.com/1pass-dev/playbook-operator/controllers/incident/exposure"
 	"github.com/1pass-dev/playbook-operator/controllers/incident/journal"
 	"github.com/1pass-dev/playbook-operator/controllers/incident/notice"
 	"github.com/1pass-dev/playbook-operator/controllers/incident/rollback"
@@ -219,6 +220,22 @@ func rollBack(ctx context.Context, s *response) (playbook.Outcome, error) {
 		err = &playbook.Waiting{Reason: waiting.Reason, Err: fmt.Errorf("nothing is rolled back: %w", err), Urgent: true}
 	}
 	return outcome, err
+}
+
+func (s *response) exposure() *exposure.Exposure { return &exposure.Exposure{Journal: s.Journal} }
+
+func endKey(ctx context.Context, s *response) (playbook.Outcome, error) {
+	// Whoever acts must be known to have begun, also where the status is lost.
+	if err := s.Mark(ctx); err != nil {
+		return playbook.Outcome{}, err
+	}
+	return s.exposure().Run(ctx)
+}
+
+// mayEndKey says that what the Platform lacked for the end of the key is there now.
+func (s *response) mayEndKey() bool {
+	c := meta.FindStatusCondition(s.Incident.Status.Conditions, v1alpha1.StepKeyCompromised)
+	return c != nil && c.Reason == v1alpha1.ReasonNotConfigured && exposure.Via(s.Platform) != ""
 }
 
 func restoreAutoDeploy(ctx context.Context, s *response) (playbook.Outcome, error) {

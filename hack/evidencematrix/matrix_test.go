@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
@@ -250,9 +251,26 @@ func (s *scene) approve(name string, other bool) error {
 		return err
 	}
 	digest := "sha256:1111111111111111111111111111111111111111111111111111111111111111"
+	step := v1alpha1.StepRolledBack
 	if obj.Status.Rollback != nil && !other {
 		digest = obj.Status.Rollback.Digest
 	}
-	return s.patch(obj, name, fmt.Sprintf(`{"spec":{"approvals":[{"step":"RolledBack","digest":%q,"by":"dana"}]}}`,
-		digest))
+	if obj.Spec.Category == keyExposed {
+		step = v1alpha1.StepKeyCompromised
+		if asked := askedFor(obj); asked != "" && !other {
+			digest = asked
+		}
+	}
+	return s.patch(obj, name, fmt.Sprintf(`{"spec":{"approvals":[{"step":%q,"digest":%q,"by":"dana"}]}}`, step, digest))
+}
+
+var aDigest = regexp.MustCompile(`sha256:[0-9a-f]{64}`)
+
+// askedFor is the digest that a KeyExposure shows, for a person to approve; empty where it asks for none.
+func askedFor(obj *v1alpha1.Incident) string {
+	c := meta.FindStatusCondition(obj.Status.Conditions, v1alpha1.StepKeyCompromised)
+	if c == nil {
+		return ""
+	}
+	return aDigest.FindString(c.Message)
 }

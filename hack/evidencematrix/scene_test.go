@@ -83,7 +83,8 @@ func newScene(ctx context.Context, name string, automation v1alpha1.Automation, 
 		return v1alpha1.OncallTier{Name: name, Notify: []v1alpha1.Channel{{Type: "PagerDuty", SecretRef: ref(secret)}}}
 	}
 	s.spec = v1alpha1.PlatformSpec{
-		URL: address, Database: &v1alpha1.PlatformDatabase{SecretRef: ref("nowhere")}, Automation: automation,
+		URL: address, Automation: automation,
+		Database: &v1alpha1.PlatformDatabase{SecretRef: ref("nowhere"), SigningSecretRef: new(ref("nowhere"))},
 		Rollback: &v1alpha1.PlatformRollback{Service: "web"},
 		Render: &v1alpha1.PlatformRender{
 			SecretRef: ref("render"), URL: s.url() + logi.RenderPath, Services: []v1alpha1.RenderService{{Name: "web",
@@ -207,7 +208,15 @@ func (s *scene) outcome(name string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("%s; %s; %s; %s", s.pages(), s.rolledBack(obj), state(obj), s.public()), nil
+	did := s.rolledBack(obj)
+	keys, err := s.endedKeys(obj)
+	if err != nil {
+		return "", err
+	}
+	if did == "-" || keys != "-" {
+		did = strings.TrimPrefix(did+" "+keys, "- ")
+	}
+	return fmt.Sprintf("%s; %s; %s; %s", s.pages(), did, state(obj), s.public()), nil
 }
 
 // pages are the alerts of PagerDuty, as the tier's initial and the severity. r is resolved, a is acknowledged. Without
@@ -250,6 +259,27 @@ func (s *scene) rolledBack(obj *v1alpha1.Incident) string {
 	return text
 }
 
+// endedKeys is how many KeyCompromises there are. If there is none, it is what a KeyExposure waits for.
+func (s *scene) endedKeys(obj *v1alpha1.Incident) (string, error) {
+	var list v1alpha1.KeyCompromiseList
+	if err := kube.List(s.ctx, &list, client.InNamespace(s.name)); err != nil {
+		return "", err
+	}
+	c := meta.FindStatusCondition(obj.Status.Conditions, v1alpha1.StepKeyCompromised)
+	switch n := len(list.Items); {
+	case n == 1:
+		return "ends", nil
+	case n > 1:
+		return fmt.Sprintf("ends %d times", n), nil
+	case c == nil || c.Reason == v1alpha1.ReasonNotNeeded:
+		return "-", nil
+	case c.Reason == v1alpha1.ReasonWaitingForApproval:
+		return "asks", nil
+	default:
+		return c.Reason, nil
+	}
+}
+
 // state is closed, or what the Incident waits for by its own words.
 func state(obj *v1alpha1.Incident) string {
 	if obj.Status.ResolvedAt != nil {
@@ -260,7 +290,7 @@ func state(obj *v1alpha1.Incident) string {
 			return map[string]string{
 				v1alpha1.ReasonAwaitingMitigation: "bad", v1alpha1.ReasonNotConfirmed: "unconfirmed",
 				v1alpha1.ReasonSignalsUnknown:     "lost",
-				v1alpha1.ReasonAwaitingResolution: "person",
+				v1alpha1.ReasonAwaitingResolution: "person", v1alpha1.ReasonEndingKey: "ending",
 			}[c.Reason]
 		}
 	}

@@ -16,8 +16,9 @@ const (
 	all        = "" // of what a row does not select by
 )
 
-// A row says what becomes of the cells that it selects: "pages; rollback; state; public", as scene.outcome writes it,
-// 31 minutes after the Incident was opened. Nobody acknowledges, and the signals stay as they are after the turn.
+// A row says what becomes of the cells that it selects: "pages; rollback or keys; state; public", as scene.outcome
+// writes it, 31 minutes after the Incident was opened. Nobody acknowledges, and the signals stay as they are after the
+// turn.
 type row struct {
 	categories []v1alpha1.IncidentCategory
 	opener     string
@@ -95,12 +96,15 @@ var table = []row{
 	// No signal is about these. An alert that opens one passes sev2.
 	{reported, person, of(notGiven), patterns, "-; -; person; -"},
 	{reported, bySignals, of(notGiven), patterns, "E2; -; person; -"},
-	// Its floor is sev2, and a sev3 is refused.
-	{of(keyExposed), all, of(notGiven), patterns, "E2; -; person; -"},
+	// Its floor is sev2, and a sev3 is refused. No signal says anything about it, and none closes it. What a person
+	// reports makes a KeyCompromise; an alert makes none.
+	{of(keyExposed), person, of(notGiven), patterns, "E2; ends; ending; -"},
+	{of(keyExposed), person, of(sev1), patterns, "E1 O1; ends; ending; -"},
+	{of(keyExposed), bySignals, of(notGiven), patterns, "E2; asks; ending; -"},
+	{of(keyExposed), bySignals, of(sev1), patterns, "E1 O1; asks; ending; -"},
 
 	// A person's severity is final.
-	{append(of(webhook, v1alpha1.CategoryUnclassified, keyExposed), reported...), all, of(sev1), patterns,
-		"E1 O1; -; person; -"},
+	{append(of(webhook, v1alpha1.CategoryUnclassified), reported...), all, of(sev1), patterns, "E1 O1; -; person; -"},
 	{append(of(webhook, v1alpha1.CategoryUnclassified), reported...), all, of(sev3), patterns, "-; -; person; -"},
 }
 
@@ -121,8 +125,12 @@ var twists = []struct {
 		"E1r; back; closed; -":        "E1r; -; closed; -",
 		"E1 O1; back; lost; -":        "E1 O1; asks; lost; -",
 		"E2 E1 O1; back; bad; public": "E2 E1 O1; AutomationOff; bad; -",
+		"E2; ends; ending; -":         "E2; AutomationOff; ending; -",
+		"E2; asks; ending; -":         "E2; AutomationOff; ending; -",
 	}},
 	{name: acknowledged, changes: map[string]string{
+		"E2; ends; ending; -":         "E2a; ends; ending; -",
+		"E2; asks; ending; -":         "E2a; asks; ending; -",
 		"E2; asks; unconfirmed; -":    "E2a; asks; unconfirmed; -",
 		"E2; asks; bad; -":            "E2a; asks; bad; -",
 		"E2; -; person; -":            "E2a; -; person; -",
@@ -139,7 +147,9 @@ var twists = []struct {
 	}},
 	// The acknowledgement was for the lower severity only. The page of the higher one rings.
 	{name: ackedUnseen, changes: map[string]string{
-		"E2; -; person; -": "E2a; -; person; -",
+		"E2; -; person; -":    "E2a; -; person; -",
+		"E2; ends; ending; -": "E2a; ends; ending; -",
+		"E2; asks; ending; -": "E2a; asks; ending; -",
 	}, rising: map[string]string{
 		"E2; -; person; -": "E2; -; person; -",
 	}},
@@ -148,6 +158,7 @@ var twists = []struct {
 		"E2; asks; bad; -":         "E2; back; bad; -",
 		"E1 O1; asks; bad; public": "E1 O1; back; bad; public",
 		"E1 O1; asks; lost; -":     "E1 O1; back; lost; -",
+		"E2; asks; ending; -":      "E2; ends; ending; -",
 	}},
 	// The approved pair is not live any more. A new deploy went live after the turn, and since then no signal is bad in a
 	// way that allows a rollback.
@@ -165,6 +176,8 @@ var twists = []struct {
 		"E1r; back; closed; -":        "E1r; back and auto-deploy on; closed; -",
 		"E2 E1 O1; back; bad; public": "E2r; -; closed; -",
 		"E2 E1 O1; -; person; -":      "E2r; -; closed; -",
+		"E2; ends; ending; -":         "E2r; ends; closed; -",
+		"E2; asks; ending; -":         "E2r; -; closed; -",
 	}, rising: map[string]string{
 		"E2; -; person; -": "-; -; closed; -",
 	}},
@@ -193,7 +206,8 @@ func (c cell) want() (want string, rows int) {
 		}
 	}
 	if c.twist == sameOpen && c.category == keyExposed {
-		return "E2 E2; -; person; -", rows // the first is sev2 at least, and pages too
+		// The first is sev2 at least, and pages too. The second one takes on its KeyCompromise.
+		return "E2 E2; ends; ending; -", rows
 	}
 	for _, t := range twists {
 		if t.name != c.twist {

@@ -34,6 +34,9 @@ var variants = []struct {
 	{"NotNeeded settled while looks fail", cell{outage, Rises, person, notGiven, ""}, faults{before: settleEarly}},
 	{"an approval used for another pair", cell{outage, BadBy4xx, person, notGiven, approvedOther},
 		faults{client: anyDigest}},
+	{"an alert is taken for a person", cell{keyExposed, Good, bySignals, notGiven, ""}, faults{client: nobodysAlert}},
+	{"an approval of anything ends a key", cell{keyExposed, Good, bySignals, notGiven, approvedOther},
+		faults{client: anyKeyDigest}},
 }
 
 // catch plays the variants, and returns how many are caught.
@@ -154,6 +157,25 @@ var anyDigest = reading(func(obj client.Object) {
 	if o, ok := obj.(*v1alpha1.Incident); ok && o.Status.Rollback != nil {
 		for i := range o.Spec.Approvals {
 			o.Spec.Approvals[i].Digest = o.Status.Rollback.Digest
+		}
+	}
+})
+
+// nobodysAlert hides who opened an Incident.
+var nobodysAlert = reading(func(obj client.Object) {
+	if o, ok := obj.(*v1alpha1.Incident); ok {
+		delete(o.Annotations, v1alpha1.AnnotationSeenBy)
+		delete(o.Annotations, v1alpha1.AnnotationSeenSeverity)
+	}
+})
+
+// anyKeyDigest takes every approval as one of the end of the key.
+var anyKeyDigest = reading(func(obj client.Object) {
+	if o, ok := obj.(*v1alpha1.Incident); ok && o.Spec.Category == keyExposed {
+		for i := range o.Spec.Approvals {
+			if asked := askedFor(o); asked != "" {
+				o.Spec.Approvals[i].Digest = asked
+			}
 		}
 	}
 })

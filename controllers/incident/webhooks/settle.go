@@ -118,7 +118,7 @@ func follow(made *v1alpha1.DLQReplay) (outcome playbook.Outcome, ended string) {
 func (w *Webhooks) deleted(known *v1alpha1.IncidentReplay) string {
 	text := fmt.Sprintf("DLQReplay %s for application %s was deleted, and is not made again", known.Name,
 		known.ApplicationID)
-	w.Warn(v1alpha1.ReasonReplayDeleted, "%s. What it did not settle stays dead: apply a DLQReplay by hand if it "+
+	w.Warn(v1alpha1.ReasonChildDeleted, "%s. What it did not settle stays dead: apply a DLQReplay by hand if it "+
 		"should not",
 		text)
 	return text

@@ -56,7 +56,7 @@ func TestNothingIsSettledWithoutLeave(t *testing.T) {
 	name := s.open("inc", "{}")
 	s.step(name, v1alpha1.StepConflictsSettled, v1alpha1.ReasonAutomationOff)
 	s.platform(`{"spec":{"automation":"Enabled"}}`)
-	s.says(s.step(name, v1alpha1.StepConflictsSettled, v1alpha1.ReasonOutageOpen), outage)
+	s.says(s.step(name, v1alpha1.StepConflictsSettled, v1alpha1.ReasonWaitingForOutage), outage)
 	if got := s.replays(); len(got) != 0 {
 		t.Fatalf("it made %+v", got)
 	}

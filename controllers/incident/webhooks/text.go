@@ -33,7 +33,7 @@ func Text(d *v1alpha1.IncidentDiagnosis) string {
 	case more == 1:
 		texts = append(texts, "and 1 more group, see status.diagnosis")
 	case more > 1:
-		texts = append(texts, fmt.Sprintf("and %d more groups, see status.diagnosis", more))
+		texts = append(texts, "and "+playbook.Count(more, "more group", "more groups")+", see status.diagnosis")
 	}
 	return strings.Join(texts, "; ")
 }
