@@ -97,7 +97,8 @@ func (s *response) webhooksOver(ctx context.Context) (string, playbook.Outcome, 
 	case err != nil:
 		return "", playbook.Outcome{}, err
 	case !over:
-		return "", playbook.Wait(deliveriesInterval, v1alpha1.ReasonAwaitingResolution, "%s. Or close it by hand: %s", missing,
+		return "", playbook.Wait(deliveriesInterval, v1alpha1.ReasonAwaitingResolution, "%s. Or close it by hand: %s",
+			missing,
 			s.ResolveCommand()), nil
 	case at.IsZero():
 		return "", playbook.Wait(deliveriesInterval, v1alpha1.ReasonSignalsUnknown, "whether webhooks are delivered is not "+
