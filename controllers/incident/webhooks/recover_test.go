@@ -54,7 +54,8 @@ func TestBulkFailureClosesOnItsOwnEvidence(t *testing.T) {
 	var name string
 	stage.Eventually(t, "an Incident opens", func() bool {
 		for _, slot := range s.platform(`{}`).Status.Incidents {
-			if slot.Category == v1alpha1.CategoryWebhookDelivery {
+			// The name is there before the Incident is.
+			if slot.Category == v1alpha1.CategoryWebhookDelivery && slot.IncidentUID != "" {
 				name = slot.Incident
 			}
 		}
