@@ -39,10 +39,8 @@ var (
 		},
 		// Whoever has to mend it learns of it, whatever becomes of the dead letters.
 		{{Condition: v1alpha1.StepRelyingPartyTold, Run: tellRelyingParty}},
-		{
-			{Condition: v1alpha1.StepRecovered, Run: awaitRecovery},
-			{Condition: v1alpha1.StepResolved, Run: resolve, Ends: true},
-		},
+		{{Condition: v1alpha1.StepRecovered, Run: awaitRecovery}},
+		{{Condition: v1alpha1.StepResolved, Run: resolve, Ends: true}},
 	})
 	// keyExposure is about one key. Its KeyCompromise ends it and proves that, and no signal says anything about it.
 	keyExposure = slices.Concat(people, playbook.Lanes[*response]{
