@@ -214,6 +214,9 @@ func TestAnAlertEndsNoKeyWithoutAnApprovalOfExactlyThat(t *testing.T) {
 			t.Errorf("it does not say %q: %s", text, asked)
 		}
 	}
+	if !s.warned(name, v1alpha1.ReasonWaitingForApproval, `the end of kid "whk_1" of application 42`) {
+		t.Errorf("no Warning says so: %q", s.events)
+	}
 	s.approveKey(name, "sha256:"+strings.Repeat("1", 64))
 	s.pass(name)
 	s.none()

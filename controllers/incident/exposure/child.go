@@ -174,8 +174,7 @@ func (e *Exposure) create(ctx context.Context, child *v1alpha1.KeyCompromise) (p
 		return e.follow(e.seen(child)), nil
 	case fate == playbook.Withdrawn:
 		return playbook.Stall(v1alpha1.ReasonSpecInvalid, "no KeyCompromise can be made of this: %s. Apply one by hand. "+
-			"Then: "+
-			"%s", playbook.Normalise(err.Error()), e.ResumeCommand()).Loud(), nil
+			"Then: %s", playbook.Normalise(err.Error()), e.ResumeCommand()).Loud(), nil
 	case apierrors.IsForbidden(err):
 		return playbook.Outcome{}, &playbook.Waiting{Reason: v1alpha1.ReasonRetrying, Urgent: true, Err: fmt.Errorf(
 			"the key is not ended, since the manager may not create KeyCompromises. Apply config/rbac again, or a "+

@@ -161,10 +161,7 @@ func (e *Exposure) wasDeleted() bool {
 func (e *Exposure) deleted() playbook.Outcome {
 	known, affected := e.Incident.Status.KeyCompromise, e.Incident.Spec.Affected
 	text := fmt.Sprintf("somebody deleted KeyCompromise %s", known.Name)
-	if !slices.ContainsFunc(e.Incident.Status.Timeline,
-		func(t v1alpha1.TimelineEntry) bool { return strings.HasPrefix(t.Text, text) }) {
-		e.Warn(v1alpha1.ReasonChildDeleted, "%s", text)
-	}
+	e.warnOnce(v1alpha1.ReasonChildDeleted, text)
 	state := "whether the key is revoked is not known here"
 	if meta.IsStatusConditionTrue(e.Incident.Status.Conditions, v1alpha1.StepKeyCompromised) {
 		state = "the key is revoked, and nobody proves that no relying party believes it"
@@ -172,4 +169,15 @@ func (e *Exposure) deleted() playbook.Outcome {
 	return playbook.Wait(lookInterval, v1alpha1.ReasonChildDeleted, "%s. It is not made again; %s. Apply a KeyCompromise "+
 		"of application %s and kid %q, and this incident takes it on. Or close it: %s", text, state,
 		affected.ApplicationIDs[0], affected.Kid, e.ResolveCommand()).Loud()
+}
+
+// warnOnce is Warn for what is so in each pass: nobody reads conditions all night.
+func (e *Exposure) warnOnce(reason, text string) {
+	told := func(t v1alpha1.TimelineEntry) bool {
+		begins, cut := strings.CutSuffix(t.Text, "…") // the timeline keeps no long texts
+		return t.Text == text || cut && strings.HasPrefix(text, begins)
+	}
+	if !slices.ContainsFunc(e.Incident.Status.Timeline, told) {
+		e.Warn(reason, "%s", text)
+	}
 }

@@ -15,17 +15,21 @@ import (
 // nor anybody's approval holds it up. An alert is no person, and its labels must not revoke a production key.
 func (e *Exposure) held(ctx context.Context, child *v1alpha1.KeyCompromise) (playbook.Outcome, error) {
 	why := e.grounds()
+	digest, err := playbook.Digest(child.Spec)
+	if err != nil {
+		return playbook.Outcome{}, err
+	}
 	act := playbook.Act{
 		Object: e.Incident, Resource: "incident", Platform: e.Platform, Approvals: e.Incident.Spec.Approvals,
+		Digest: digest,
 		What: fmt.Sprintf("the end of kid %q of application %s, by a KeyCompromise via: %s (%s)", child.Spec.Kid,
 			child.Spec.ApplicationID, child.Spec.Via, strings.Join(why, "; ")),
 	}
 	if len(why) > 0 {
 		act.Required = []string{v1alpha1.StepKeyCompromised}
 	}
-	var err error
-	if act.Digest, err = playbook.Digest(child.Spec); err != nil {
-		return playbook.Outcome{}, err
+	if missing, _ := playbook.Unapproved(act.Approvals, act.Required, digest); len(missing) > 0 {
+		e.warnOnce(v1alpha1.ReasonWaitingForApproval, act.What+" waits for an approval")
 	}
 	if outcome := act.MayAct(); outcome.Stops() || !e.ByAlert() {
 		return outcome, nil
