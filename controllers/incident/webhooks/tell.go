@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -271,55 +272,82 @@ func sendByAny(ctx context.Context, connections *access.Connections, p *v1alpha1
 	return "", errors.Join(problems...)
 }
 
-// TellOver tells those who were told by this Incident that their webhooks arrive again. It reports whether all know, or
-// were given up a minute after since.
+// TellOver tells those who were told, by whichever Incident, that their webhooks arrive again. It looks once more
+// whether that is so: that they arrived before is no proof. It reports whether all know, or were given up a minute
+// after since.
 func (w *Webhooks) TellOver(ctx context.Context, since time.Time) (bool, error) {
+	// Past the cache: they may have been told a moment ago.
+	p, err := w.Claims.Read(ctx, w.PlatformKey())
+	if err != nil {
+		return apierrors.IsNotFound(err), client.IgnoreNotFound(err)
+	}
+	w.Platform = p
+	if !slices.ContainsFunc(w.Platform.Status.Told,
+		func(t v1alpha1.ToldRelyingParty) bool { return t.State == v1alpha1.ToldAccepted }) {
+		return true, nil
+	}
+	now, err := w.lately(ctx)
+	late, under := w.Clock().Sub(since) >= channelPatience, (*playbook.UnderWay)(nil)
+	switch {
+	case err != nil && (!late || errors.As(err, &under)):
+		return false, nil
+	case err != nil:
+		w.Warn(v1alpha1.ReasonStillRings, "no relying party was told that its webhooks arrive again, since nobody knows: "+
+			"%.200s. Tell them", journal.Text(err))
+		return true, nil
+	}
 	all := true
 	for _, told := range w.Platform.Status.Told {
-		if told.IncidentUID != string(w.Incident.UID) || told.State != v1alpha1.ToldAccepted {
+		if told.State != v1alpha1.ToldAccepted || !now.each[told.ApplicationID].recovered() {
 			continue
 		}
-		party := relyingParty(w.Platform, told.ApplicationID)
-		channel := -1
-		if party != nil {
-			channel = slices.IndexFunc(party.Notify,
-				func(c v1alpha1.Channel) bool { return c.SecretRef.Name == told.Channel })
+		sent, err := w.tellOver(ctx, told, late)
+		if err != nil {
+			return false, err
 		}
-		if channel >= 0 {
-			key := w.key(told.ApplicationID, told.Cause) + "/over"
-			_, asked, err := playbook.Answer[string](ctx, w.Aside, key)
-			if !asked {
-				connections, p, channels := w.Access, w.Platform.DeepCopy(), party.Notify[channel:channel+1]
-				message := w.over(told, party)
-				_, err = playbook.Change(ctx, w.Aside, key, "telling "+party.Name, sendTimeout,
-					func(ctx context.Context) (string, error) { return sendByAny(ctx, connections, p, channels, message) },
-					playbook.Readable)
-			}
-			if err != nil && w.Clock().Sub(since) < channelPatience {
-				all = false
-				continue
-			}
-			if err != nil {
-				w.Warn(v1alpha1.ReasonStillRings, "%s was not told that its webhooks arrive again: %.200s. Tell them",
-					party.Name, journal.Text(err))
-			}
-		}
-		if _, err := w.Claims.Insist(ctx, w.PlatformKey(), func(status *v1alpha1.PlatformStatus) {
-			if t := claims.Told(status, told.ApplicationID, told.Cause); t != nil && t.IncidentUID == told.IncidentUID {
-				t.State = v1alpha1.ToldOver
-			}
-		}); client.IgnoreNotFound(err) != nil {
-			return false, fmt.Errorf("writing down that application %s knows that it is over: %w", told.ApplicationID, err)
-		}
+		all = all && sent
 	}
 	return all, nil
+}
+
+// tellOver tells one relying party that its webhooks arrive again, by the channel that accepted that they don't.
+func (w *Webhooks) tellOver(ctx context.Context, told v1alpha1.ToldRelyingParty, late bool) (bool, error) {
+	party := relyingParty(w.Platform, told.ApplicationID)
+	if party != nil {
+		channels := slices.DeleteFunc(slices.Clone(party.Notify),
+			func(c v1alpha1.Channel) bool { return c.SecretRef.Name != told.Channel })
+		key := w.key(told.ApplicationID, told.Cause) + "/over"
+		_, asked, err := playbook.Answer[string](ctx, w.Aside, key)
+		if !asked && len(channels) > 0 {
+			connections, p, message := w.Access, w.Platform.DeepCopy(), w.over(told, party)
+			_, err = playbook.Change(ctx, w.Aside, key, "telling "+party.Name, sendTimeout,
+				func(ctx context.Context) (string, error) { return sendByAny(ctx, connections, p, channels, message) },
+				playbook.Readable)
+		}
+		switch {
+		case err != nil && !late:
+			return false, nil
+		case err != nil:
+			w.Warn(v1alpha1.ReasonStillRings, "%s was not told that its webhooks arrive again: %.200s. Tell them",
+				party.Name, journal.Text(err))
+		}
+	}
+	_, err := w.Claims.Insist(ctx, w.PlatformKey(), func(status *v1alpha1.PlatformStatus) {
+		if t := claims.Told(status, told.ApplicationID, told.Cause); t != nil && t.BegunAt.Equal(told.BegunAt) {
+			t.State = v1alpha1.ToldOver
+		}
+	})
+	if client.IgnoreNotFound(err) != nil {
+		return false, fmt.Errorf("writing down that application %s knows that it is over: %w", told.ApplicationID, err)
+	}
+	return true, nil
 }
 
 func (w *Webhooks) key(application string, cause v1alpha1.DeadLetterCause) string {
 	return fmt.Sprintf("%s/tell/%s/%s", w.Incident.UID, application, cause)
 }
 
-// Message to a relying party. It says nothing of others, of the cluster, or of what to type.
+// message to a relying party. It says nothing of others, of the cluster, or of what to type.
 func (w *Webhooks) message(g v1alpha1.DiagnosedGroup, party *v1alpha1.RelyingParty,
 	told *v1alpha1.ToldRelyingParty) paging.Message {
 	m := w.about(*told, party, paging.Trigger, told.BegunAt.Time)

@@ -79,6 +79,34 @@ func TestARelyingPartyIsToldWhenItIsOver(t *testing.T) {
 	s.says(got[1], "delivers webhooks to acme (application 42) again")
 }
 
+// That webhooks arrived before is not over: acme breaks again before a person closes the Incident. The next one, with
+// which they arrive, says so.
+func TestARelyingPartyThatBrokeAgainIsNotToldThatItIsOver(t *testing.T) {
+	s := newScene(t, "tell-again")
+	s.notify("acme-oncall")
+	s.dead(acme, 1, inBulk, 7)
+	s.othersReceive()
+	name := s.open("inc", "{}")
+	s.step(name, v1alpha1.StepRelyingPartyTold, v1alpha1.ReasonSucceeded)
+	s.enqueue(acme)
+	s.step(name, v1alpha1.StepRecovered, v1alpha1.ReasonSucceeded)
+	s.SetFault(acme, logi.Fault{Status: 503})
+	s.enqueue(acme)
+	stage.Eventually(t, "another one dies", func() bool { return s.count(undelivered) == 2 })
+	s.resolve(name)
+	if got := s.chats("acme-oncall"); len(got) != 1 {
+		t.Fatalf("acme was told %q", got)
+	}
+	s.SetFault(acme, logi.Fault{})
+	name = s.open("next", "{}")
+	s.enqueue(acme)
+	s.step(name, v1alpha1.StepRecovered, v1alpha1.ReasonSucceeded)
+	s.resolve(name)
+	if got := s.chats("acme-oncall"); len(got) != 2 {
+		t.Errorf("acme was told %q", got)
+	}
+}
+
 // Whoever closes it by hand while acme is down does not make it over.
 func TestARelyingPartyThatIsStillDownIsNotToldThatItIsOver(t *testing.T) {
 	s := newScene(t, "tell-down")
