@@ -78,7 +78,9 @@ func (w *Webhooks) looker() (*looker, error) {
 		for _, text := range affected.ApplicationIDs {
 			id, err := strconv.ParseInt(text, 10, 64)
 			if err != nil {
-				return nil, fmt.Errorf("reading spec.affected.applicationIDs: %w", err)
+				return nil, &playbook.Waiting{Reason: v1alpha1.ReasonSpecInvalid, Err: fmt.Errorf("no application has the id %s "+
+					"of spec.affected.applicationIDs, which is too large: resolve this, and apply an Incident with an id from "+
+					"oauth_applications", text)}
 			}
 			l.applications = append(l.applications, id)
 		}

@@ -149,7 +149,7 @@ func (w *Webhooks) lately(ctx context.Context) (*seen, error) {
 		return nil, err
 	}
 	var named []string
-	if affected := w.Incident.Spec.Affected; affected != nil {
+	if affected := w.Incident.Spec.Affected; affected != nil && len(affected.ApplicationIDs) > 0 {
 		named = affected.ApplicationIDs
 	} else if known := w.Incident.Status.Diagnosis; known != nil {
 		for _, g := range known.Groups {

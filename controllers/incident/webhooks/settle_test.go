@@ -150,3 +150,11 @@ func (s *scene) forgetReplays(name string) {
 		s.Fatalf("%s: %v", out, err)
 	}
 }
+
+// No application has an id beyond a bigint. The row says so, and a person closes the Incident.
+func TestAnApplicationThatCanNotExistIsNamed(t *testing.T) {
+	s := newScene(t, "settle-id")
+	name := s.open("inc", `{affected: {applicationIDs: ["9999999999999999999"]}}`)
+	s.says(s.step(name, v1alpha1.StepDiagnosed, v1alpha1.ReasonSpecInvalid), "9999999999999999999", "oauth_applications")
+	s.resolve(name)
+}
