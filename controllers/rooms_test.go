@@ -34,7 +34,7 @@ var rooms = [][]string{
 	{"controllers/platform", "controllers/incident/journal", "controllers/command"},
 	{
 		"controllers/incident/escalation", "controllers/incident/notice", "controllers/incident/rollback",
-		"controllers/incident/exposure", "controllers/incident/webhooks",
+		"controllers/incident/exposure", "controllers/incident/webhooks", "controllers/incident/jwks",
 	},
 	{"controllers/incident", "controllers/dlqreplay", "controllers/keycompromise"},
 	{"cmd/manager"},
@@ -98,8 +98,8 @@ var steps = map[string]string{
 	"StepDiagnosed": "incident/webhooks/diagnose", "StepConflictsSettled": "incident/webhooks/settle",
 	"StepRelyingPartyTold": "incident/webhooks/tell", "StepRecovered": "incident/webhooks/recover",
 	"StepRolledBack":     "incident/rollback/rollback",
-	"StepKeyCompromised": "incident/exposure/exposure",
-	"StepMitigated":      "incident/mitigate", "StepResolved": "incident/resolve",
+	"StepKeyCompromised": "incident/exposure/exposure", "StepPlatformChecked": "incident/jwks/check",
+	"StepMitigated": "incident/mitigate", "StepResolved": "incident/resolve",
 	"StepAutoDeployRestored": "incident/rollback/autodeploy",
 }
 

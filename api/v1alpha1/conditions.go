@@ -40,6 +40,7 @@ const (
 	StepRecovered          = "Recovered"
 	StepRolledBack         = "RolledBack"
 	StepKeyCompromised     = "KeyCompromised"
+	StepPlatformChecked    = "PlatformChecked"
 	StepMitigated          = "Mitigated"
 	StepResolved           = "Resolved"
 	StepAutoDeployRestored = "AutoDeployRestored"

@@ -357,6 +357,10 @@ type IncidentStatus struct {
 	// +optional
 	Diagnosis *IncidentDiagnosis `json:"diagnosis,omitempty"`
 
+	// keyCheck is what the platform's JWKS and its keys showed.
+	// +optional
+	KeyCheck *IncidentKeyCheck `json:"keyCheck,omitempty"`
+
 	// replays lists the DLQReplays that this incident made.
 	// +optional
 	// +listType=map
@@ -384,6 +388,46 @@ type IncidentStatus struct {
 	// +kubebuilder:validation:MaxItems=50
 	// +kubebuilder:validation:MinItems=1
 	Timeline []TimelineEntry `json:"timeline,omitempty"`
+}
+
+// KeyFault says on which side a kid that is not found is missing.
+// +kubebuilder:validation:Enum=Platform;NotPlatform;Unknown
+type KeyFault string
+
+const (
+	// KeyFaultPlatform means that the platform signs with a kid that its JWKS lacks for longer than caches explain.
+	KeyFaultPlatform KeyFault = "Platform"
+	// KeyFaultNotPlatform means that each answer had each kid that the platform signs with.
+	KeyFaultNotPlatform KeyFault = "NotPlatform"
+	// KeyFaultUnknown means that nobody can tell by what was seen.
+	KeyFaultUnknown KeyFault = "Unknown"
+)
+
+// IncidentKeyCheck is what the platform's JWKS and its keys showed.
+type IncidentKeyCheck struct {
+	// at is when it was looked at.
+	// +required
+	At *metav1.Time `json:"at,omitempty"`
+	// fault says on which side the kid is missing.
+	// +required
+	Fault KeyFault `json:"fault,omitempty"`
+	// answers are how many times JWKS answered with keys, of ten times that it was asked.
+	// +required
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=10
+	Answers *int32 `json:"answers,omitempty"`
+	// kids that all of these answers had, at most 64 of them.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:MaxLength=255
+	Kids []string `json:"kids,omitempty"`
+	// cacheSeconds is how long a relying party may use an answer, by the longest of them.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	CacheSeconds *int64 `json:"cacheSeconds,omitempty"`
 }
 
 // IncidentReplay is a DLQReplay that an Incident made.

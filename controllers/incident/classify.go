@@ -81,12 +81,14 @@ func (s *response) assess() {
 // rise follows the severity. A rise begins a new round of pages, and outdates an acknowledgement that was given before.
 func (s *response) rise() {
 	status, spec := &s.Incident.Status, &s.Incident.Spec
-	now := severity(spec.Severity, spec.Category, status.Severity, s.own.Severity(), seenSeverity(s.Incident))
+	now := severity(spec.Severity, spec.Category, status.Severity, s.own.Severity(), seenSeverity(s.Incident),
+		keySeverity(status.KeyCheck))
 	if now != status.Severity {
 		why := s.whyClassified(now)
 		s.Record(v1alpha1.ReasonClassifying, "%s: %s", now, why)
 		if status.Severity != "" {
 			playbook.Happened(s.Incident, v1alpha1.StepClassified, "%s: %s", now, why)
+			s.rose = true
 		}
 		status.Severity = now
 	}
@@ -146,6 +148,15 @@ func seenSeverity(obj *v1alpha1.Incident) v1alpha1.Severity {
 	return v1alpha1.Severity(obj.Annotations[v1alpha1.AnnotationSeenSeverity])
 }
 
+// keySeverity is that of a platform that signs with a kid that its JWKS lacks: no relying party can verify it. It is
+// evidence for a page, and no ground for a rollback.
+func keySeverity(check *v1alpha1.IncidentKeyCheck) v1alpha1.Severity {
+	if check != nil && check.Fault == v1alpha1.KeyFaultPlatform {
+		return v1alpha1.Sev1
+	}
+	return ""
+}
+
 func seenBy(obj *v1alpha1.Incident) string { return obj.Annotations[v1alpha1.AnnotationSeenBy] }
 
 // classify reports the severity that the response began with.
@@ -160,6 +171,8 @@ func (s *response) whyClassified(now v1alpha1.Severity) string {
 		return "decided by spec.severity"
 	case because != "":
 		return because
+	case keySeverity(s.Incident.Status.KeyCheck) == now:
+		return "the platform signs with a kid that its JWKS lacks"
 	case seenSeverity(s.Incident) == now:
 		return s.Incident.Spec.Summary
 	case len(s.signals.Each) == 0:

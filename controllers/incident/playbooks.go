@@ -50,6 +50,14 @@ var (
 		},
 		{{Condition: v1alpha1.StepResolved, Run: resolve, Ends: true}},
 	})
+	// keyMismatch says on which side a kid is missing. What a relying party's cache holds, nobody sees from here.
+	keyMismatch = slices.Concat(people, playbook.Lanes[*response]{
+		{
+			{Condition: v1alpha1.StepTriaged, Run: triage},
+			{Condition: v1alpha1.StepPlatformChecked, Run: checkPlatform},
+		},
+		{{Condition: v1alpha1.StepResolved, Run: resolve, Ends: true}},
+	})
 	// byHand is for what the probes can't see, or what is not known yet: people are paged, and a person says when it is
 	// over.
 	byHand = slices.Concat(people, playbook.Lanes[*response]{
@@ -63,7 +71,7 @@ var playbooks = map[v1alpha1.IncidentCategory]playbook.Lanes[*response]{
 	v1alpha1.CategoryOutage:             outage,
 	v1alpha1.CategoryWebhookDelivery:    webhookDelivery,
 	v1alpha1.CategoryMergeInconsistency: byHand,
-	v1alpha1.CategoryKeyMismatch:        byHand,
+	v1alpha1.CategoryKeyMismatch:        keyMismatch,
 	v1alpha1.CategoryKeyExposure:        keyExposure,
 }
 

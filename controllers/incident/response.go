@@ -20,6 +20,7 @@ import (
 	"github.com/1pass-dev/playbook-operator/controllers/incident/escalation"
 	"github.com/1pass-dev/playbook-operator/controllers/incident/exposure"
 	"github.com/1pass-dev/playbook-operator/controllers/incident/journal"
+	"github.com/1pass-dev/playbook-operator/controllers/incident/jwks"
 	"github.com/1pass-dev/playbook-operator/controllers/incident/notice"
 	"github.com/1pass-dev/playbook-operator/controllers/incident/rollback"
 	"github.com/1pass-dev/playbook-operator/controllers/incident/webhooks"
@@ -39,6 +40,8 @@ type response struct {
 	placed bool
 	// unplaced is why it is not known who has the slot. Until then this Incident only pages.
 	unplaced error
+	// rose says that the severity rose in this pass.
+	rose bool
 	// open says that the Incident was not resolved when the pass began.
 	open bool
 }
@@ -97,6 +100,9 @@ func measure(ctx context.Context, s *response, after time.Duration) time.Duratio
 	}
 	if s.open && s.Incident.Status.ResolvedAt != nil {
 		after = time.Millisecond // the people's lanes have run, and end now
+	}
+	if s.rose {
+		after = time.Millisecond // so have they, and a new round begins
 	}
 	after = playbook.Soonest(after, s.overdue())
 	s.measure()
@@ -176,6 +182,15 @@ func (s *response) webhooks() *webhooks.Webhooks {
 
 func diagnose(ctx context.Context, s *response) (playbook.Outcome, error) {
 	return s.webhooks().Diagnose(ctx)
+}
+
+// checkPlatform looks at JWKS and at the platform's keys. Where the platform is at fault, every relying party may be
+// locked out: people are paged anew.
+func checkPlatform(ctx context.Context, s *response) (playbook.Outcome, error) {
+	check := &jwks.Check{Journal: s.Journal, Access: s.r.Connections, Aside: &s.r.aside}
+	outcome, err := check.Run(ctx)
+	s.rise()
+	return outcome, err
 }
 
 func settleConflicts(ctx context.Context, s *response) (playbook.Outcome, error) {
