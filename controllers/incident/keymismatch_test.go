@@ -30,7 +30,7 @@ func TestAPlatformThatServesItsKeysIsNotAtFault(t *testing.T) {
 	s := webhookScene(t, "mismatch-good")
 	s.execute(oldKey)
 	name := s.open("inc", `{category: KeyMismatch, affected: {applicationIDs: ["42"], kid: whk_old}}`)
-	s.says(s.checked(name, v1alpha1.KeyFaultNotPlatform), "10 answers of JWKS agree", "each active kid is in each answer",
+	s.says(s.checked(name, v1alpha1.KeyFaultNotPlatform), "ten answers of JWKS agree", "each active kid is in each answer",
 		`kid "whk_old" is in 10 of 10 answers, and it is of application 42, grace, with grace until`,
 		"ask it to fetch JWKS anew")
 	s.expect(name, "Resolved Unknown AwaitingResolution")
