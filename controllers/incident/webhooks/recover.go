@@ -142,29 +142,34 @@ func (w *Webhooks) Over(ctx context.Context) (over bool, missing string, err err
 }
 
 // lately looks beside the passes how the webhooks of the affected applications fare: those that the spec names, or
-// those that the diagnosis has found.
+// those of which something is dead, or was at the last look.
 func (w *Webhooks) lately(ctx context.Context) (*seen, error) {
 	l, err := w.looker()
 	if err != nil {
 		return nil, err
 	}
-	var named []string
-	if affected := w.Incident.Spec.Affected; affected != nil {
-		named = affected.ApplicationIDs
-	} else if known := w.Incident.Status.Diagnosis; known != nil {
-		for _, g := range known.Groups {
-			if !slices.Contains(named, g.ApplicationID) {
-				named = append(named, g.ApplicationID)
-			}
-		}
-	}
+	known := applications(w.Incident.Status.Diagnosis)
 	onset := w.Incident.Status.Onset.Time
 	return playbook.Ask(ctx, w.Aside, string(w.Incident.UID)+"/recovery", "whether webhooks arrive", lookTimeout,
-		func(ctx context.Context) (*seen, error) { return l.recovery(ctx, named, onset) })
+		func(ctx context.Context) (*seen, error) { return l.recovery(ctx, known, onset) })
 }
 
-// recovery reads how the applications fare.
-func (l *looker) recovery(ctx context.Context, applications []string, onset time.Time) (*seen, error) {
+// applications of which a diagnosis found something dead.
+func applications(d *v1alpha1.IncidentDiagnosis) (ids []int64) {
+	if d == nil {
+		return nil
+	}
+	for _, g := range d.Groups {
+		// The id is one of the database's: assemble wrote it.
+		if id, err := strconv.ParseInt(g.ApplicationID, 10, 64); err == nil {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// recovery reads how the applications fare. known are those of the last diagnosis.
+func (l *looker) recovery(ctx context.Context, known []int64, onset time.Time) (*seen, error) {
 	db, err := l.access.Monitor(ctx, l.platform)
 	if err != nil {
 		return nil, err
@@ -178,11 +183,12 @@ func (l *looker) recovery(ctx context.Context, applications []string, onset time
 		return nil, access.DatabaseError(err)
 	}
 	found := &seen{diagnosis: l.assembled(ctx, db, dead), each: map[string]lately{}}
-	for _, application := range applications {
-		id, err := strconv.ParseInt(application, 10, 64)
-		if err != nil {
-			return nil, fmt.Errorf("reading application %q: %w", application, err)
-		}
+	affected := l.applications
+	if len(affected) == 0 {
+		// There may be no diagnosis yet: where the database is slow, both are read at a time.
+		affected = slices.Concat(known, applications(found.diagnosis))
+	}
+	for _, id := range slices.Compact(slices.Sorted(slices.Values(affected))) {
 		fresh, err := db.FreshDeliveries(ctx, id, onset, "")
 		if err != nil {
 			return nil, access.DatabaseError(err)
@@ -197,7 +203,7 @@ func (l *looker) recovery(ctx context.Context, applications []string, onset time
 				one.died = later(one.died, d.Newest)
 			}
 		}
-		found.each[application] = one
+		found.each[strconv.FormatInt(id, 10)] = one
 	}
 	return found, nil
 }
