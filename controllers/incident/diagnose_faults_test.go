@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
 	"github.com/1pass-dev/playbook-operator/hack/logi"
@@ -158,28 +159,51 @@ func TestTheAdminAPIIsAskedInsteadOfADatabaseThatStaysAway(t *testing.T) {
 func TestADiagnosisThatTakesLongHoldsUpNoPage(t *testing.T) {
 	s := webhookScene(t, "diagnosis-locked")
 	s.dead(acme, 1, "HTTP 503:", 7)
-	conn, err := pgx.Connect(s.ctx, s.URLAs(""))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close(s.ctx)
-	tx, err := conn.Begin(s.ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := tx.Exec(s.ctx, `LOCK webhook_outbox_entries IN ACCESS EXCLUSIVE MODE`); err != nil {
-		t.Fatal(err)
-	}
+	unlock := s.lock()
 	name := s.open("inc", "{category: WebhookDelivery, severity: sev1}")
 	manager := s.manager()
 	s.look(manager, name, "a diagnosis that takes its time, and a page", func() bool {
 		return s.condition(name, "Diagnosed") == "Unknown Looking" && len(s.pages()) > 0
 	})
 	s.expectPages("oncall 1 triggered")
-	if err := tx.Rollback(s.ctx); err != nil {
-		t.Fatal(err)
-	}
+	unlock()
 	s.look(manager, name, "the diagnosis", func() bool { return s.condition(name, "Diagnosed") == "True Succeeded" })
+}
+
+// Where the database is slow, it is looked whether webhooks arrive before a diagnosis has said of whom. A signal that
+// is good says nothing of a relying party whose webhooks are dead.
+func TestNothingHasRecoveredBeforeItIsKnownWhatIsDead(t *testing.T) {
+	s := webhookScene(t, "recovery-locked")
+	s.dead(acme, 1, "HTTP 503:", 7)
+	unlock := s.lock()
+	s.sees(s.signal(v1alpha1.ConditionWebhooksDelivered, metav1.ConditionFalse, v1alpha1.Sev2))
+	name := s.open("inc", "{category: WebhookDelivery}")
+	manager := s.manager()
+	s.look(manager, name, "a confirmed incident whose diagnosis takes its time", func() bool {
+		return s.condition(name, "Diagnosed") == "Unknown Looking" && s.get(name).Status.ConfirmedAt != nil
+	})
+	s.sees(s.signal(v1alpha1.ConditionWebhooksDelivered, metav1.ConditionTrue, v1alpha1.Sev2))
+	unlock()
+	s.look(manager, name, "an answer", func() bool { return s.condition(name, "Recovered") != "Unknown Looking" })
+	s.expect(name, "Recovered Unknown SignalsUnknown")
+}
+
+// lock keeps everybody from the outbox until unlock is called.
+func (s *scene) lock() (unlock func()) {
+	s.Helper()
+	conn, err := pgx.Connect(s.ctx, s.URLAs(""))
+	if err != nil {
+		s.Fatal(err)
+	}
+	if _, err := conn.Exec(s.ctx, `BEGIN; LOCK webhook_outbox_entries IN ACCESS EXCLUSIVE MODE`); err != nil {
+		s.Fatal(err)
+	}
+	return func() {
+		s.Helper()
+		if err := conn.Close(s.ctx); err != nil {
+			s.Fatal(err)
+		}
+	}
 }
 
 // A person who resolves it needs no diagnosis; and no deploy is rolled back for webhooks, however suspicious.

@@ -3,6 +3,7 @@ package evidencematrix
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"regexp"
@@ -29,6 +30,8 @@ const (
 	approved       = "approved"
 	approvedOther  = "another pair approved"
 	resolvedByHand = "resolved by hand"
+	outageOpen     = "an Outage is open"
+	statusLost     = "the status is lost, and ObserveOnly ends"
 	// workers is how many cells run in parallel. It keeps the API server busy while cells wait for other systems.
 	workers = 6
 )
@@ -62,9 +65,12 @@ func cells() (all []cell) {
 				for k, t := range twists {
 					switch {
 					case t.name == ackedUnseen && pattern != Rises:
+					case (t.name == outageOpen || t.name == statusLost) && category != webhook:
+						// An Outage that lost its status, or is not the only one, is tested in controllers/incident.
 					case t.name == sameOpen && opener == bySignals:
 						// In these cells the signals open no Incident. controllers/claims tests that.
-					case category == outage, t.name == ackedUnseen, t.name == sameOpen, (i+j+k)%2 == 0:
+					case category == outage, t.name == ackedUnseen, t.name == sameOpen, t.name == outageOpen,
+						t.name == statusLost, (i+j+k)%2 == 0:
 						all = append(all, cell{category, pattern, opener, notGiven, t.name})
 					}
 				}
@@ -107,15 +113,11 @@ func TestEvidenceMatrix(t *testing.T) {
 // play runs a cell. The Incident is opened, and the manager looks. Two minutes later, after the turn, the twist comes.
 // The manager looks after 8 minutes, and after 31.
 func (c cell) play(ctx context.Context, name string, faulty faults) (string, error) {
-	automation := v1alpha1.AutomationEnabled
-	if c.twist == observeOnly {
-		automation = v1alpha1.AutomationObserveOnly
-	}
-	s, err := newScene(ctx, name, automation, faulty)
+	s, err := newScene(ctx, name, c, faulty)
 	if err != nil {
 		return "", err
 	}
-	defer farSides.Delete(name)
+	defer s.end()
 	var first string
 	if first, err = c.openFirst(s); err != nil {
 		return "", err
@@ -134,6 +136,14 @@ func (c cell) play(ctx context.Context, name string, faulty faults) (string, err
 		fmt.Printf("%s: %s\n%s\n", c, got, text)
 	}
 	return got, err
+}
+
+// automation is ObserveOnly too where the status is lost: the Incident has done nothing by then that must be known.
+func (c cell) automation() v1alpha1.Automation {
+	if c.twist == observeOnly || c.twist == statusLost {
+		return v1alpha1.AutomationObserveOnly
+	}
+	return v1alpha1.AutomationEnabled
 }
 
 func (c cell) passes(s *scene, obj, first string) error {
@@ -179,6 +189,8 @@ func (c cell) openFirst(s *scene) (string, error) {
 		category = v1alpha1.CategoryKeyMismatch
 	case c.twist == otherOpen:
 		category = v1alpha1.CategoryMergeInconsistency
+	case c.twist == outageOpen:
+		category = outage
 	case c.twist != sameOpen:
 		return "", nil
 	}
@@ -231,6 +243,8 @@ func (c cell) turns(s *scene, name string) error {
 	case restarted:
 		s.manager, s.signals = s.newManager(), nil
 		return s.pass(name)
+	case statusLost:
+		return errors.Join(s.loseStatus(name), s.patch(&v1alpha1.Platform{}, "p", `{"spec":{"automation":"Enabled"}}`))
 	case reapplied:
 		p := &v1alpha1.Platform{ObjectMeta: metav1.ObjectMeta{Namespace: s.name, Name: "p"}}
 		if err := kube.Delete(s.ctx, p); err != nil {

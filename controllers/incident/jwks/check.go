@@ -192,8 +192,9 @@ func (s *seen) judge(kid string) (v1alpha1.KeyFault, string) {
 		if n == len(s.answers) {
 			continue
 		}
-		lacking = append(lacking, fmt.Sprintf("%d of %d answers lack kid %q, with which application %d signs for %s",
-			len(s.answers)-n, len(s.answers), key.Kid, key.ApplicationID, playbook.Words(key.Age)))
+		lacking = append(lacking, fmt.Sprintf("%s kid %q of application %d, active for %s",
+			playbook.Count(len(s.answers)-n, "answer lacks", "answers lack"), key.Kid, key.ApplicationID,
+			playbook.Words(key.Age)))
 		switch {
 		case n == 0 && len(s.answers) == asks && key.Age > s.cached()+skew:
 			fault = v1alpha1.KeyFaultPlatform
@@ -215,10 +216,10 @@ func (s *seen) judge(kid string) (v1alpha1.KeyFault, string) {
 func (s *seen) answersText() string {
 	switch {
 	case len(s.answers) == 0:
-		return fmt.Sprintf("JWKS did not answer, of %d times: %s", asks, playbook.Normalise(s.err.Error()))
+		return "JWKS did not answer, of ten times: " + playbook.Normalise(s.err.Error())
 	case len(s.answers) < asks:
-		return fmt.Sprintf("JWKS answered %d of %d times; the last failure: %s", len(s.answers), asks,
-			playbook.Normalise(s.err.Error()))
+		return fmt.Sprintf("JWKS answered %s, of ten; the last failure: %s",
+			playbook.Count(len(s.answers), "time", "times"), playbook.Normalise(s.err.Error()))
 	case !s.agree():
 		return "ten answers of JWKS differ: a replica or a cache is stale"
 	}
@@ -227,7 +228,7 @@ func (s *seen) answersText() string {
 
 // kidText says what is known of the kid that the relying party does not find. Token keys have no row.
 func (s *seen) kidText(kid string) string {
-	served := fmt.Sprintf("kid %q is in %d of %d answers", kid, s.has(kid), len(s.answers))
+	served := fmt.Sprintf("kid %q is in %s", kid, playbook.Count(s.has(kid), "answer", "answers"))
 	switch row := s.row; {
 	case s.keysErr != nil:
 		return served

@@ -47,7 +47,7 @@ func TestOnlyTenAnswersWithoutAnOldActiveKidPutThePlatformAtFault(t *testing.T) 
 		{"a replica is stale", seen{answers: answers(append(times(9, "old"), "new old")...), active: key(time.Hour)},
 			v1alpha1.KeyFaultUnknown, "differ: a replica or a cache is stale"},
 		{"nine answers", seen{answers: answers(times(9, "old")...), err: silent, active: key(time.Hour)},
-			v1alpha1.KeyFaultUnknown, "answered 9 of 10 times"},
+			v1alpha1.KeyFaultUnknown, "answered 9 times, of ten"},
 		{"no answer", seen{err: silent, active: key(time.Hour)}, v1alpha1.KeyFaultUnknown, "HTTP 502"},
 		{"no database", seen{answers: answers(times(10, "old")...), keysErr: errors.New("no database")},
 			v1alpha1.KeyFaultUnknown, "no database"},

@@ -20,6 +20,8 @@ import (
 const (
 	// recoverInterval is how often it is looked whether webhooks arrive. A look at a million dead letters takes a second.
 	recoverInterval = 30 * time.Second
+	// mostApplications are looked at: each costs a statement.
+	mostApplications = 64
 	// window is how long ago an attempt may be and still say how deliveries fare now.
 	window = 5 * time.Minute
 	// skew is how far the clocks of the database and of the manager may be apart.
@@ -46,6 +48,8 @@ func (l lately) recovered() bool { return !l.failing && l.arrived != nil && l.ar
 type seen struct {
 	diagnosis *v1alpha1.IncidentDiagnosis
 	each      map[string]lately
+	// more is how many applications there are beyond those.
+	more int
 }
 
 // Recover is the step that waits until the relying parties receive again. It changes nothing. What is still dead then
@@ -86,6 +90,10 @@ func (w *Webhooks) Recover(ctx context.Context) (playbook.Outcome, error) {
 	reason := v1alpha1.ReasonRelyingPartyDown
 	if unknown {
 		reason = v1alpha1.ReasonSignalsUnknown
+	}
+	if now.more > 0 {
+		down = append(down, fmt.Sprintf("%s not looked at", playbook.Count(now.more, "more application is",
+			"more applications are")))
 	}
 	if len(down) > 0 {
 		return playbook.Wait(recoverInterval, reason, "%s", strings.Join(down[:min(len(down), named)], "; ")), nil
@@ -138,33 +146,36 @@ func (w *Webhooks) Over(ctx context.Context) (over bool, missing string, err err
 				w.replayAdvice(now.diagnosis)), nil
 		}
 	}
+	if now.more > 0 {
+		return false, playbook.Count(now.more, "more application is", "more applications are") + " not looked at", nil
+	}
 	return true, "", nil
 }
 
 // lately looks beside the passes how the webhooks of the affected applications fare: those that the spec names, or
-// those that the diagnosis has found.
+// those for which something died since a day before the onset, or had at the last look. What is dead for longer is
+// another story.
 func (w *Webhooks) lately(ctx context.Context) (*seen, error) {
 	l, err := w.looker()
 	if err != nil {
 		return nil, err
 	}
-	var named []string
-	if affected := w.Incident.Spec.Affected; affected != nil && len(affected.ApplicationIDs) > 0 {
-		named = affected.ApplicationIDs
-	} else if known := w.Incident.Status.Diagnosis; known != nil {
-		for _, g := range known.Groups {
-			if !slices.Contains(named, g.ApplicationID) {
-				named = append(named, g.ApplicationID)
+	onset := w.Incident.Status.Onset.Time
+	var known []int64
+	if d := w.Incident.Status.Diagnosis; d != nil {
+		for _, g := range d.Groups {
+			id, err := strconv.ParseInt(g.ApplicationID, 10, 64)
+			if err == nil && g.Newest != nil && g.Newest.After(onset.Add(-stillDying)) {
+				known = append(known, id)
 			}
 		}
 	}
-	onset := w.Incident.Status.Onset.Time
 	return playbook.Ask(ctx, w.Aside, string(w.Incident.UID)+"/recovery", "whether webhooks arrive", lookTimeout,
-		func(ctx context.Context) (*seen, error) { return l.recovery(ctx, named, onset) })
+		func(ctx context.Context) (*seen, error) { return l.recovery(ctx, known, onset) })
 }
 
-// recovery reads how the applications fare.
-func (l *looker) recovery(ctx context.Context, applications []string, onset time.Time) (*seen, error) {
+// recovery reads how the applications fare. known are those of the last diagnosis.
+func (l *looker) recovery(ctx context.Context, known []int64, onset time.Time) (*seen, error) {
 	db, err := l.access.Monitor(ctx, l.platform)
 	if err != nil {
 		return nil, err
@@ -178,11 +189,19 @@ func (l *looker) recovery(ctx context.Context, applications []string, onset time
 		return nil, access.DatabaseError(err)
 	}
 	found := &seen{diagnosis: l.assembled(ctx, db, dead), each: map[string]lately{}}
-	for _, application := range applications {
-		id, err := strconv.ParseInt(application, 10, 64)
-		if err != nil {
-			return nil, fmt.Errorf("reading application %q: %w", application, err)
+	affected := l.applications
+	if len(affected) == 0 {
+		// There may be no diagnosis yet: where the database is slow, both are read at a time.
+		affected = known
+		for _, d := range dead.Dead {
+			if d.Newest.After(onset.Add(-stillDying)) {
+				affected = append(affected, d.ApplicationID)
+			}
 		}
+	}
+	affected = slices.Compact(slices.Sorted(slices.Values(affected)))
+	found.more = max(len(affected)-mostApplications, 0)
+	for _, id := range affected[:len(affected)-found.more] {
 		fresh, err := db.FreshDeliveries(ctx, id, onset, "")
 		if err != nil {
 			return nil, access.DatabaseError(err)
@@ -197,7 +216,7 @@ func (l *looker) recovery(ctx context.Context, applications []string, onset time
 				one.died = later(one.died, d.Newest)
 			}
 		}
-		found.each[application] = one
+		found.each[strconv.FormatInt(id, 10)] = one
 	}
 	return found, nil
 }
