@@ -49,7 +49,7 @@ func (w *Webhooks) Tell(ctx context.Context) (playbook.Outcome, error) {
 	}
 	if c := meta.FindStatusCondition(w.Incident.Status.Conditions, v1alpha1.StepDiagnosed); c != nil &&
 		c.Status == metav1.ConditionUnknown {
-		return playbook.Wait(interval, v1alpha1.ReasonNotTelling, "why webhooks are dead is not known yet"), nil
+		return playbook.Wait(time.Second, v1alpha1.ReasonLooking, "why webhooks are dead is not known yet"), nil
 	}
 	var told, silent []string
 	for _, g := range w.theirs() {

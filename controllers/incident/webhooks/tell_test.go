@@ -92,7 +92,9 @@ func TestARelyingPartyThatBrokeAgainIsNotToldThatItIsOver(t *testing.T) {
 	s.step(name, v1alpha1.StepRecovered, v1alpha1.ReasonSucceeded)
 	s.SetFault(acme, logi.Fault{Status: 503})
 	s.enqueue(acme)
-	stage.Eventually(t, "another one dies", func() bool { return s.count(undelivered) == 2 })
+	stage.Eventually(t, "another one dies", func() bool {
+		return s.count(`SELECT count(*) FROM webhook_outbox_entries WHERE dlq_at IS NOT NULL`) == 2
+	})
 	s.resolve(name)
 	if got := s.chats("acme-oncall"); len(got) != 1 {
 		t.Fatalf("acme was told %q", got)
