@@ -122,7 +122,7 @@ func (d *deaf) start(wire *crashmatrix.Wire, v variant) (*process, error) {
 	}
 	transport := wire.Transport(&http.Transport{DisableKeepAlives: true}, told)
 	connections := &access.Connections{Secrets: c, Transport: transport, Dial: wire.Dial}
-	// What the DLQReplay does in the database has a matrix of its own.
+	// What the DLQReplay does in the database is played by its own matrix.
 	own := &access.Connections{Secrets: c, Transport: transport}
 	d.mu.Lock()
 	d.connections = append(d.connections, connections, own)

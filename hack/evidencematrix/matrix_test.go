@@ -67,10 +67,11 @@ func cells() (all []cell) {
 					case t.name == ackedUnseen && pattern != Rises:
 					case (t.name == outageOpen || t.name == statusLost) && category != webhook:
 						// An Outage that lost its status, or is not the only one, is tested in controllers/incident.
+					case (t.name == approved || t.name == approvedOther) && category == webhook:
+						// Nothing of it asks for an approval.
 					case t.name == sameOpen && opener == bySignals:
 						// In these cells the signals open no Incident. controllers/claims tests that.
-					case category == outage, t.name == ackedUnseen, t.name == sameOpen, t.name == outageOpen,
-						t.name == statusLost, (i+j+k)%2 == 0:
+					case category == outage, t.name == ackedUnseen, t.name == sameOpen, (i+j+k)%2 == 0:
 						all = append(all, cell{category, pattern, opener, notGiven, t.name})
 					}
 				}
