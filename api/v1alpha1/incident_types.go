@@ -357,6 +357,16 @@ type IncidentStatus struct {
 	// +optional
 	Diagnosis *IncidentDiagnosis `json:"diagnosis,omitempty"`
 
+	// applications lists those whose webhooks were seen dead or failing since the incident was opened, where the spec
+	// names none. It has recovered when each of them has.
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:MaxLength=19
+	Applications []string `json:"applications,omitempty"`
+
 	// keyCheck is what the platform's JWKS and its keys showed.
 	// +optional
 	KeyCheck *IncidentKeyCheck `json:"keyCheck,omitempty"`

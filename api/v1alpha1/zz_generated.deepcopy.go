@@ -923,6 +923,11 @@ func (in *IncidentStatus) DeepCopyInto(out *IncidentStatus) {
 		*out = new(IncidentDiagnosis)
 		(*in).DeepCopyInto(*out)
 	}
+	if in.Applications != nil {
+		in, out := &in.Applications, &out.Applications
+		*out = make([]string, len(*in))
+		copy(*out, *in)
+	}
 	if in.KeyCheck != nil {
 		in, out := &in.KeyCheck, &out.KeyCheck
 		*out = new(IncidentKeyCheck)

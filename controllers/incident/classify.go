@@ -1,6 +1,7 @@
 package incident
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -12,6 +13,7 @@ import (
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
 	"github.com/1pass-dev/playbook-operator/controllers/incident/journal"
 	"github.com/1pass-dev/playbook-operator/controllers/playbook"
+	"github.com/1pass-dev/playbook-operator/controllers/signals"
 )
 
 // respondWithin is the playbook's.
@@ -47,6 +49,10 @@ func severity(decided v1alpha1.Severity, category v1alpha1.IncidentCategory,
 func (s *response) assess() {
 	status, spec := &s.Incident.Status, &s.Incident.Spec
 	s.own = s.signals.Of(spec.Category)
+	if spec.Category == v1alpha1.CategoryWebhookDelivery && spec.Affected != nil && len(spec.Affected.ApplicationIDs) > 0 {
+		// The signal is about all relying parties: it says nothing of the one that this incident is about.
+		s.own = signals.Signals{}
+	}
 	opened := s.Incident.CreationTimestamp.Time
 	if status.DetectedAt == nil {
 		status.DetectedAt = journal.Seconds(opened)
@@ -174,7 +180,7 @@ func (s *response) whyClassified(now v1alpha1.Severity) string {
 	case keySeverity(s.Incident.Status.KeyCheck) == now:
 		return "the platform signs with a kid that its JWKS lacks"
 	case seenSeverity(s.Incident) == now:
-		return s.Incident.Spec.Summary
+		return cmp.Or(s.Incident.Spec.Summary, "seen by "+seenBy(s.Incident))
 	case len(s.signals.Each) == 0:
 		return "the signals are unknown"
 	case len(s.own.Each) == 0:

@@ -115,6 +115,7 @@ func (r *Reconciler) closeDeleted(ctx context.Context, v *playbook.Visit[*v1alph
 		status.ResolvedAt = journal.Seconds(s.Now)
 		s.Record(v1alpha1.StepResolved, "resolved, since the incident was deleted")
 	}
+	s.webhooks().Orphans()
 	taken := s.takeBack(ctx)
 	published, err := s.notice().Close(ctx)
 	if err != nil {

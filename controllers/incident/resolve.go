@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
 	"github.com/1pass-dev/playbook-operator/controllers/incident/journal"
@@ -34,7 +35,11 @@ func resolve(ctx context.Context, s *response) (playbook.Outcome, error) {
 		}
 	}
 	told := s.takeBack(ctx)
-	if meta.IsStatusConditionTrue(status.Conditions, v1alpha1.StepRecovered) {
+	switch recovered := meta.FindStatusCondition(status.Conditions, v1alpha1.StepRecovered); {
+	case recovered == nil:
+	case recovered.Status != metav1.ConditionTrue:
+		s.webhooks().Orphans()
+	default:
 		theirs, err := s.webhooks().TellOver(ctx, status.ResolvedAt.Time)
 		if err != nil {
 			return playbook.Outcome{}, err
@@ -53,13 +58,19 @@ func resolve(ctx context.Context, s *response) (playbook.Outcome, error) {
 // howResolved says how the incident ended. While it has not, the Outcome says what it waits for.
 func (s *response) howResolved(ctx context.Context) (string, playbook.Outcome, error) {
 	status := &s.Incident.Status
+	ended := meta.FindStatusCondition(status.Conditions, v1alpha1.StepKeyCompromised)
 	switch r := s.Incident.Spec.Resolution; {
-	case r != nil && r.Summary != "":
-		return fmt.Sprintf("by %s: %s", r.By, r.Summary), playbook.Outcome{}, nil
 	case r != nil:
-		return "by " + r.By, playbook.Outcome{}, nil
+		how := "by " + r.By
+		if r.Summary != "" {
+			how += ": " + r.Summary
+		}
+		if ended != nil && status.KeyCompromise == nil {
+			how += ". The key was NOT ended by this incident"
+		}
+		return how, playbook.Outcome{}, nil
 	// One that the release before this one began has no such step, and waits for a person.
-	case meta.FindStatusCondition(status.Conditions, v1alpha1.StepKeyCompromised) != nil:
+	case ended != nil:
 		if status.ResolvedAt != nil {
 			return "the key is ended, and no cache may hold it", playbook.Outcome{}, nil
 		}

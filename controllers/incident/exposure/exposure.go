@@ -38,7 +38,8 @@ func (e *Exposure) Run(ctx context.Context) (playbook.Outcome, error) {
 	case child != nil:
 		return e.follow(child), nil
 	case e.ByHand():
-		return playbook.NotNeeded("resolved by %s", e.Incident.Spec.Resolution.By), nil
+		return playbook.NotNeeded("resolved by %s. Kid %q was NOT ended by this incident", e.Incident.Spec.Resolution.By,
+			e.Incident.Spec.Affected.Kid), nil
 	case e.wasDeleted():
 		return e.deleted(), nil
 	}

@@ -20,6 +20,8 @@ import (
 const (
 	// recoverInterval is how often it is looked whether webhooks arrive. A look at a million dead letters takes a second.
 	recoverInterval = 30 * time.Second
+	// gently is the ratePerSecond that is recommended for a relying party that wants fewer requests.
+	gently = 5
 	// mostApplications are looked at: each costs a statement.
 	mostApplications = 64
 	// window is how long ago an attempt may be and still say how deliveries fare now.
@@ -43,6 +45,12 @@ type lately struct {
 // recovered says that it receives again: something fresh arrived since the last one died, and nothing fails now. That
 // nothing fails alone says nothing: there may have been no attempt.
 func (l lately) recovered() bool { return !l.failing && l.arrived != nil && l.arrived.After(l.died) }
+
+// over says that it receives again, as far as a cause goes. One that refuses some of the webhooks is not over while one
+// of them died last.
+func (l lately) over(cause v1alpha1.DeadLetterCause) bool {
+	return l.recovered() && (cause != v1alpha1.CauseClientError || l.arrived.After(l.diedAny))
+}
 
 // seen is what a look at deliveries finds.
 type seen struct {
@@ -79,9 +87,9 @@ func (w *Webhooks) Recover(ctx context.Context) (playbook.Outcome, error) {
 			arrived = append(arrived, fmt.Sprintf("%s at %s", application, l.arrived.UTC().Format(time.RFC3339)))
 		case l.failing:
 			down, unknown = append(down, fmt.Sprintf("application %s receives nothing: each attempt fails", application)), false
-		case l.arrived != nil:
-			down, unknown = append(down, fmt.Sprintf("webhooks to application %s died after the last one that arrived",
-				application)), false
+		case !l.died.Before(w.Incident.Status.Onset.Add(-skew)):
+			down, unknown = append(down, fmt.Sprintf("the last webhook to application %s died at %s, and nothing fresh has "+
+				"arrived since", application, l.died.UTC().Format(time.RFC3339))), false
 		default:
 			down = append(down, fmt.Sprintf("nothing that was enqueued since the onset has arrived at application %s, and "+
 				"nothing fails now", application))
@@ -140,10 +148,11 @@ func (w *Webhooks) Over(ctx context.Context) (over bool, missing string, err err
 	for _, application := range sorted(now.each) {
 		switch l := now.each[application]; {
 		case !l.recovered():
+			playbook.Reopen(w.Incident, v1alpha1.StepRecovered, v1alpha1.ReasonRelyingPartyDown,
+				"application "+application+" does not receive again")
 			return false, fmt.Sprintf("application %s does not receive again", application), nil
 		case !l.diedAny.Before(w.Incident.Status.Onset.Add(-skew)):
-			return false, fmt.Sprintf("webhooks to application %s are dead that died since the onset%s", application,
-				w.replayAdvice(now.diagnosis)), nil
+			return false, fmt.Sprintf("webhooks to application %s are dead that died since the onset", application), nil
 		}
 	}
 	if now.more > 0 {
@@ -153,29 +162,24 @@ func (w *Webhooks) Over(ctx context.Context) (over bool, missing string, err err
 }
 
 // lately looks beside the passes how the webhooks of the affected applications fare: those that the spec names, or
-// those for which something died since a day before the onset, or had at the last look. What is dead for longer is
-// another story.
+// those that were seen dead or failing since a day before the onset. What is dead for longer is another story. One that
+// was seen stays: that nothing of it is dead any more does not say that it receives.
 func (w *Webhooks) lately(ctx context.Context) (*seen, error) {
 	l, err := w.looker()
 	if err != nil {
 		return nil, err
 	}
-	onset := w.Incident.Status.Onset.Time
-	var known []int64
-	if d := w.Incident.Status.Diagnosis; d != nil {
-		for _, g := range d.Groups {
-			id, err := strconv.ParseInt(g.ApplicationID, 10, 64)
-			if err == nil && g.Newest != nil && g.Newest.After(onset.Add(-stillDying)) {
-				known = append(known, id)
-			}
-		}
-	}
-	return playbook.Ask(ctx, w.Aside, string(w.Incident.UID)+"/recovery", "whether webhooks arrive", lookTimeout,
+	onset, known := w.Incident.Status.Onset.Time, slices.Clone(w.Incident.Status.Applications)
+	now, err := playbook.Ask(ctx, w.Aside, string(w.Incident.UID)+"/recovery", "whether webhooks arrive", lookTimeout,
 		func(ctx context.Context) (*seen, error) { return l.recovery(ctx, known, onset) })
+	if err == nil && len(l.applications) == 0 {
+		w.Incident.Status.Applications = sorted(now.each)
+	}
+	return now, err
 }
 
-// recovery reads how the applications fare. known are those of the last diagnosis.
-func (l *looker) recovery(ctx context.Context, known []int64, onset time.Time) (*seen, error) {
+// recovery reads how the applications fare. known are those that were seen before.
+func (l *looker) recovery(ctx context.Context, known []string, onset time.Time) (*seen, error) {
 	db, err := l.access.Monitor(ctx, l.platform)
 	if err != nil {
 		return nil, err
@@ -189,13 +193,18 @@ func (l *looker) recovery(ctx context.Context, known []int64, onset time.Time) (
 		return nil, access.DatabaseError(err)
 	}
 	found := &seen{diagnosis: l.assembled(ctx, db, dead), each: map[string]lately{}}
-	affected := l.applications
+	affected := slices.Clone(l.applications)
 	if len(affected) == 0 {
-		// There may be no diagnosis yet: where the database is slow, both are read at a time.
-		affected = known
+		affected = slices.Clone(now.Failing)
 		for _, d := range dead.Dead {
 			if d.Newest.After(onset.Add(-stillDying)) {
 				affected = append(affected, d.ApplicationID)
+			}
+		}
+		for _, text := range known {
+			// This package wrote it.
+			if id, err := strconv.ParseInt(text, 10, 64); err == nil {
+				affected = append(affected, id)
 			}
 		}
 	}
@@ -245,7 +254,13 @@ func (w *Webhooks) replayAdvice(d *v1alpha1.IncidentDiagnosis) string {
 	}
 	var specs []v1alpha1.DLQReplaySpec
 	for _, application := range sorted(causes)[:min(len(causes), named)] {
-		specs = append(specs, w.spec(application, 2*entries[application], causes[application]...))
+		spec := w.spec(application, 2*entries[application], causes[application]...)
+		// Where it is known when it began, what was dead before is another story.
+		spec.Selector.DeadAfter = w.Incident.Spec.Onset
+		if slices.Contains(causes[application], v1alpha1.CauseRateLimited) {
+			spec.RatePerSecond = new(int32(gently))
+		}
+		specs = append(specs, spec)
 	}
 	return ". What is still dead is not sent again by itself. To send it: " + w.commands(specs)
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
@@ -34,6 +35,8 @@ func (w *Webhooks) Settle(ctx context.Context) (playbook.Outcome, error) {
 	switch {
 	case w.ByHand():
 		return playbook.NotNeeded("resolved by %s", w.Incident.Spec.Resolution.By), nil
+	case len(conflicts) == 0 && w.mayStillDie():
+		return playbook.Wait(interval, v1alpha1.ReasonPending, "no webhook died of HTTP 409 to a retry so far"), nil
 	case len(conflicts) == 0:
 		return playbook.NotNeeded("no webhook died of HTTP 409 to a retry"), nil
 	case w.Platform.Spec.Database == nil:
@@ -44,8 +47,12 @@ func (w *Webhooks) Settle(ctx context.Context) (playbook.Outcome, error) {
 	}
 	var waits, ends []string
 	var first playbook.Outcome
+	gone := false
 	for _, spec := range conflicts {
 		outcome, ended, err := w.settleOne(ctx, spec)
+		if errors.Is(err, replays.ErrDeleted) {
+			gone, ended, err = true, w.deleted(w.replay(v1alpha1.StepConflictsSettled, spec.ApplicationID)), nil
+		}
 		switch {
 		case err != nil:
 			return playbook.Outcome{}, err
@@ -60,7 +67,18 @@ func (w *Webhooks) Settle(ctx context.Context) (playbook.Outcome, error) {
 	if len(waits) > 0 {
 		return first, nil
 	}
+	if gone {
+		// What it names did not happen.
+		return playbook.NotNeeded("%s", strings.Join(ends, "; ")), nil
+	}
 	return playbook.Done("%s", strings.Join(ends, "; ")), nil
+}
+
+// mayStillDie says that the incident goes on: what is not dead yet may die later, as retries take hours.
+func (w *Webhooks) mayStillDie() bool {
+	c := meta.FindStatusCondition(w.Incident.Status.Conditions, v1alpha1.StepRecovered)
+	return c != nil && c.Status == metav1.ConditionUnknown && w.Platform.Spec.Database != nil &&
+		w.Incident.Status.ResolvedAt == nil
 }
 
 // settleOne makes the DLQReplay of an application, or looks at it. The Outcome is what is waited for, or zero; then
@@ -79,8 +97,6 @@ func (w *Webhooks) settleOne(ctx context.Context, spec v1alpha1.DLQReplaySpec) (
 	switch {
 	case errors.As(err, &taken):
 		return playbook.Wait(replayInterval, v1alpha1.ReasonWaitingForOther, "%s", taken), "", nil
-	case errors.Is(err, replays.ErrDeleted):
-		return playbook.Outcome{}, w.deleted(known), nil
 	case err != nil:
 		return playbook.Outcome{}, "", err
 	case known == nil:
@@ -118,6 +134,10 @@ func follow(made *v1alpha1.DLQReplay) (outcome playbook.Outcome, ended string) {
 func (w *Webhooks) deleted(known *v1alpha1.IncidentReplay) string {
 	text := fmt.Sprintf("DLQReplay %s for application %s was deleted, and is not made again", known.Name,
 		known.ApplicationID)
+	if slices.ContainsFunc(w.Incident.Status.Timeline,
+		func(e v1alpha1.TimelineEntry) bool { return strings.HasPrefix(e.Text, text) }) {
+		return text
+	}
 	w.Warn(v1alpha1.ReasonChildDeleted, "%s. What it did not settle stays dead: apply a DLQReplay by hand if it "+
 		"should not",
 		text)
@@ -174,11 +194,15 @@ func (w *Webhooks) recommends() bool {
 func (w *Webhooks) commands(specs []v1alpha1.DLQReplaySpec) string {
 	texts := make([]string, len(specs))
 	for i, spec := range specs {
+		fields := map[string]any{"platformRef": spec.PlatformRef, "applicationID": spec.ApplicationID,
+			"selector": spec.Selector, "maxEntries": spec.MaxEntries}
+		if spec.RatePerSecond != nil {
+			fields["ratePerSecond"] = spec.RatePerSecond
+		}
 		manifest, err := json.Marshal(map[string]any{
 			"apiVersion": v1alpha1.GroupVersion.String(), "kind": "DLQReplay",
 			"metadata": map[string]string{"generateName": "app-" + spec.ApplicationID + "-"},
-			"spec": map[string]any{"platformRef": spec.PlatformRef, "applicationID": spec.ApplicationID,
-				"selector": spec.Selector, "maxEntries": spec.MaxEntries},
+			"spec":     fields,
 		})
 		if err != nil {
 			panic(err) // strings and numbers always marshal

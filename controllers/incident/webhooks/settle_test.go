@@ -87,7 +87,7 @@ func TestAReplayThatWasDeletedIsReportedAndNotMadeAgain(t *testing.T) {
 	if err := shared.Kube.Delete(s.Ctx, &made); err != nil {
 		t.Fatal(err)
 	}
-	s.says(s.step(name, v1alpha1.StepConflictsSettled, v1alpha1.ReasonSucceeded), "was deleted", "is not made again")
+	s.says(s.step(name, v1alpha1.StepConflictsSettled, v1alpha1.ReasonNotNeeded), "was deleted", "is not made again")
 	if got := s.replays(); len(got) != 0 {
 		t.Errorf("it made %+v", got)
 	}
@@ -128,7 +128,7 @@ func TestAnApplicationHasOneReplayAtATime(t *testing.T) {
 	// Its own has nothing left to settle, or it sees before that nothing is dead of it any more.
 	s.Await(second, "the end of its step", func(i *v1alpha1.Incident) bool {
 		c := stage.Condition(i, v1alpha1.StepConflictsSettled)
-		return c.Reason == v1alpha1.ReasonSucceeded || c.Reason == v1alpha1.ReasonNotNeeded
+		return c.Reason == v1alpha1.ReasonSucceeded || c.Reason == v1alpha1.ReasonPending
 	})
 	if got := s.count(settled); got != 2 {
 		t.Errorf("%d are delivered", got)

@@ -69,6 +69,8 @@ func (w *Webhooks) Tell(ctx context.Context) (playbook.Outcome, error) {
 	switch {
 	case len(told) > 0:
 		return playbook.Done("%s", text), nil
+	case len(silent) == 0 && w.mayStillDie():
+		return playbook.Wait(interval, v1alpha1.ReasonNotTelling, "no relying party has to mend anything so far"), nil
 	case len(silent) > 0:
 		return playbook.NotNeeded("%s. Call them", text), nil
 	}
@@ -171,8 +173,12 @@ func knownText(party *v1alpha1.RelyingParty, told *v1alpha1.ToldRelyingParty) st
 	if told == nil || told.AcceptedAt == nil {
 		return party.Name + " was told, and somebody else changed what the Platform knows of that"
 	}
-	return fmt.Sprintf("%s was told of %s at %s by %s", party.Name, told.Cause,
+	text := fmt.Sprintf("%s was told of %s at %s by %s", party.Name, told.Cause,
 		told.AcceptedAt.UTC().Format(time.RFC3339), told.Channel)
+	if told.State == v1alpha1.ToldOver {
+		text += ", and then that it is over. It is told again a day after that at the earliest: call them"
+	}
+	return text
 }
 
 // mayTell returns what is waited for; the zero Outcome where a relying party may be told.
@@ -298,7 +304,13 @@ func (w *Webhooks) TellOver(ctx context.Context, since time.Time) (bool, error) 
 	}
 	all := true
 	for _, told := range w.Platform.Status.Told {
-		if told.State != v1alpha1.ToldAccepted || !now.each[told.ApplicationID].recovered() {
+		if told.State != v1alpha1.ToldAccepted {
+			continue
+		}
+		if !now.each[told.ApplicationID].over(told.Cause) {
+			if told.IncidentUID == string(w.Incident.UID) {
+				w.untold(told)
+			}
 			continue
 		}
 		sent, err := w.tellOver(ctx, told, late)
@@ -308,6 +320,26 @@ func (w *Webhooks) TellOver(ctx context.Context, since time.Time) (bool, error) 
 		all = all && sent
 	}
 	return all, nil
+}
+
+// Orphans warns of those who were told by this Incident and are not told that it is over, since it is deleted.
+func (w *Webhooks) Orphans() {
+	for _, told := range w.Platform.Status.Told {
+		if told.IncidentUID == string(w.Incident.UID) && told.State != v1alpha1.ToldOver {
+			w.untold(told)
+		}
+	}
+}
+
+// untold warns once that a relying party is not told that it is over.
+func (w *Webhooks) untold(told v1alpha1.ToldRelyingParty) {
+	text := fmt.Sprintf("the on-call of application %s was told of %s, and is not told that it is over",
+		told.ApplicationID,
+		told.Cause)
+	if !slices.ContainsFunc(w.Incident.Status.Timeline,
+		func(e v1alpha1.TimelineEntry) bool { return strings.HasPrefix(e.Text, text) }) {
+		w.Warn(v1alpha1.ReasonStillRings, "%s, since nobody knows that it is. Tell them when it is", text)
+	}
 }
 
 // tellOver tells one relying party that its webhooks arrive again, by the channel that accepted that they don't.

@@ -121,6 +121,22 @@ func TestARelyingPartyThatIsStillDownIsNotToldThatItIsOver(t *testing.T) {
 	if got := s.chats("acme-oncall"); len(got) != 1 {
 		t.Errorf("acme was told %q", got)
 	}
+	if timeline := fmt.Sprint(s.Get(name).Status.Timeline); !strings.Contains(timeline, "is not told that it is over") {
+		t.Errorf("nobody learns that: %s", timeline)
+	}
+}
+
+// What dies after the Incident was opened is told and settled, too: retries take hours.
+func TestWhatDiesLaterIsToldAndSettled(t *testing.T) {
+	s := newScene(t, "tell-later")
+	s.notify("acme-oncall")
+	s.othersReceive()
+	name := s.open("inc", "{}")
+	s.says(s.step(name, v1alpha1.StepRelyingPartyTold, v1alpha1.ReasonNotTelling), "so far")
+	s.dead(acme, 1, inBulk, 7)
+	s.dead(acme, 1, conflict, 2)
+	s.step(name, v1alpha1.StepRelyingPartyTold, v1alpha1.ReasonSucceeded)
+	s.step(name, v1alpha1.StepConflictsSettled, v1alpha1.ReasonSucceeded)
 }
 
 func TestWithoutAContactTheMessageNamesWhomNobodyCouldTell(t *testing.T) {
@@ -140,7 +156,8 @@ func TestNobodyIsToldOfWhatDiedLongAgo(t *testing.T) {
 	s.Exec(`UPDATE webhook_outbox_entries SET dlq_at = dlq_at - interval '2 days'`)
 	s.othersReceive()
 	name := s.open("inc", "{}")
-	s.says(s.step(name, v1alpha1.StepRelyingPartyTold, v1alpha1.ReasonNotNeeded), "within the last day")
+	s.step(name, v1alpha1.StepRelyingPartyTold, v1alpha1.ReasonNotTelling)
+	s.resolve(name)
 	if got := s.chats("acme-oncall"); len(got) != 0 {
 		t.Errorf("acme was told %q", got)
 	}
