@@ -170,8 +170,8 @@ func TestADiagnosisThatTakesLongHoldsUpNoPage(t *testing.T) {
 	s.look(manager, name, "the diagnosis", func() bool { return s.condition(name, "Diagnosed") == "True Succeeded" })
 }
 
-// Where the database is slow, it is looked whether webhooks arrive before a diagnosis has said of whom. A signal that is
-// good says nothing of a relying party whose webhooks are dead.
+// Where the database is slow, it is looked whether webhooks arrive before a diagnosis has said of whom. A signal that
+// is good says nothing of a relying party whose webhooks are dead.
 func TestNothingHasRecoveredBeforeItIsKnownWhatIsDead(t *testing.T) {
 	s := webhookScene(t, "recovery-locked")
 	s.dead(acme, 1, "HTTP 503:", 7)

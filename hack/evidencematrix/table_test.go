@@ -81,8 +81,8 @@ var table = []row{
 	{of(outage), bySignals, of(sev3), of(BadThenUnknown), "-; back; lost; -"},
 
 	// WebhookDelivery: the signal of the webhooks is sev2. No signal rolls anything back, and none closes it while the
-	// relying parties are deaf. What a person opened, or a signal of its own confirmed, settles and tells. A signal of sev2
-	// confirms no sev1.
+	// relying parties are deaf. What a person opened, or a signal of its own confirmed, settles and tells. A signal of
+	// sev2 confirms no sev1.
 	{of(webhook), person, of(notGiven), quiet, "-; settles 42, tells both; deaf; -"},
 	{of(webhook), person, of(notGiven), of(Bad, BadBy4xx, Flaky, BadThenGood, BadThenUnknown, Rises),
 		"E2; settles 42, tells both; deaf; -"},
