@@ -109,8 +109,14 @@ func (e *Exposure) follow(child *v1alpha1.KeyCompromise) playbook.Outcome {
 func (e *Exposure) progress(child *v1alpha1.KeyCompromise) playbook.Outcome {
 	switch waits := reason(child); {
 	case playbook.Stalled(child):
-		return playbook.Wait(lookInterval, v1alpha1.ReasonKeyCompromiseStalled, "KeyCompromise %s is stalled, %s",
-			child.Name, said(child)).Loud()
+		another := ""
+		if reason(child) == v1alpha1.ReasonUnknownKid {
+			// An Incident is about one kid for life.
+			another = fmt.Sprintf(". This incident is about that kid, too: resolve it, and apply one with the right kid: %s",
+				e.ResolveCommand())
+		}
+		return playbook.Wait(lookInterval, v1alpha1.ReasonKeyCompromiseStalled, "KeyCompromise %s is stalled, %s%s",
+			child.Name, said(child), another).Loud()
 	case waits == v1alpha1.ReasonWaitingForApproval, waits == v1alpha1.ReasonAutomationOff:
 		return playbook.Wait(lookInterval, waits, "KeyCompromise %s waits: %s", child.Name, message(child)).Loud()
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -410,6 +411,9 @@ func (w *Webhooks) about(told v1alpha1.ToldRelyingParty, party *v1alpha1.Relying
 		Details: map[string]string{"application": told.ApplicationID, "name": party.Name, "cause": string(told.Cause)},
 	}
 }
+
+// statusCodes are replaced where it is known which one was answered.
+var statusCodes = regexp.MustCompile(`\(HTTP [^)]*\)`)
 
 // theirFault is what the relying party reads, by cause.
 var theirFault = map[v1alpha1.DeadLetterCause]string{
