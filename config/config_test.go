@@ -409,7 +409,7 @@ func TestTheManagerMayNothingBeyondTheNamespacesThatItWatches(t *testing.T) {
 	const manager = "system:serviceaccount:playbook-system:playbook-manager"
 	awaitMay(t, manager, world.Namespace, "list", "platforms")
 	for _, resource := range []string{"dlqreplays", "keycompromises", "platforms"} {
-		for verb, want := range map[string]bool{"list": true, "watch": true, "create": resource == "dlqreplays",
+		for verb, want := range map[string]bool{"list": true, "watch": true, "create": resource != "platforms",
 			"update": false, "delete": false} {
 			if got := may(t, manager, world.Namespace, verb, resource); got != want {
 				t.Errorf("the manager may %s %s: %v, want %v", verb, resource, got, want)

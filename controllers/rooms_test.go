@@ -30,9 +30,12 @@ var rooms = [][]string{
 	{"controllers/access"},
 	{"controllers/signals"},
 	{"controllers/claims"},
-	{"controllers/opening"},
+	{"controllers/opening", "controllers/replays"},
 	{"controllers/platform", "controllers/incident/journal", "controllers/command"},
-	{"controllers/incident/escalation", "controllers/incident/notice", "controllers/incident/rollback"},
+	{
+		"controllers/incident/escalation", "controllers/incident/notice", "controllers/incident/rollback",
+		"controllers/incident/exposure", "controllers/incident/webhooks", "controllers/incident/jwks",
+	},
 	{"controllers/incident", "controllers/dlqreplay", "controllers/keycompromise"},
 	{"cmd/manager"},
 }
@@ -92,8 +95,11 @@ var steps = map[string]string{
 	"StepClassified":    "incident/classify", "StepEscalated": "incident/escalation/escalate",
 	"StepAcknowledged": "incident/acknowledge",
 	"StepAnnounced":    "incident/notice/announce", "StepTriaged": "incident/triage",
-	"StepRolledBack": "incident/rollback/rollback",
-	"StepMitigated":  "incident/mitigate", "StepResolved": "incident/resolve",
+	"StepDiagnosed": "incident/webhooks/diagnose", "StepConflictsSettled": "incident/webhooks/settle",
+	"StepRelyingPartyTold": "incident/webhooks/tell", "StepRecovered": "incident/webhooks/recover",
+	"StepRolledBack":     "incident/rollback/rollback",
+	"StepKeyCompromised": "incident/exposure/exposure", "StepPlatformChecked": "incident/jwks/check",
+	"StepMitigated": "incident/mitigate", "StepResolved": "incident/resolve",
 	"StepAutoDeployRestored": "incident/rollback/autodeploy",
 }
 

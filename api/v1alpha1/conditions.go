@@ -34,7 +34,13 @@ const (
 	StepAcknowledged       = "Acknowledged"
 	StepAnnounced          = "Announced"
 	StepTriaged            = "Triaged"
+	StepDiagnosed          = "Diagnosed"
+	StepConflictsSettled   = "ConflictsSettled"
+	StepRelyingPartyTold   = "RelyingPartyTold"
+	StepRecovered          = "Recovered"
 	StepRolledBack         = "RolledBack"
+	StepKeyCompromised     = "KeyCompromised"
+	StepPlatformChecked    = "PlatformChecked"
 	StepMitigated          = "Mitigated"
 	StepResolved           = "Resolved"
 	StepAutoDeployRestored = "AutoDeployRestored"
@@ -191,6 +197,26 @@ const (
 	ReasonRollbackWithheld = "RollbackWithheld"
 	// ReasonWaitingForOther says that another Incident of the same category is open, and acts.
 	ReasonWaitingForOther = "WaitingForOther"
+	// ReasonSettling says that a DLQReplay settles what the relying party has already.
+	ReasonSettling = "Settling"
+	// ReasonReplayStalled says that a DLQReplay of this Incident stalled; the message has its message.
+	ReasonReplayStalled = "ReplayStalled"
+	// ReasonTelling says that the on-call of a relying party is being told.
+	ReasonTelling = "Telling"
+	// ReasonNotTelling says that a relying party is not told, or not yet; the message says why.
+	ReasonNotTelling = "NotTelling"
+	// ReasonRelyingPartyDown says that a relying party received nothing fresh since webhooks for it died.
+	ReasonRelyingPartyDown = "RelyingPartyDown"
+	// ReasonWaitingForOutage says that an Outage is open, until whose end nothing is done that no person asked for.
+	ReasonWaitingForOutage = "WaitingForOutage"
+	// ReasonEndingKey says that the KeyCompromise of a KeyExposure is under way.
+	ReasonEndingKey = "EndingKey"
+	// ReasonKeyCompromiseStalled says that the KeyCompromise of a KeyExposure is stalled; the message has its message.
+	ReasonKeyCompromiseStalled = "KeyCompromiseStalled"
+	// ReasonCachesClear says that no cache may hold the key any more, and that only a relying party holds the Incident up.
+	ReasonCachesClear = "CachesClear"
+	// ReasonChildDeleted says that somebody deleted what the Incident made. It is not made again.
+	ReasonChildDeleted = "ChildDeleted"
 	// ReasonHolder says that this Platform is the oldest of those that name the same service or page, and holds it.
 	ReasonHolder = "Holder"
 	// ReasonHeldByOther says that an older Platform names the same service or page, so that this one changes nothing
@@ -257,6 +283,8 @@ const (
 	ReasonHostKeyRefused = "HostKeyRefused"
 	// ReasonCommandFailed says that the platform's own command ended with a failure, and did nothing.
 	ReasonCommandFailed = "CommandFailed"
+	// ReasonNotConfigured says that the Platform names nothing that could do it; the message says what to add.
+	ReasonNotConfigured = "NotConfigured"
 	// ReasonSpecInvalid says that the spec can't be carried out on this Platform.
 	ReasonSpecInvalid = "SpecInvalid"
 )
@@ -280,6 +308,10 @@ const AnnotationBegun = "playbook.1pass.dev/begun"
 
 // LabelPlatform must stand on a Secret with the Platform's name, or no controller reads it.
 const LabelPlatform = "playbook.1pass.dev/platform"
+
+// LabelIncident stands on what an Incident made that outlives it, with the Incident's UID: a name may be longer than
+// the value of a label.
+const LabelIncident = "playbook.1pass.dev/incident"
 
 // Finalizer keeps an object until its operation is closed in the ledger.
 const Finalizer = "playbook.1pass.dev/operation"

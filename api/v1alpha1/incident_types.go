@@ -75,8 +75,11 @@ const (
 // +kubebuilder:validation:XValidation:rule="has(self.rollback) == has(oldSelf.rollback) && (!has(self.rollback) || self.rollback == oldSelf.rollback)",message="rollback is fixed once the incident exists: resolve it and apply one with a new name",fieldPath=".rollback"
 // +kubebuilder:validation:XValidation:rule="has(self.outage) == has(oldSelf.outage) && (!has(self.outage) || self.outage == oldSelf.outage)",message="outage is fixed once the incident exists: resolve it and apply one with a new name",fieldPath=".outage"
 // +kubebuilder:validation:XValidation:rule="!has(self.outage) || self.category == 'Outage'",message="outage is for category Outage: write that category, or leave outage out",fieldPath=".outage"
+// +kubebuilder:validation:XValidation:rule="has(self.webhookDelivery) == has(oldSelf.webhookDelivery) && (!has(self.webhookDelivery) || self.webhookDelivery == oldSelf.webhookDelivery)",message="webhookDelivery is fixed once the incident exists: resolve it and apply one with a new name",fieldPath=".webhookDelivery"
+// +kubebuilder:validation:XValidation:rule="!has(self.webhookDelivery) || self.category == 'WebhookDelivery'",message="webhookDelivery is for category WebhookDelivery: write that category, or leave webhookDelivery out",fieldPath=".webhookDelivery"
 // +kubebuilder:validation:XValidation:rule="!has(self.outage) || !has(self.rollback)",message="rollback moved to outage.rollback: write it there, and leave rollback out",fieldPath=".rollback"
 // +kubebuilder:validation:XValidation:rule="!has(self.severity) || self.severity != 'sev3' || self.category != 'KeyExposure' || (oldSelf.hasValue() && has(oldSelf.value().severity) && oldSelf.value().severity == 'sev3')",optionalOldSelf=true,message="an exposed key is sev2 at least: write sev2 or sev1, or leave severity out",fieldPath=".severity"
+// +kubebuilder:validation:XValidation:rule="self.category != 'KeyExposure' || oldSelf.hasValue() || (has(self.affected) && has(self.affected.applicationIDs) && self.affected.applicationIDs.size() == 1 && has(self.affected.kid))",optionalOldSelf=true,message="a KeyExposure is about one key of one application: write exactly one of affected.applicationIDs, and affected.kid",fieldPath=".affected"
 // +kubebuilder:validation:XValidation:rule="!has(self.notice) || self.notice != 'Publish' || self.category == 'Outage' || (oldSelf.hasValue() && has(oldSelf.value().notice) && oldSelf.value().notice == 'Publish')",optionalOldSelf=true,message="notice: Publish is only for an Outage: leave notice out",fieldPath=".notice"
 // +kubebuilder:validation:XValidation:rule="!has(oldSelf.resolution) || has(self.resolution)",message="a resolution can't be taken back: apply an incident with a new name",fieldPath=".resolution"
 type IncidentSpec struct {
@@ -106,13 +109,17 @@ type IncidentSpec struct {
 	// +kubebuilder:validation:MaxLength=255
 	Summary string `json:"summary,omitempty"`
 
-	// affected says who is affected.
+	// affected says who is affected. A KeyExposure needs exactly one application, and the kid.
 	// +optional
 	Affected *IncidentAffected `json:"affected,omitempty"`
 
 	// outage says what an Outage may do.
 	// +optional
 	Outage *IncidentOutage `json:"outage,omitempty"`
+
+	// webhookDelivery says what an incident about webhooks may do.
+	// +optional
+	WebhookDelivery *IncidentWebhookDelivery `json:"webhookDelivery,omitempty"`
 
 	// rollback is the old place of outage.rollback. Deprecated: write outage.rollback. If an object has this field, it
 	// still holds.
@@ -129,7 +136,7 @@ type IncidentSpec struct {
 	Acknowledgement *IncidentAcknowledgement `json:"acknowledgement,omitempty"`
 
 	// resolution closes the incident by hand. An Outage that a signal confirmed also closes by itself, when the signals
-	// stay good. Every other incident waits for a resolution.
+	// stay good, and a KeyExposure when its KeyCompromise is Ready. Every other incident waits for a resolution.
 	// +optional
 	Resolution *IncidentResolution `json:"resolution,omitempty"`
 
@@ -183,6 +190,27 @@ type IncidentOutage struct {
 	Rollback RollbackPolicy `json:"rollback,omitempty"`
 }
 
+// IncidentReplayPolicy says whether an Incident makes DLQReplays.
+// +kubebuilder:validation:Enum=Create;Recommend
+type IncidentReplayPolicy string
+
+const (
+	// ReplayCreate makes the DLQReplays that the evidence asks for.
+	ReplayCreate IncidentReplayPolicy = "Create"
+	// ReplayRecommend makes none, and shows their manifests.
+	ReplayRecommend IncidentReplayPolicy = "Recommend"
+)
+
+// IncidentWebhookDelivery says what an incident about webhooks may do.
+// +kubebuilder:validation:MinProperties=1
+type IncidentWebhookDelivery struct {
+	// replay says whether DLQReplays are made. Create makes one of what the relying party has already, which settles it as
+	// delivered. What must be sent again is recommended: the message has the manifest.
+	// +optional
+	// +default="Create"
+	Replay IncidentReplayPolicy `json:"replay,omitempty"`
+}
+
 // IncidentAcknowledgement says who took an incident on.
 type IncidentAcknowledgement struct {
 	// by is the person who took it on.
@@ -222,7 +250,7 @@ type IncidentStatus struct {
 	// conditions are Ready, Reconciling or Stalled, ResponseOverdue while it is True, StatusLost if the status was lost
 	// once, and one per step. Every category has
 	// the steps Classified, Escalated, Acknowledged, Triaged and Resolved. An Outage has Announced, RolledBack, Mitigated
-	// and AutoDeployRestored too.
+	// and AutoDeployRestored too, and a KeyExposure has KeyCompromised.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -325,6 +353,32 @@ type IncidentStatus struct {
 	// +optional
 	Triage *TriageStatus `json:"triage,omitempty"`
 
+	// diagnosis says why webhooks are dead.
+	// +optional
+	Diagnosis *IncidentDiagnosis `json:"diagnosis,omitempty"`
+
+	// applications lists those whose webhooks were seen dead or failing since the incident was opened, where the spec
+	// names none. It has recovered when each of them has.
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:MaxLength=19
+	Applications []string `json:"applications,omitempty"`
+
+	// keyCheck is what the platform's JWKS and its keys showed.
+	// +optional
+	KeyCheck *IncidentKeyCheck `json:"keyCheck,omitempty"`
+
+	// replays lists the DLQReplays that this incident made.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:MinItems=1
+	Replays []IncidentReplay `json:"replays,omitempty"`
+
 	// rollback is the pair of deploys that was rolled back, or would be.
 	// +optional
 	Rollback *IncidentRollback `json:"rollback,omitempty"`
@@ -333,12 +387,81 @@ type IncidentStatus struct {
 	// +optional
 	Notice *IncidentNotice `json:"notice,omitempty"`
 
+	// keyCompromise is the KeyCompromise that ends the key of a KeyExposure. The incident made it, or took it on because
+	// it was there for the same key. Its own status says how far it is. It stays when the incident is deleted.
+	// +optional
+	KeyCompromise *IncidentKeyCompromise `json:"keyCompromise,omitempty"`
+
 	// timeline of what happened, the newest entry last. It has at most 50 entries. The first one is always kept.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=50
 	// +kubebuilder:validation:MinItems=1
 	Timeline []TimelineEntry `json:"timeline,omitempty"`
+}
+
+// KeyFault says on which side a kid that is not found is missing.
+// +kubebuilder:validation:Enum=Platform;NotPlatform;Unknown
+type KeyFault string
+
+const (
+	// KeyFaultPlatform means that the platform signs with a kid that its JWKS lacks for longer than caches explain.
+	KeyFaultPlatform KeyFault = "Platform"
+	// KeyFaultNotPlatform means that each answer had each kid that the platform signs with.
+	KeyFaultNotPlatform KeyFault = "NotPlatform"
+	// KeyFaultUnknown means that nobody can tell by what was seen.
+	KeyFaultUnknown KeyFault = "Unknown"
+)
+
+// IncidentKeyCheck is what the platform's JWKS and its keys showed.
+type IncidentKeyCheck struct {
+	// at is when it was looked at.
+	// +required
+	At *metav1.Time `json:"at,omitempty"`
+	// fault says on which side the kid is missing.
+	// +required
+	Fault KeyFault `json:"fault,omitempty"`
+	// answers are how many times JWKS answered with keys, of ten times that it was asked.
+	// +required
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=10
+	Answers *int32 `json:"answers,omitempty"`
+	// kids that all of these answers had, at most 64 of them.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:MaxLength=255
+	Kids []string `json:"kids,omitempty"`
+	// cacheSeconds is how long a relying party may use an answer, by the longest of them.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	CacheSeconds *int64 `json:"cacheSeconds,omitempty"`
+}
+
+// IncidentReplay is a DLQReplay that an Incident made.
+type IncidentReplay struct {
+	// name of the DLQReplay.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Name string `json:"name,omitempty"`
+	// uid of the DLQReplay. One that was deleted is not made again.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=64
+	UID string `json:"uid,omitempty"`
+	// step that made it.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=64
+	Step string `json:"step,omitempty"`
+	// applicationID that it is for.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=19
+	ApplicationID string `json:"applicationID,omitempty"`
 }
 
 // SignalSeen is what an Incident saw of a signal since it was opened.
@@ -415,6 +538,13 @@ type EscalationStatus struct {
 	// since is when the incident was opened, or when its severity rose last. Tiers and respondBy count from here.
 	// +optional
 	Since *metav1.Time `json:"since,omitempty"`
+	// coveredBy is another incident of the same category. People accepted its page for the signals that raised this one
+	// to sev1, so that this one does not page again for them. If that incident ends while they are still bad, this one
+	// pages.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	CoveredBy string `json:"coveredBy,omitempty"`
 	// pages in the order in which they were sent. Only the newest 64 are kept.
 	// +optional
 	// +listType=map
@@ -520,6 +650,128 @@ type TriagedDeploy struct {
 	CreatedAt *metav1.Time `json:"createdAt,omitempty"`
 }
 
+// DiagnosisSource is where a diagnosis comes from.
+// +kubebuilder:validation:Enum=Database;AdminAPI
+type DiagnosisSource string
+
+const (
+	// DiagnosedByDatabase was read from the outbox.
+	DiagnosedByDatabase DiagnosisSource = "Database"
+	// DiagnosedByAdminAPI was read from the admin API's list of dead entries.
+	DiagnosedByAdminAPI DiagnosisSource = "AdminAPI"
+)
+
+// DiagnosisCount says what the numbers of a diagnosis are.
+// +kubebuilder:validation:Enum=Exact;AtLeast
+type DiagnosisCount string
+
+const (
+	// CountExact means that all dead entries were counted.
+	CountExact DiagnosisCount = "Exact"
+	// CountAtLeast means that there may be more: the list is longer than what is read of it, or changed meanwhile.
+	CountAtLeast DiagnosisCount = "AtLeast"
+)
+
+// DiagnosisFinding is what a group of dead entries died of, and whose fault that is.
+// +kubebuilder:validation:Enum=RelyingPartyFails;RelyingPartyLimits;AlreadyReceived;Refused;KidServed;KidNotServed;KidMissing;KidEnded;KidEndedButServed;KidUnknown;NotTold
+type DiagnosisFinding string
+
+const (
+	// FindingRelyingPartyFails means that the relying party answers 5xx, in too long a time, or not at all.
+	FindingRelyingPartyFails DiagnosisFinding = "RelyingPartyFails"
+	// FindingRelyingPartyLimits means that the relying party wants fewer requests.
+	FindingRelyingPartyLimits DiagnosisFinding = "RelyingPartyLimits"
+	// FindingAlreadyReceived means that the relying party has the webhooks already, and can be taken at its word.
+	FindingAlreadyReceived DiagnosisFinding = "AlreadyReceived"
+	// FindingRefused means that the relying party refuses the webhooks, and would refuse them again.
+	FindingRefused DiagnosisFinding = "Refused"
+	// FindingKidServed means that a signature is refused whose kid is good and served: the relying party is stale or
+	// wrong.
+	FindingKidServed DiagnosisFinding = "KidServed"
+	// FindingKidNotServed means that JWKS lacks a kid that is good: the platform's JWKS is stale or wrong.
+	FindingKidNotServed DiagnosisFinding = "KidNotServed"
+	// FindingKidMissing means that JWKS lacks a kid, and that nobody could read whether the kid has ended.
+	FindingKidMissing DiagnosisFinding = "KidMissing"
+	// FindingKidEnded means that the kid was revoked, or that its grace ended: the signatures are stale.
+	FindingKidEnded DiagnosisFinding = "KidEnded"
+	// FindingKidEndedButServed is that, and JWKS still has it.
+	FindingKidEndedButServed DiagnosisFinding = "KidEndedButServed"
+	// FindingKidUnknown means that the platform has no such kid.
+	FindingKidUnknown DiagnosisFinding = "KidUnknown"
+	// FindingNotTold means that nobody can tell.
+	FindingNotTold DiagnosisFinding = "NotTold"
+)
+
+// IncidentDiagnosis says why webhooks are dead.
+type IncidentDiagnosis struct {
+	// at is when it was made.
+	// +required
+	At *metav1.Time `json:"at,omitempty"`
+	// source is where it comes from.
+	// +required
+	Source DiagnosisSource `json:"source,omitempty"`
+	// counted says whether the numbers are exact.
+	// +required
+	Counted DiagnosisCount `json:"counted,omitempty"`
+	// entries are all dead entries of the applications that the incident names, or of all where it names none.
+	// +required
+	// +kubebuilder:validation:Minimum=0
+	Entries *int64 `json:"entries,omitempty"`
+	// groups by application and cause, those with the most entries first.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=32
+	Groups []DiagnosedGroup `json:"groups,omitempty"`
+	// moreGroups is how many groups there are beyond those of the list.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	MoreGroups *int32 `json:"moreGroups,omitempty"`
+}
+
+// DiagnosedGroup is what died of one cause at one application.
+type DiagnosedGroup struct {
+	// applicationID of the relying party.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=19
+	ApplicationID string `json:"applicationID,omitempty"`
+	// cause of the deaths.
+	// +required
+	Cause DeadLetterCause `json:"cause,omitempty"`
+	// finding says what that means, and whose fault it is.
+	// +required
+	Finding DiagnosisFinding `json:"finding,omitempty"`
+	// statusCode that the relying party answered. It is absent where there was no answer, or not the same one each time.
+	// +optional
+	// +kubebuilder:validation:Minimum=100
+	// +kubebuilder:validation:Maximum=599
+	StatusCode *int32 `json:"statusCode,omitempty"`
+	// kid of the signatures that were refused.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=255
+	Kid string `json:"kid,omitempty"`
+	// entries are how many died of it.
+	// +required
+	// +kubebuilder:validation:Minimum=1
+	Entries *int64 `json:"entries,omitempty"`
+	// since is when the first of them died.
+	// +optional
+	Since *metav1.Time `json:"since,omitempty"`
+	// newest is when the last of them died.
+	// +optional
+	Newest *metav1.Time `json:"newest,omitempty"`
+	// entryIDs are a few of them to look at.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=3
+	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:MaxLength=19
+	EntryIDs []string `json:"entryIDs,omitempty"`
+}
+
 // SchemaState says whether the platform's database was migrated since the commit that is gone back to was made.
 // +kubebuilder:validation:Enum=Unchanged;Migrated;Unknown
 type SchemaState string
@@ -606,6 +858,24 @@ type IncidentRollback struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=64
 	ServiceID string `json:"serviceID,omitempty"`
+}
+
+// IncidentKeyCompromise names a KeyCompromise of the incident's namespace.
+type IncidentKeyCompromise struct {
+	// name of the KeyCompromise. It is written before the object is created.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Name string `json:"name,omitempty"`
+	// uid of the KeyCompromise. Absent until it was seen. If that object is gone, it was deleted by hand, and the incident
+	// does not make it again.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=64
+	UID string `json:"uid,omitempty"`
+	// askedAt is when the incident was about to create it. Absent if it was there already.
+	// +optional
+	AskedAt *metav1.MicroTime `json:"askedAt,omitempty"`
 }
 
 // NoticeState is what the public reads of an incident.

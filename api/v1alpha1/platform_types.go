@@ -301,6 +301,14 @@ type RelyingParty struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=256
 	Oncall string `json:"oncall,omitempty"`
+
+	// notify lists how to tell its on-call that its webhooks die. The channels are tried in this order until one accepts.
+	// The text is about this application only: the cause, how many, and since when.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=4
+	Notify []Channel `json:"notify,omitempty"`
 }
 
 // PlatformRollback says what an Incident rolls back.
@@ -495,7 +503,7 @@ type PlatformStatusPage struct {
 // ApprovalRule makes a step wait for a person.
 // +kubebuilder:validation:XValidation:rule="self.kind != 'DLQReplay' || self.step in ['CanaryDelivered', 'Requeued']",message="a DLQReplay's steps that change something are CanaryDelivered and Requeued: write one of them",fieldPath=".step"
 // +kubebuilder:validation:XValidation:rule="self.kind != 'KeyCompromise' || self.step == 'Revoked'",message="a KeyCompromise waits at the step Revoked: write that one",fieldPath=".step"
-// +kubebuilder:validation:XValidation:rule="self.kind != 'Incident' || self.step == 'RolledBack'",message="an Incident waits at the step RolledBack: write that one",fieldPath=".step"
+// +kubebuilder:validation:XValidation:rule="self.kind != 'Incident' || self.step in ['RolledBack', 'KeyCompromised']",message="an Incident waits at the steps RolledBack and KeyCompromised: write one of them",fieldPath=".step"
 // +kubebuilder:validation:XValidation:rule="self.kind == 'DLQReplay' || !has(self.aboveEntries)",message="aboveEntries is for DLQReplay: leave it out",fieldPath=".aboveEntries"
 type ApprovalRule struct {
 	// kind of the object that waits.
@@ -581,6 +589,25 @@ type PlatformStatus struct {
 	// +kubebuilder:validation:MinItems=1
 	Suspects []SuspectCommit `json:"suspects,omitempty"`
 
+	// replays lists which DLQReplay that a playbook made has an application. While it runs, no other playbook makes one
+	// for that application.
+	// +optional
+	// +listType=map
+	// +listMapKey=applicationID
+	// +kubebuilder:validation:MaxItems=100
+	// +kubebuilder:validation:MinItems=1
+	Replays []ReplayClaim `json:"replays,omitempty"`
+
+	// told lists what the on-call of relying parties was told. It outlives the Incident: nobody is told the same twice
+	// within a day.
+	// +optional
+	// +listType=map
+	// +listMapKey=applicationID
+	// +listMapKey=cause
+	// +kubebuilder:validation:MaxItems=200
+	// +kubebuilder:validation:MinItems=1
+	Told []ToldRelyingParty `json:"told,omitempty"`
+
 	// endpoints lists the endpoints that were good once. Any other endpoint counts as unknown: a mistyped URL is no
 	// outage.
 	// +optional
@@ -589,6 +616,80 @@ type PlatformStatus struct {
 	// +kubebuilder:validation:MaxItems=32
 	// +kubebuilder:validation:MinItems=1
 	Endpoints []ProbedEndpoint `json:"endpoints,omitempty"`
+}
+
+// ReplayClaim says which DLQReplay that a playbook made has an application.
+type ReplayClaim struct {
+	// applicationID of the relying party.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=19
+	ApplicationID string `json:"applicationID,omitempty"`
+	// replay is the name of the DLQReplay. It is written before the DLQReplay is created.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Replay string `json:"replay,omitempty"`
+	// by is the object whose playbook made it, such as Incident/acme-dead.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=300
+	By string `json:"by,omitempty"`
+	// at is when it was claimed.
+	// +required
+	At *metav1.Time `json:"at,omitempty"`
+}
+
+// ToldState says how far telling a relying party is.
+// +kubebuilder:validation:Enum=Telling;Accepted;Over
+type ToldState string
+
+const (
+	// ToldTelling means that no channel has accepted it yet, as far as is known.
+	ToldTelling ToldState = "Telling"
+	// ToldAccepted means that a channel accepted it.
+	ToldAccepted ToldState = "Accepted"
+	// ToldOver means that they were told that it is over, or that no channel accepted that in time.
+	ToldOver ToldState = "Over"
+)
+
+// ToldRelyingParty is what the on-call of a relying party was told about one cause.
+type ToldRelyingParty struct {
+	// applicationID of the relying party.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=19
+	ApplicationID string `json:"applicationID,omitempty"`
+	// cause that they were told.
+	// +required
+	Cause DeadLetterCause `json:"cause,omitempty"`
+	// incident that told them.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Incident string `json:"incident,omitempty"`
+	// incidentUID is the Incident's UID.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=64
+	IncidentUID string `json:"incidentUID,omitempty"`
+	// state says how far it is.
+	// +required
+	State ToldState `json:"state,omitempty"`
+	// since when webhooks die of the cause. It is the same in each message.
+	// +required
+	Since *metav1.Time `json:"since,omitempty"`
+	// begunAt is when telling them began.
+	// +required
+	BegunAt *metav1.Time `json:"begunAt,omitempty"`
+	// acceptedAt is when a channel accepted it.
+	// +optional
+	AcceptedAt *metav1.Time `json:"acceptedAt,omitempty"`
+	// channel is the name of the Secret of the channel that accepted it.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Channel string `json:"channel,omitempty"`
 }
 
 // IncidentSlot is the slot of one open Incident. While it is taken, no other Incident of that category and application

@@ -165,7 +165,7 @@ func free(ctx context.Context, kube client.Client, namespaces []string) error {
 			}
 		}
 	}
-	fmt.Printf("%d objects were freed in %s\n", freed, strings.Join(namespaces, ", "))
+	fmt.Printf("%s freed in %s\n", playbook.Count(freed, "object was", "objects were"), strings.Join(namespaces, ", "))
 	return errors.Join(failures...)
 }
 

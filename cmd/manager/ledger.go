@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/1pass-dev/playbook-operator/controllers/playbook"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/platformdb"
 )
 
@@ -80,7 +81,7 @@ func undoSettlement(ctx context.Context, args []string) error {
 		if err != nil {
 			return err
 		}
-		fmt.Printf("%d entries are dead letters again\n", undone)
+		fmt.Println(playbook.Count(undone, "entry is a dead letter again", "entries are dead letters again"))
 		return nil
 	})
 }
@@ -101,7 +102,8 @@ func purge(ctx context.Context, args []string) error {
 		if err != nil {
 			return err
 		}
-		fmt.Printf("cleared %d error texts; what was done to which entry and key stays\n", cleared)
+		fmt.Printf("cleared %s; what was done to which entry and key stays\n",
+			playbook.Count(cleared, "error text", "error texts"))
 		return nil
 	})
 }

@@ -16,7 +16,7 @@ func undone(obj playbook.Object) []string {
 	}
 	switch obj := obj.(type) {
 	case *v1alpha1.Incident:
-		return undoneByIncident(&obj.Status)
+		return append(undoneByIncident(&obj.Status), undoneByExposure(obj)...)
 	case *v1alpha1.DLQReplay:
 		return undoneByReplay(obj)
 	case *v1alpha1.KeyCompromise:
@@ -50,6 +50,19 @@ func undoneByIncident(status *v1alpha1.IncidentStatus) []string {
 	return left
 }
 
+// undoneByExposure is about a KeyExposure. A KeyCompromise that was seen says for itself what it leaves.
+func undoneByExposure(obj *v1alpha1.Incident) []string {
+	switch known, affected := obj.Status.KeyCompromise, obj.Spec.Affected; {
+	case obj.Spec.Category != v1alpha1.CategoryKeyExposure || affected == nil || obj.Status.ResolvedAt != nil:
+	case known == nil:
+		return []string{fmt.Sprintf("kid %s is not ended by this Incident", affected.Kid)}
+	case known.UID == "":
+		return []string{fmt.Sprintf("KeyCompromise %s may have been made, to end kid %s: look for it", known.Name,
+			affected.Kid)}
+	}
+	return nil
+}
+
 func undoneByRollback(rollback *v1alpha1.ServiceRollback) []string {
 	var left []string
 	switch rollback.State {
@@ -69,6 +82,12 @@ func undoneByRollback(rollback *v1alpha1.ServiceRollback) []string {
 // undoneAt is what a Platform knows of Incidents that are gone. said has the UIDs of those that were told of.
 func undoneAt(p *v1alpha1.Platform, said map[string]bool) []string {
 	var left []string
+	for _, told := range p.Status.Told {
+		if told.State != v1alpha1.ToldOver {
+			left = append(left, fmt.Sprintf("the on-call of application %s was told of %s by Incident %s (%s), and is not "+
+				"told that it is over: tell them", told.ApplicationID, told.Cause, told.Incident, told.State))
+		}
+	}
 	for i := range p.Status.Rollbacks {
 		if rollback := &p.Status.Rollbacks[i]; !said[rollback.IncidentUID] {
 			left = append(left, undoneByRollback(rollback)...)
@@ -85,7 +104,8 @@ func undoneByReplay(obj *v1alpha1.DLQReplay) []string {
 			obj.UID))
 	}
 	if p := status.Progress; p != nil && p.Remaining != nil && *p.Remaining > 0 {
-		left = append(left, fmt.Sprintf("%d of its entries were not looked at, and are still dead", *p.Remaining))
+		left = append(left, playbook.Count(*p.Remaining, "of its entries was not looked at, and is still dead",
+			"of its entries were not looked at, and are still dead"))
 	}
 	for _, retry := range status.AdminRetries {
 		if retry.State == v1alpha1.AdminRetryIntended {

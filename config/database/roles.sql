@@ -29,7 +29,7 @@ BEGIN
 EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL;
 END $$;
 
-GRANT USAGE ON SCHEMA playbook TO playbook_operator, playbook_signer;
+GRANT USAGE ON SCHEMA playbook TO playbook_operator, playbook_signer, playbook_monitor;
 GRANT SELECT ON playbook.schema_migrations TO playbook_operator;
 GRANT SELECT, INSERT, UPDATE ON playbook.operations TO playbook_operator;
 -- The signer runs batches, too: those of entries that it signs anew.
@@ -58,9 +58,14 @@ GRANT SELECT (id, oauth_application_id, event_type, kid, attempts, enqueued_at, 
 
 GRANT SELECT, INSERT, UPDATE ON playbook.key_revocations, playbook.event_requeues, playbook.command_runs TO playbook_operator;
 
-GRANT SELECT (id, oauth_application_id, attempts, enqueued_at, delivered_at, dlq_at, updated_at) ON webhook_outbox_entries TO playbook_monitor;
--- This shows which keys are active, for a comparison with JWKS. It does not show the keys themselves.
-GRANT SELECT (id, oauth_application_id, kid, status, activated_at) ON webhook_signing_keys TO playbook_monitor;
+-- Why entries died, without the text. Whoever has no role of its own for monitoring looks as playbook_operator.
+REVOKE ALL ON FUNCTION playbook.dead_letters(bigint[]) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION playbook.dead_letters(bigint[]) TO playbook_operator, playbook_monitor;
+GRANT SELECT (id, oauth_application_id, kid, attempts, enqueued_at, delivered_at, dlq_at, updated_at) ON webhook_outbox_entries TO playbook_monitor;
+-- Which deliveries are the operator's own settlements, and prove nothing.
+GRANT SELECT (entry_id, action) ON playbook.replay_entries TO playbook_monitor;
+-- This shows which keys are active or in grace, for a comparison with JWKS. It does not show the keys themselves.
+GRANT SELECT (id, oauth_application_id, kid, status, activated_at, grace_until, revoked_at) ON webhook_signing_keys TO playbook_monitor;
 
 -- Rails lists the migrations that have run in schema_migrations. If that table is created later, migrate again to grant it.
 DO $$

@@ -8,6 +8,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
@@ -110,10 +111,11 @@ func (c Claims) Free(ctx context.Context, platform client.ObjectKey, place Place
 	return err
 }
 
-// Hold takes the place for an Incident. It returns nil while the Incident has the place. Otherwise it returns the slot
-// of the Incident that has it. Then this one only pages, and calls Hold again in its next pass. While nothing changes,
-// nothing is written, and only the cache is read. An Incident that ended, or is being deleted, takes no place.
-func (c Claims) Hold(ctx context.Context, i *v1alpha1.Incident, s signals.Signals) (first *v1alpha1.IncidentSlot,
+// Hold takes the place for an Incident. It returns nil while the Incident has the place. Otherwise it returns the
+// Incident that has it, with no more than its name if it is not created yet. Then this one only pages, and calls Hold
+// again in its next pass. While nothing changes, nothing is written, and only the cache is read. An Incident that
+// ended, or is being deleted, takes no place.
+func (c Claims) Hold(ctx context.Context, i *v1alpha1.Incident, s signals.Signals) (first *v1alpha1.Incident,
 	err error) {
 	if Ended(i) || !i.DeletionTimestamp.IsZero() {
 		return nil, nil
@@ -126,15 +128,15 @@ func (c Claims) Hold(ctx context.Context, i *v1alpha1.Incident, s signals.Signal
 	if isOf(slot, i) && slot.IncidentUID != "" && slot.Severity == i.Spec.Severity {
 		return nil, nil
 	}
-	if stands, err := c.stands(ctx, c.Client, p, slot, i); err != nil || stands {
-		return slot, err
+	if first, err := c.stands(ctx, c.Client, p, slot, i); err != nil || first != nil {
+		return first, err
 	}
 	if p, err = c.Read(ctx, platformOf(i)); err != nil {
 		return nil, err
 	}
 	slot = Slot(&p.Status, PlaceOf(i))
-	if stands, err := c.stands(ctx, c.APIReader, p, slot, i); err != nil || stands {
-		return slot, err
+	if first, err := c.stands(ctx, c.APIReader, p, slot, i); err != nil || first != nil {
+		return first, err
 	}
 	_, err = c.DecideOn(ctx, p, func(status *v1alpha1.PlatformStatus) bool {
 		hold(status, i, s, c.Now())
@@ -143,20 +145,25 @@ func (c Claims) Hold(ctx context.Context, i *v1alpha1.Incident, s signals.Signal
 	return nil, err
 }
 
-// stands says whether a slot belongs to another Incident than i, and that Incident is open, or may be created soon.
+// stands returns the Incident that a slot belongs to, where that is another one than i, and is open, or may be created
+// soon.
 func (c Claims) stands(ctx context.Context, reader client.Reader, p *v1alpha1.Platform, slot *v1alpha1.IncidentSlot,
-	i *v1alpha1.Incident) (bool, error) {
+	i *v1alpha1.Incident) (*v1alpha1.Incident, error) {
 	if slot == nil || isOf(slot, i) {
-		return false, nil
+		return nil, nil
 	}
 	incidents, err := named(ctx, reader, p, *slot)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
-	if holder := holderOf(slot, incidents); holder != nil {
-		return !Ended(holder), nil
+	holder := holderOf(slot, incidents)
+	switch {
+	case holder != nil && !Ended(holder):
+		return holder, nil
+	case holder == nil && slot.IncidentUID == "" && c.Now().Before(slot.At.Add(settle)):
+		return &v1alpha1.Incident{ObjectMeta: metav1.ObjectMeta{Namespace: p.Namespace, Name: slot.Incident}}, nil
 	}
-	return slot.IncidentUID == "" && c.Now().Before(slot.At.Add(settle)), nil
+	return nil, nil
 }
 
 // Resolved frees the place of an Incident that ended. If spec.resolution ended it while a signal was bad, the place is

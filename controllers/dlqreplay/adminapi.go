@@ -85,9 +85,8 @@ func (s *replay) retryEntry(ctx context.Context, id int64) (playbook.Outcome, er
 func (s *replay) stallRefused(id int64, answer string) playbook.Outcome {
 	changed := "Nothing was changed"
 	if before := s.op.Total - s.op.Remaining; before > 0 {
-		changed = fmt.Sprintf("That entry was not changed; of the %d planned %d was dealt with before: %s", s.op.Total,
-			before,
-			s.handled())
+		changed = fmt.Sprintf("That entry was not changed; of the %d planned, %s dealt with before: %s", s.op.Total,
+			playbook.Count(before, "was", "were"), s.handled())
 	}
 	return playbook.Stall(v1alpha1.ReasonRefused, "the admin API refused to retry entry %d%s. %s. "+
 		"Mend the cause, such as a nonce that was used, by a fresh one in Secret %q; then: %s",

@@ -73,14 +73,14 @@ func (s *replay) watchCanary(ctx context.Context, canary v1alpha1.ReplayCanary) 
 	switch {
 	case attempts.Failed > int64(*canary.MaxFailures) && (attempts.Waiting == 0 ||
 		op.Now.After(op.CanaryAt.Add(canaryPatience))):
-		return playbook.Stall(v1alpha1.ReasonCanaryFailed, "%d of %d canary entries failed (%s) and %d may; the other %d "+
-			"entries were not touched. %s: %s",
-			attempts.Failed, tried, answers(attempts), *canary.MaxFailures, op.Remaining, s.beforeResuming(attempts),
+		return playbook.Stall(v1alpha1.ReasonCanaryFailed, "%d of %s failed (%s) and %d may; %s. %s: %s",
+			attempts.Failed, canaryEntries(tried), answers(attempts), *canary.MaxFailures, others(op),
+			s.beforeResuming(attempts),
 			playbook.ResumeCommand(s.obj, "dlqreplay")), nil
 	case tried == 0:
 		return s.chooseOthers(ctx, attempts)
 	case attempts.Waiting == 0:
-		return playbook.Done("%d canary entries attempted, %d failed", tried, attempts.Failed), nil
+		return playbook.Done("%s attempted, %d failed", canaryEntries(tried), attempts.Failed), nil
 	}
 	if outcome := s.mayAct(); outcome.Stops() {
 		return outcome, s.clockCanary(ctx, false)
@@ -93,12 +93,20 @@ func (s *replay) watchCanary(ctx context.Context, canary v1alpha1.ReplayCanary) 
 		began = *op.CanarySince
 	}
 	if op.Now.After(began.Add(time.Duration(canary.TimeoutSeconds) * time.Second)) {
-		return playbook.Stall(v1alpha1.ReasonCanaryTimedOut, "%d of %d canary entries were not attempted within %d s: see "+
-			"whether the platform's webhook dispatcher runs. The other %d entries were not touched. To try again: %s",
-			attempts.Waiting, tried, canary.TimeoutSeconds, op.Remaining, playbook.ResumeCommand(s.obj, "dlqreplay")), nil
+		return playbook.Stall(v1alpha1.ReasonCanaryTimedOut, "%d of %s not attempted within %d s: see whether the "+
+			"platform's webhook dispatcher runs; %s. To try again: %s",
+			attempts.Waiting, playbook.Count(tried, "canary entry was", "canary entries were"), canary.TimeoutSeconds,
+			others(op), playbook.ResumeCommand(s.obj, "dlqreplay")), nil
 	}
-	return playbook.Wait(observeInterval, v1alpha1.ReasonCanaryInFlight, "%d of %d canary entries attempted",
-		attempts.Attempted, tried), nil
+	return playbook.Wait(observeInterval, v1alpha1.ReasonCanaryInFlight, "%d of %s attempted", attempts.Attempted,
+		canaryEntries(tried)), nil
+}
+
+func canaryEntries(n int64) string { return playbook.Count(n, "canary entry", "canary entries") }
+
+// others says that what is not of the canary is as it was.
+func others(op *platformdb.Operation) string {
+	return "the other " + playbook.Count(op.Remaining, "entry was", "entries were") + " not touched"
 }
 
 // clockCanary stops the canary's time while the replay may not act, and lets it begin anew afterwards: a replay that

@@ -58,9 +58,10 @@ func awaitDelivery(ctx context.Context, s *replay) (playbook.Outcome, error) {
 func (s *replay) stillOpen() playbook.Outcome {
 	op, timeout := s.op, s.obj.Spec.DeliveryTimeoutSeconds
 	if op.RequeuedAt != nil && op.Now.After(op.RequeuedAt.Add(time.Duration(timeout)*time.Second)) {
-		return playbook.Stall(v1alpha1.ReasonDeliveryTimedOut, "%d s after the last requeue %d entries were not attempted "+
-			"and %d still fail (%d delivered, %d died again). They stay with the dispatcher. %s. To wait as long again: %s",
-			timeout, op.Waiting, op.Failing, op.Delivered, op.Died, s.whomToCall(), playbook.ResumeCommand(s.obj, "dlqreplay"))
+		return playbook.Stall(v1alpha1.ReasonDeliveryTimedOut, "%d s after the last requeue %s not attempted and %d "+
+			"still fail (%d delivered, %d died again). The dispatcher keeps them. %s. To wait as long again: %s",
+			timeout, playbook.Count(op.Waiting, "entry was", "entries were"), op.Failing, op.Delivered, op.Died,
+			s.whomToCall(), playbook.ResumeCommand(s.obj, "dlqreplay"))
 	}
 	interval := failingInterval
 	switch {

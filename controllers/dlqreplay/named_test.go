@@ -59,6 +59,9 @@ func TestItIsSaidWhatBecameOfEachEntryThatIsNamed(t *testing.T) {
 		"all": {
 			fmt.Sprintf("{entryIDs: %s}", quoted(dead[0], dead[1])), []string{"2 dead entries: 2 ServerError"}, "in entryIDs",
 		},
+		"one": {
+			fmt.Sprintf("{entryIDs: %s}", quoted(dead[0])), []string{"1 dead entry: 1 ServerError; enqueued at "}, "entries",
+		},
 		"spared": {
 			fmt.Sprintf("{excludeEntryIDs: %s}", quoted(missing, dead[0], foreign[1])),
 			[]string{"2 dead entries:", "of 3 entries in excludeEntryIDs, 1 does not exist, 1 is another application's"},

@@ -67,10 +67,9 @@ func (s *replay) fixPlan(ctx context.Context) (playbook.Outcome, error) {
 
 	op, err = s.db.Plan(ctx, s.id.UID, s.selection, spec.MaxEntries)
 	if tooLarge := (*platformdb.TooLarge)(nil); errors.As(err, &tooLarge) {
-		return playbook.Stall(v1alpha1.ReasonPlanTooLarge, "%d entries are selected and maxEntries is %d; nothing was "+
-			"changed. "+
-			"Delete this replay and apply one with a larger maxEntries or a narrower "+
-			"selector", tooLarge.Entries, tooLarge.Limit), nil
+		return playbook.Stall(v1alpha1.ReasonPlanTooLarge, "%s selected and maxEntries is %d; nothing was changed. "+
+			"Delete this replay and apply one with a larger maxEntries or a narrower selector",
+			playbook.Count(tooLarge.Entries, "entry is", "entries are"), tooLarge.Limit), nil
 	}
 	if err != nil {
 		return playbook.Outcome{}, access.DatabaseError(err)
@@ -94,9 +93,12 @@ func summarise(op *platformdb.Operation) string {
 	for i, c := range op.Plan.Causes {
 		causes[i] = fmt.Sprintf("%d %s", c.Entries, c.Cause)
 	}
-	return fmt.Sprintf("%d dead entries: %s; enqueued from %s to %s, so they arrive after newer events%s", op.Total,
-		strings.Join(causes, ", "),
-		op.Plan.Oldest.Format("2006-01-02T15:04:05Z"), op.Plan.Newest.Format("2006-01-02T15:04:05Z"), named)
+	oldest, newest := op.Plan.Oldest.Format("2006-01-02T15:04:05Z"), op.Plan.Newest.Format("2006-01-02T15:04:05Z")
+	if op.Total == 1 {
+		return fmt.Sprintf("1 dead entry: %s; enqueued at %s, so it arrives after newer events%s", causes[0], oldest, named)
+	}
+	return fmt.Sprintf("%s: %s; enqueued from %s to %s, so they arrive after newer events%s",
+		playbook.Count(op.Total, "dead entry", "dead entries"), strings.Join(causes, ", "), oldest, newest, named)
 }
 
 // accountForNamed says what became of entries that the selector names and the plan lacks.

@@ -38,7 +38,8 @@ func (s *replay) slowness(ctx context.Context) (string, error) {
 		return "", access.DatabaseError(err)
 	}
 	name, _ := s.relyingParty()
-	text := fmt.Sprintf("; maxInFlight is full: %d are with the dispatcher, and %s ", s.op.Waiting, name)
+	text := fmt.Sprintf("; maxInFlight is full: %s with the dispatcher, and %s ",
+		playbook.Count(s.op.Waiting, "entry is", "entries are"), name)
 	if perSecond == 0 {
 		return text + "took none in the last minute", nil
 	}

@@ -134,7 +134,7 @@ func (s *replay) mayAct() playbook.Outcome {
 	outcome := playbook.Act{
 		Object: s.obj, Resource: "dlqreplay", Platform: s.platform,
 		Required: required, Approvals: s.obj.Spec.Approvals,
-		Digest: *s.op.PlanDigest, What: fmt.Sprintf("%d entries, cutoff %s", s.op.Total,
+		Digest: *s.op.PlanDigest, What: fmt.Sprintf("%s, cutoff %s", playbook.Count(s.op.Total, "entry", "entries"),
 			s.op.Cutoff.Format("2006-01-02T15:04:05.000000Z")),
 		Again: s.idle(),
 	}.MayAct()

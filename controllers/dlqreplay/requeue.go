@@ -73,8 +73,8 @@ func requeue(ctx context.Context, s *replay) (playbook.Outcome, error) {
 			slowness, err := s.slowness(ctx)
 			return playbook.Wait(observeInterval, v1alpha1.ReasonRequeuing, "%s%s", s.handled(), slowness), err
 		case batch.Looked == batch.Locked:
-			return playbook.Wait(lockedInterval, v1alpha1.ReasonRequeuing, "%s; %d are locked by another session of the "+
-				"database, and tried again", s.handled(), batch.Locked), nil
+			return playbook.Wait(lockedInterval, v1alpha1.ReasonRequeuing, "%s; %s locked by another session of the "+
+				"database, and tried again", s.handled(), playbook.Count(batch.Locked, "entry is", "entries are")), nil
 		}
 	}
 	return playbook.Wait(time.Millisecond, v1alpha1.ReasonRequeuing, "%s", s.handled()), nil
@@ -95,11 +95,11 @@ func (s *replay) judge(ctx context.Context) (playbook.Outcome, error) {
 	s.projectFailures(attempts)
 	if attempts.Attempted >= breakerMinimum &&
 		attempts.Failed*100 > attempts.Attempted*int64(*s.obj.Spec.Breaker.MaxFailurePercent) {
-		return playbook.Stall(v1alpha1.ReasonBreakerOpen, "the breaker opened: %d of the last %d attempts failed (%s), "+
-			"more than %d %%; %d entries remain dead, and those requeued stay with the dispatcher. %s. When the relying "+
-			"party is well again: %s",
-			attempts.Failed, attempts.Attempted, answers(attempts), *s.obj.Spec.Breaker.MaxFailurePercent,
-			op.Remaining, s.whomToCall(), playbook.ResumeCommand(s.obj, "dlqreplay")), nil
+		return playbook.Stall(v1alpha1.ReasonBreakerOpen, "the breaker opened: %d of the last %s failed (%s), more "+
+			"than %d %%; %s dead, and those requeued stay with the dispatcher. %s. When the relying party is well again: %s",
+			attempts.Failed, playbook.Count(attempts.Attempted, "attempt", "attempts"), answers(attempts),
+			*s.obj.Spec.Breaker.MaxFailurePercent, playbook.Count(op.Remaining, "entry remains", "entries remain"),
+			s.whomToCall(), playbook.ResumeCommand(s.obj, "dlqreplay")), nil
 	}
 	return playbook.Outcome{}, nil
 }

@@ -106,6 +106,11 @@ func TestATroubleIsNamedAndEndsWhenItIsMended(t *testing.T) {
 			func(s *scene) { s.Exec(`UPDATE playbook.schema_migrations SET version = -version`) },
 			v1alpha1.ReasonLedgerNotReady, "run `manager migrate`",
 		},
+		"newer-ledger": {
+			func(s *scene) { s.Exec(`UPDATE playbook.schema_migrations SET works_since = 9999`) },
+			func(s *scene) { s.Exec(`UPDATE playbook.schema_migrations SET works_since = 1`) },
+			v1alpha1.ReasonLedgerNotReady, "works with managers of version 9999 and newer",
+		},
 		"no-grant": {
 			func(s *scene) { s.Exec(`REVOKE ALL ON webhook_outbox_entries FROM playbook_operator`) },
 			func(s *scene) { s.migrate() },

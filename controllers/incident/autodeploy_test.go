@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
+	"github.com/1pass-dev/playbook-operator/controllers/systems/render"
 	"github.com/1pass-dev/playbook-operator/hack/logi"
 )
 
@@ -54,6 +55,32 @@ func TestOfTwoThatRolledBackTheLastOneRestores(t *testing.T) {
 				t.Errorf("Render was told %+v; auto-deploy is on: %t", got, r.AutoDeploy(logi.WebService))
 			}
 		})
+	}
+}
+
+// A person switches it on at Render. The Incident takes that over, and has nothing more to wait for.
+func TestAutoDeployThatAPersonSwitchesOnIsNotAwaited(t *testing.T) {
+	s := newScene(t, "autodeploy-by-hand")
+	r := s.Server.Render()
+	name := s.regression("inc", "{category: Outage}")
+	s.until(name, "RolledBack True Succeeded")
+	s.good()
+	s.after(301*time.Second, name)
+	s.expect(name, "AutoDeployRestored Unknown AwaitingFix")
+	api := render.New(s.URL()+logi.RenderPath, r.Key(), nil)
+	if err := api.SetAutoDeploy(s.ctx, logi.WebService, true); err != nil {
+		t.Fatal(err)
+	}
+	s.after(10*time.Second, name)
+	s.expect(name, "AutoDeployRestored True Succeeded", "Ready True Succeeded")
+	if got := s.message(name, "AutoDeployRestored"); !strings.Contains(got, "somebody switched it on at Render") {
+		t.Errorf("it says %q", got)
+	}
+	if got := s.platform().Status.Rollbacks[0].AutoDeploy; got != v1alpha1.AutoDeployRestored {
+		t.Errorf("the Platform says %s", got)
+	}
+	if got := r.Counts(); got.AutoDeployPatches != 2 {
+		t.Errorf("Render was told %+v", got)
 	}
 }
 

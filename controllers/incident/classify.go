@@ -1,6 +1,7 @@
 package incident
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -12,6 +13,7 @@ import (
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
 	"github.com/1pass-dev/playbook-operator/controllers/incident/journal"
 	"github.com/1pass-dev/playbook-operator/controllers/playbook"
+	"github.com/1pass-dev/playbook-operator/controllers/signals"
 )
 
 // respondWithin is the playbook's.
@@ -47,6 +49,10 @@ func severity(decided v1alpha1.Severity, category v1alpha1.IncidentCategory,
 func (s *response) assess() {
 	status, spec := &s.Incident.Status, &s.Incident.Spec
 	s.own = s.signals.Of(spec.Category)
+	if spec.Category == v1alpha1.CategoryWebhookDelivery && spec.Affected != nil && len(spec.Affected.ApplicationIDs) > 0 {
+		// The signal is about all relying parties: it says nothing of the one that this incident is about.
+		s.own = signals.Signals{}
+	}
 	opened := s.Incident.CreationTimestamp.Time
 	if status.DetectedAt == nil {
 		status.DetectedAt = journal.Seconds(opened)
@@ -81,12 +87,14 @@ func (s *response) assess() {
 // rise follows the severity. A rise begins a new round of pages, and outdates an acknowledgement that was given before.
 func (s *response) rise() {
 	status, spec := &s.Incident.Status, &s.Incident.Spec
-	now := severity(spec.Severity, spec.Category, status.Severity, s.own.Severity(), seenSeverity(s.Incident))
+	now := severity(spec.Severity, spec.Category, status.Severity, s.own.Severity(), seenSeverity(s.Incident),
+		keySeverity(status.KeyCheck))
 	if now != status.Severity {
 		why := s.whyClassified(now)
 		s.Record(v1alpha1.ReasonClassifying, "%s: %s", now, why)
 		if status.Severity != "" {
 			playbook.Happened(s.Incident, v1alpha1.StepClassified, "%s: %s", now, why)
+			s.rose = true
 		}
 		status.Severity = now
 	}
@@ -146,6 +154,15 @@ func seenSeverity(obj *v1alpha1.Incident) v1alpha1.Severity {
 	return v1alpha1.Severity(obj.Annotations[v1alpha1.AnnotationSeenSeverity])
 }
 
+// keySeverity is that of a platform that signs with a kid that its JWKS lacks: no relying party can verify it. It is
+// evidence for a page, and no ground for a rollback.
+func keySeverity(check *v1alpha1.IncidentKeyCheck) v1alpha1.Severity {
+	if check != nil && check.Fault == v1alpha1.KeyFaultPlatform {
+		return v1alpha1.Sev1
+	}
+	return ""
+}
+
 func seenBy(obj *v1alpha1.Incident) string { return obj.Annotations[v1alpha1.AnnotationSeenBy] }
 
 // classify reports the severity that the response began with.
@@ -160,8 +177,10 @@ func (s *response) whyClassified(now v1alpha1.Severity) string {
 		return "decided by spec.severity"
 	case because != "":
 		return because
+	case keySeverity(s.Incident.Status.KeyCheck) == now:
+		return "the platform signs with a kid that its JWKS lacks"
 	case seenSeverity(s.Incident) == now:
-		return s.Incident.Spec.Summary
+		return cmp.Or(s.Incident.Spec.Summary, "seen by "+seenBy(s.Incident))
 	case len(s.signals.Each) == 0:
 		return "the signals are unknown"
 	case len(s.own.Each) == 0:
@@ -176,7 +195,8 @@ func (s *response) overdue() time.Duration {
 	// At once means a page; the playbook allows five minutes for it.
 	deadline, responded := status.RespondBy.Time, s.escalation().Acknowledged() || status.ResolvedAt != nil
 	if status.Severity == v1alpha1.Sev1 {
-		deadline, responded = deadline.Add(firstPageWithin), responded || status.PagedAt != nil
+		deadline = deadline.Add(firstPageWithin)
+		responded = responded || status.PagedAt != nil || status.Escalation.CoveredBy != ""
 	}
 	if responded || deadline.After(s.Now) {
 		meta.RemoveStatusCondition(&status.Conditions, v1alpha1.ConditionResponseOverdue)

@@ -52,7 +52,11 @@ func TestOnlyTheSignalsOfItsOwnCategoryRaiseAnIncident(t *testing.T) {
 		v1alpha1.CategoryKeyMismatch: v1alpha1.Sev3, v1alpha1.CategoryKeyExposure: v1alpha1.Sev2,
 		v1alpha1.CategoryUnclassified: v1alpha1.Sev1,
 	} {
-		name := s.open(strings.ToLower(string(category)), fmt.Sprintf("{category: %s}", category))
+		facts := ""
+		if category == v1alpha1.CategoryKeyExposure {
+			facts = `, affected: {applicationIDs: ["42"], kid: whk_1}`
+		}
+		name := s.open(strings.ToLower(string(category)), fmt.Sprintf("{category: %s%s}", category, facts))
 		s.pass(name)
 		obj := s.get(name)
 		if obj.Status.Severity != want || obj.Status.ConfirmedAt != nil {

@@ -12,10 +12,12 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
 	"github.com/1pass-dev/playbook-operator/controllers/access"
+	"github.com/1pass-dev/playbook-operator/controllers/incident/exposure"
 	"github.com/1pass-dev/playbook-operator/controllers/incident/journal"
 	"github.com/1pass-dev/playbook-operator/controllers/playbook"
 	"github.com/1pass-dev/playbook-operator/controllers/signals"
@@ -67,7 +69,9 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 		return fmt.Errorf("adding what runs beside the passes: %w", err)
 	}
 	list := &v1alpha1.IncidentList{}
-	building := playbook.Controller(mgr, &v1alpha1.Incident{}, list, concurrency, slowestRetry)
+	building := playbook.Controller(mgr, &v1alpha1.Incident{}, list, concurrency, slowestRetry).
+		Owns(&v1alpha1.DLQReplay{}).
+		Watches(&v1alpha1.KeyCompromise{}, handler.EnqueueRequestsFromMapFunc(exposure.Followers(mgr.GetClient())))
 	if r.Changes != nil {
 		building = building.WatchesRawSource(source.Channel(r.Changes, playbook.Unfinished(mgr.GetClient(), list)))
 	}
@@ -83,7 +87,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		Lanes:   lanesOf,
 		Connect: r.connect,
 		Assess:  func(_ context.Context, s *response) playbook.Outcome { s.assess(); return playbook.Outcome{} },
-		Urged:   func(s *response) bool { return s.ByHand() || s.over() != "" },
+		Urged:   func(s *response) bool { return s.ByHand() || s.over() != "" || s.mayEndKey() },
 		Resume:  resume,
 		Measure: measure,
 		Close:   r.closeDeleted,
@@ -111,6 +115,7 @@ func (r *Reconciler) closeDeleted(ctx context.Context, v *playbook.Visit[*v1alph
 		status.ResolvedAt = journal.Seconds(s.Now)
 		s.Record(v1alpha1.StepResolved, "resolved, since the incident was deleted")
 	}
+	s.webhooks().Orphans()
 	taken := s.takeBack(ctx)
 	published, err := s.notice().Close(ctx)
 	if err != nil {

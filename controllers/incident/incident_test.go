@@ -306,13 +306,17 @@ func TestARollbackThatDoesNotHelpSaysSoAndIsNotRepeated(t *testing.T) {
 	s := newScene(t, "unhelpful")
 	name := s.regression("inc", "{category: Outage}")
 	s.until(name, "RolledBack True Succeeded")
-	s.after(2*time.Minute, name)
-	if got := s.message(name, "Mitigated"); strings.Contains(got, "did not help") {
-		t.Errorf("within half of the window it says %q", got)
+	at := s.get(name).Status.RolledBackAt
+	wait := s.after(2*time.Minute, name)
+	if wait > time.Minute {
+		t.Errorf("it wants to come back after %s", wait)
 	}
+	until := at.Add(150 * time.Second).UTC().Format(time.RFC3339)
+	s.expectRow(name, "AwaitingMitigation", "web is back at good since "+at.UTC().Format(time.RFC3339)+"; still bad: "+
+		"/up answers HTTP 502. If that stays so until "+until+", the rollback did not help.")
 	s.after(time.Minute, name)
 	s.expect(name, "Mitigated Unknown AwaitingMitigation")
-	if got := s.message(name, "Mitigated"); !strings.Contains(got, "did not help") {
+	if got := s.message(name, "Mitigated"); !strings.HasPrefix(got, "the rollback did not help: /up answers HTTP 502") {
 		t.Errorf("it says %q", got)
 	}
 	s.after(15*time.Minute, name)

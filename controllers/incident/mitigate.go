@@ -42,6 +42,12 @@ func awaitMitigation(_ context.Context, s *response) (playbook.Outcome, error) {
 	case c.bad && s.didNotHelp():
 		return wait(lookInterval, v1alpha1.ReasonAwaitingMitigation,
 			"the rollback did not help: %s. It is not done twice: a person has to find the cause", s.own.Because())
+	case c.bad && !s.helpsUntil().IsZero():
+		known := status.Rollback
+		return wait(s.Until(s.helpsUntil().Add(time.Second)), v1alpha1.ReasonAwaitingMitigation, "%s is back at %s since "+
+			"%s; still bad: %s. If that stays so until %s, the rollback did not help. It is not done twice: a person then has "+
+			"to find the cause", known.Service, known.ToCommit, status.RolledBackAt.UTC().Format(time.RFC3339),
+			s.own.Because(), s.helpsUntil().UTC().Format(time.RFC3339))
 	case c.bad:
 		return wait(lookInterval, v1alpha1.ReasonAwaitingMitigation, "%s", s.own.Because())
 	case status.ConfirmedAt == nil && s.Platform.Spec.Probes == nil:
@@ -63,7 +69,6 @@ func awaitMitigation(_ context.Context, s *response) (playbook.Outcome, error) {
 		c.since.UTC().Format(time.RFC3339), at.UTC().Format(time.RFC3339))
 }
 
-// rollingBack says that a rollback was asked for, and that its end is awaited.
 // commands are what to type now: to take the Incident on, where people were paged and nobody has, and to close it.
 func (s *response) commands() string {
 	if s.Incident.Status.PagedAt == nil || s.escalation().Acknowledged() {
@@ -72,16 +77,24 @@ func (s *response) commands() string {
 	return fmt.Sprintf("to take it on, %s; to close it, %s", s.AcknowledgeCommand(), s.ResolveCommand())
 }
 
+// rollingBack says that a rollback was asked for, and that its end is awaited.
 func (s *response) rollingBack() bool {
 	c := meta.FindStatusCondition(s.Incident.Status.Conditions, v1alpha1.StepRolledBack)
 	return c != nil && c.Status == metav1.ConditionUnknown && s.rollback().Asked()
 }
 
-// didNotHelp says that the rollback had its time. What flapped before is not good until half of the window is.
+// didNotHelp says that the rollback had its time.
 func (s *response) didNotHelp() bool {
+	until := s.helpsUntil()
+	return !until.IsZero() && s.Now.After(until)
+}
+
+// helpsUntil is until when the rollback has time to help; zero where nothing was rolled back. What flapped before is
+// not good until half of the window is.
+func (s *response) helpsUntil() time.Time {
 	at, probes := s.Incident.Status.RolledBackAt, s.Platform.Spec.Probes
-	if at == nil || probes == nil {
-		return false
+	if at == nil || probes == nil || s.Incident.Status.Rollback == nil {
+		return time.Time{}
 	}
-	return s.Now.Sub(at.Time) > max(helpsWithin, time.Duration(probes.WindowSeconds)*time.Second/2)
+	return at.Add(max(helpsWithin, time.Duration(probes.WindowSeconds)*time.Second/2))
 }

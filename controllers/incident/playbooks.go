@@ -31,6 +31,33 @@ var (
 			{Condition: v1alpha1.StepAutoDeployRestored, Run: restoreAutoDeploy},
 		},
 	})
+	webhookDelivery = slices.Concat(people, playbook.Lanes[*response]{
+		{
+			{Condition: v1alpha1.StepTriaged, Run: triage},
+			{Condition: v1alpha1.StepDiagnosed, Run: diagnose},
+			{Condition: v1alpha1.StepConflictsSettled, Run: settleConflicts},
+		},
+		// Whoever has to mend it learns of it, whatever becomes of the dead letters.
+		{{Condition: v1alpha1.StepRelyingPartyTold, Run: tellRelyingParty}},
+		{{Condition: v1alpha1.StepRecovered, Run: awaitRecovery}},
+		{{Condition: v1alpha1.StepResolved, Run: resolve, Ends: true}},
+	})
+	// keyExposure is about one key. Its KeyCompromise ends it and proves that, and no signal says anything about it.
+	keyExposure = slices.Concat(people, playbook.Lanes[*response]{
+		{
+			{Condition: v1alpha1.StepTriaged, Run: triage},
+			{Condition: v1alpha1.StepKeyCompromised, Run: endKey},
+		},
+		{{Condition: v1alpha1.StepResolved, Run: resolve, Ends: true}},
+	})
+	// keyMismatch says on which side a kid is missing. What a relying party's cache holds, nobody sees from here.
+	keyMismatch = slices.Concat(people, playbook.Lanes[*response]{
+		{
+			{Condition: v1alpha1.StepTriaged, Run: triage},
+			{Condition: v1alpha1.StepPlatformChecked, Run: checkPlatform},
+		},
+		{{Condition: v1alpha1.StepResolved, Run: resolve, Ends: true}},
+	})
 	// byHand is for what the probes can't see, or what is not known yet: people are paged, and a person says when it is
 	// over.
 	byHand = slices.Concat(people, playbook.Lanes[*response]{
@@ -42,10 +69,10 @@ var (
 var playbooks = map[v1alpha1.IncidentCategory]playbook.Lanes[*response]{
 	v1alpha1.CategoryUnclassified:       byHand,
 	v1alpha1.CategoryOutage:             outage,
-	v1alpha1.CategoryWebhookDelivery:    byHand,
+	v1alpha1.CategoryWebhookDelivery:    webhookDelivery,
 	v1alpha1.CategoryMergeInconsistency: byHand,
-	v1alpha1.CategoryKeyMismatch:        byHand,
-	v1alpha1.CategoryKeyExposure:        byHand,
+	v1alpha1.CategoryKeyMismatch:        keyMismatch,
+	v1alpha1.CategoryKeyExposure:        keyExposure,
 }
 
 // lanesOf an Incident. The release before this one ran the outage's playbook for every category. What it began is

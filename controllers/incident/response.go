@@ -1,6 +1,7 @@
 package incident
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,9 +18,12 @@ import (
 	"github.com/1pass-dev/playbook-operator/controllers/access"
 	"github.com/1pass-dev/playbook-operator/controllers/claims"
 	"github.com/1pass-dev/playbook-operator/controllers/incident/escalation"
+	"github.com/1pass-dev/playbook-operator/controllers/incident/exposure"
 	"github.com/1pass-dev/playbook-operator/controllers/incident/journal"
+	"github.com/1pass-dev/playbook-operator/controllers/incident/jwks"
 	"github.com/1pass-dev/playbook-operator/controllers/incident/notice"
 	"github.com/1pass-dev/playbook-operator/controllers/incident/rollback"
+	"github.com/1pass-dev/playbook-operator/controllers/incident/webhooks"
 	"github.com/1pass-dev/playbook-operator/controllers/playbook"
 	"github.com/1pass-dev/playbook-operator/controllers/signals"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/paging"
@@ -31,11 +35,13 @@ type response struct {
 	*journal.Journal
 	// signals of the Platform, and own are those of the Incident's category.
 	signals, own signals.Signals
-	// first is the Incident of the same category that has the slot; empty where this one has it.
-	first  string
+	// first is the Incident of the same category that has the slot; nil where this one has it.
+	first  *v1alpha1.Incident
 	placed bool
 	// unplaced is why it is not known who has the slot. Until then this Incident only pages.
 	unplaced error
+	// rose says that the severity rose in this pass.
+	rose bool
 	// open says that the Incident was not resolved when the pass began.
 	open bool
 }
@@ -95,6 +101,9 @@ func measure(ctx context.Context, s *response, after time.Duration) time.Duratio
 	if s.open && s.Incident.Status.ResolvedAt != nil {
 		after = time.Millisecond // the people's lanes have run, and end now
 	}
+	if s.rose {
+		after = time.Millisecond // so have they, and a new round begins
+	}
 	after = playbook.Soonest(after, s.overdue())
 	s.measure()
 	return after
@@ -117,13 +126,34 @@ func (s *response) place(ctx context.Context) error {
 		return s.unplaced
 	}
 	first, err := s.claims().Hold(ctx, s.Incident, s.signals)
-	switch {
-	case err != nil:
+	if err != nil {
 		s.unplaced = fmt.Errorf("taking the place of the Platform's %s: %w", s.Incident.Spec.Category, err)
-	case first != nil:
-		s.first = first.Incident
 	}
+	s.first = first
 	return s.unplaced
+}
+
+// acts is the name of the Incident that acts in place of this one; empty where this one does.
+func (s *response) acts() string {
+	if s.first == nil {
+		return ""
+	}
+	return s.first.Name
+}
+
+// tells is the name of the Incident that decides in place of this one what the public is told; empty where this one
+// does. One that is less severe keeps nothing from the public that a person wants published. It may rise at any moment:
+// the Platform has one notice, and whoever takes it in the Platform's status tells. That holds also where a manager
+// ended just after it took it.
+func (s *response) tells() string {
+	if claim := s.Platform.Status.Notice; claim != nil && claim.IncidentUID == string(s.Incident.UID) {
+		return ""
+	}
+	if s.first != nil && s.Incident.Spec.Notice == v1alpha1.NoticePublish && cmp.Or(s.first.Spec.Severity,
+		s.first.Status.Severity) > s.Incident.Status.Severity {
+		return ""
+	}
+	return s.acts()
 }
 
 func (s *response) escalation() *escalation.Escalation {
@@ -133,18 +163,58 @@ func (s *response) escalation() *escalation.Escalation {
 func (s *response) notice() *notice.Notice {
 	return &notice.Notice{
 		Journal: s.Journal, Claims: s.claims(), Access: s.r.Connections, Aside: &s.r.aside,
-		KeptOut: s.own.Down(), RollingBack: s.rollback().Asked(), First: s.first,
+		KeptOut: s.own.Down(), RollingBack: s.rollback().Asked(), First: s.tells(),
 	}
 }
 
 func (s *response) rollback() *rollback.Rollback {
 	return &rollback.Rollback{
 		Journal: s.Journal, Claims: s.claims(), Access: s.r.Connections, Aside: &s.r.aside, Evidence: s.grounds(),
-		First: s.first,
+		First: s.acts(),
 	}
 }
 
+func (s *response) webhooks() *webhooks.Webhooks {
+	return &webhooks.Webhooks{
+		Journal: s.Journal, Claims: s.claims(), Access: s.r.Connections, Aside: &s.r.aside, Own: s.own, First: s.acts(),
+	}
+}
+
+func diagnose(ctx context.Context, s *response) (playbook.Outcome, error) {
+	return s.webhooks().Diagnose(ctx)
+}
+
+// checkPlatform looks at JWKS and at the platform's keys. Where the platform is at fault, every relying party may be
+// locked out: people are paged anew.
+func checkPlatform(ctx context.Context, s *response) (playbook.Outcome, error) {
+	check := &jwks.Check{Journal: s.Journal, Access: s.r.Connections, Aside: &s.r.aside}
+	outcome, err := check.Run(ctx)
+	s.rise()
+	return outcome, err
+}
+
+func settleConflicts(ctx context.Context, s *response) (playbook.Outcome, error) {
+	if err := s.place(ctx); err != nil {
+		return playbook.Outcome{}, err
+	}
+	return s.webhooks().Settle(ctx)
+}
+
+func tellRelyingParty(ctx context.Context, s *response) (playbook.Outcome, error) {
+	if err := s.place(ctx); err != nil {
+		return playbook.Outcome{}, err
+	}
+	return s.webhooks().Tell(ctx)
+}
+
+func awaitRecovery(ctx context.Context, s *response) (playbook.Outcome, error) {
+	return s.webhooks().Recover(ctx)
+}
+
 func escalate(ctx context.Context, s *response) (playbook.Outcome, error) {
+	if wait := s.covered(ctx); wait != nil {
+		return *wait, nil
+	}
 	return s.escalation().Run(ctx)
 }
 
@@ -165,6 +235,22 @@ func rollBack(ctx context.Context, s *response) (playbook.Outcome, error) {
 		err = &playbook.Waiting{Reason: waiting.Reason, Err: fmt.Errorf("nothing is rolled back: %w", err), Urgent: true}
 	}
 	return outcome, err
+}
+
+func (s *response) exposure() *exposure.Exposure { return &exposure.Exposure{Journal: s.Journal} }
+
+func endKey(ctx context.Context, s *response) (playbook.Outcome, error) {
+	// Whoever acts must be known to have begun, also where the status is lost.
+	if err := s.Mark(ctx); err != nil {
+		return playbook.Outcome{}, err
+	}
+	return s.exposure().Run(ctx)
+}
+
+// mayEndKey says that what the Platform lacked for the end of the key is there now.
+func (s *response) mayEndKey() bool {
+	c := meta.FindStatusCondition(s.Incident.Status.Conditions, v1alpha1.StepKeyCompromised)
+	return c != nil && c.Reason == v1alpha1.ReasonNotConfigured && exposure.Via(s.Platform) != ""
 }
 
 func restoreAutoDeploy(ctx context.Context, s *response) (playbook.Outcome, error) {

@@ -35,7 +35,11 @@ func TestTheRowSaysWhatKeepsARollbackBack(t *testing.T) {
 			"{category: Outage, outage: {rollback: Approval}}",
 			[]string{"WaitingForApproval", "/up answers HTTP 502; rolling web back", "is ObserveOnly, too"}},
 		"never": {func(*scene) {}, "{category: Outage, outage: {rollback: Never}}",
-			[]string{"RollbackWithheld", "/up answers HTTP 502. Nothing is rolled back: spec.outage.rollback is Never"}},
+			[]string{"RollbackWithheld", "/up answers HTTP 502; rolling web back from ", "(bad) to ",
+				"is left to a person: spec.outage.rollback is Never"}},
+		"never-unread": {func(s *scene) { s.removeSecret("render") }, "{category: Outage, outage: {rollback: Never}}",
+			[]string{"RollbackWithheld", "/up answers HTTP 502. Nothing is rolled back: spec.outage.rollback is Never. Which " +
+				"deploy is suspected could not be read"}},
 	} {
 		t.Run(what, func(t *testing.T) {
 			s := newScene(t, "row-"+what)

@@ -95,9 +95,14 @@ func TestAMigrationDoesNotMakeANeverAnApproval(t *testing.T) {
 	name := s.regression("inc", "{category: Outage, rollback: Never}")
 	s.pass(name)
 	s.expect(name, "RolledBack Unknown RollbackWithheld")
-	if got := s.get(name).Status.Rollback; got != nil {
+	if got := s.get(name).Status.Rollback; got == nil || got.Claim != nil || got.Schema != v1alpha1.SchemaMigrated {
 		t.Errorf("status.rollback is %+v", got)
 	}
+	s.patch(name, `{"spec":{"approvals":[{"step":"RolledBack","digest":"`+s.get(name).Status.Rollback.Digest+
+		`","by":"dana"}]}}`)
+	s.after(time.Minute, name)
+	s.expect(name, "RolledBack Unknown RollbackWithheld")
+	s.rollbacks(0)
 }
 
 // A person who is asked anyway reads of the migration too, also of one that was seen only later.

@@ -34,9 +34,9 @@ func triage(ctx context.Context, s *response) (playbook.Outcome, error) {
 	if s.ByHand() {
 		return playbook.NotNeeded("resolved by %s", s.Incident.Spec.Resolution.By), nil
 	}
-	p := s.Platform
+	p, onset := s.Platform, s.Incident.Status.Onset.Time
 	look, err := playbook.Ask(ctx, &s.r.aside, string(s.Incident.UID)+"/triage", "Render and the platform", triageTimeout,
-		func(ctx context.Context) (firstLook, error) { return s.r.lookAt(ctx, p), nil })
+		func(ctx context.Context) (firstLook, error) { return s.r.lookAt(ctx, p, onset), nil })
 	if err != nil {
 		return playbook.Outcome{}, err
 	}
@@ -56,8 +56,17 @@ func triage(ctx context.Context, s *response) (playbook.Outcome, error) {
 		return playbook.Done("%s; %s; deploys are unknown: %s", found.Health, servicesText(found.Services),
 			playbook.Normalise(look.err.Error())), nil
 	}
-	return playbook.Done("%s; %s; the last %d deploys are in status.triage", found.Health, servicesText(found.Services),
-		len(found.Deploys)), nil
+	return playbook.Done("%s; %s; %s in status.triage%s", found.Health, servicesText(found.Services),
+		playbook.Count(len(found.Deploys), "deploy is", "deploys are"), s.suspicion(look.suspect)), nil
+}
+
+// suspicion names the deploy that may have broken something. Of an Outage a step of its own does.
+func (s *response) suspicion(suspect *render.Deploy) string {
+	if suspect == nil || s.Incident.Spec.Category == v1alpha1.CategoryOutage {
+		return ""
+	}
+	return fmt.Sprintf("; %s (%s) is suspicious, since it went live at %s. It is not rolled back, since this is no Outage",
+		suspect.ID, suspect.Commit, suspect.FinishedAt.UTC().Format(time.RFC3339))
 }
 
 // firstLook is what triage reads.
@@ -66,11 +75,13 @@ type firstLook struct {
 	health   string
 	services []v1alpha1.TriagedService
 	deploys  []v1alpha1.TriagedDeploy
+	// suspect is the live deploy of the service that would be rolled back, if it went live shortly before the onset.
+	suspect *render.Deploy
 	// err is the last thing at Render that could not be read.
 	err error
 }
 
-func (r *Reconciler) lookAt(ctx context.Context, p *v1alpha1.Platform) firstLook {
+func (r *Reconciler) lookAt(ctx context.Context, p *v1alpha1.Platform, onset time.Time) firstLook {
 	var look firstLook
 	if p.Spec.Probes == nil {
 		look.health = r.lookOnce(ctx, p)
@@ -83,7 +94,8 @@ func (r *Reconciler) lookAt(ctx context.Context, p *v1alpha1.Platform) firstLook
 		look.err = err
 		return look
 	}
-	look.services, look.err = services(ctx, api, p)
+	var main *render.Service
+	look.services, main, look.err = services(ctx, api, p)
 	// All of them, since Render promises no order.
 	deploys, err := api.History(ctx, access.RenderServiceID(p, mainService(p)))
 	if err != nil {
@@ -91,12 +103,16 @@ func (r *Reconciler) lookAt(ctx context.Context, p *v1alpha1.Platform) firstLook
 		return look
 	}
 	look.deploys = newest(deploys)
+	if main != nil && p.Spec.Rollback != nil {
+		window := time.Duration(p.Spec.Rollback.WindowSeconds) * time.Second
+		look.suspect = render.Choose(main, deploys, render.Regression{Onset: onset, Window: window}).Suspect
+	}
 	return look
 }
 
-// services as Render shows them. The error is the last one; a service that could not be read says so.
+// services as Render shows them, and the main one. The error is the last one; a service that could not be read says so.
 func services(ctx context.Context, api *render.Client, p *v1alpha1.Platform) (found []v1alpha1.TriagedService,
-	last error) {
+	main *render.Service, last error) {
 	for _, service := range p.Spec.Render.Services {
 		state := "Running"
 		at, err := api.Service(ctx, service.ServiceID)
@@ -106,9 +122,12 @@ func services(ctx context.Context, api *render.Client, p *v1alpha1.Platform) (fo
 		case at.Suspended:
 			state = "Suspended by " + strings.Join(at.Suspenders, ", ")
 		}
+		if service.Name == mainService(p) {
+			main = at
+		}
 		found = append(found, v1alpha1.TriagedService{Name: service.Name, State: fmt.Sprintf("%.500s", state)})
 	}
-	return found, last
+	return found, main, last
 }
 
 func newest(deploys []render.Deploy) (found []v1alpha1.TriagedDeploy) {

@@ -70,7 +70,8 @@ func newSceneBeside(other *scene, name string) *scene {
 	t.Helper()
 	s := &scene{T: t, ctx: t.Context(), recorder: events.NewFakeRecorder(1000)}
 	var err error
-	if s.Site, err = w.NewSite(s.ctx, name, logi.Config{ManualDispatch: true}); err != nil {
+	if s.Site, err = w.NewSite(s.ctx, name, logi.Config{ManualDispatch: true,
+		JWKSMaxAge: time.Second}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(s.end)
@@ -165,6 +166,10 @@ func (s *scene) remove(ctx context.Context) {
 		}
 		_ = admin.Delete(ctx, obj)
 		_ = admin.Patch(ctx, obj, client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`)))
+	}
+	for _, key := range s.compromises(ctx) {
+		_ = admin.Patch(ctx, &key, client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`)))
+		_ = admin.Delete(ctx, &key)
 	}
 	if err := admin.Delete(ctx, &v1alpha1.Platform{ObjectMeta: metav1.ObjectMeta{Namespace: world.Namespace,
 		Name: s.Name}}); err != nil {

@@ -68,7 +68,8 @@ func notify(ctx context.Context, s *compromise) (playbook.Outcome, error) {
 		return playbook.Outcome{}, access.DatabaseError(err)
 	}
 	return playbook.Wait(notifyInterval, v1alpha1.ReasonNotifying, "%s refused webhook_key.compromised (%s). The event "+
-		"was given back to the dispatcher (%d times so far)", name, answered(event), event.Requeued+1), nil
+		"was given back to the dispatcher (%s so far)", name, answered(event),
+		playbook.Count(event.Requeued+1, "time", "times")), nil
 }
 
 // requeueInterval is how long a dead event rests before it is requeued for the n-th time. n begins at 0.

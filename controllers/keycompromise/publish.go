@@ -26,13 +26,13 @@ func awaitPublication(ctx context.Context, s *compromise) (playbook.Outcome, err
 	saw := s.watchJWKS(ctx)
 	clean := *s.obj.Status.JWKS.Clean
 	if clean >= cleanAnswers {
-		return playbook.Done("%d answers in a row over fresh connections had %s and not %s", clean, s.successor(),
-			s.revoked.Kid), nil
+		return playbook.Done("%s in a row over fresh connections had %s and not %s",
+			playbook.Count(clean, "answer", "answers"), s.successor(), s.revoked.Kid), nil
 	}
 	if s.overdue(v1alpha1.StepPublished, s.obj.Spec.PublishTimeoutSeconds) {
 		// The last answer may be that of a good replica, where there are several.
 		if clean > 0 {
-			saw = fmt.Sprintf("was clean in the last %d answers of %d that are needed", clean, cleanAnswers)
+			saw = fmt.Sprintf("was clean %s in a row, and %d are needed", playbook.Count(clean, "time", "times"), cleanAnswers)
 			if at := s.obj.Status.JWKS.OldKidSeenAt; at != nil {
 				saw += fmt.Sprintf(", but an answer at %s still had %s: a replica may be stale", at.UTC().Format(time.RFC3339),
 					s.revoked.Kid)

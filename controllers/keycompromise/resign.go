@@ -45,14 +45,14 @@ func reSign(ctx context.Context, s *compromise) (playbook.Outcome, error) {
 		may := !s.mayAct().Stops()
 		switch {
 		case progress.ReSignedAt != nil:
-			return playbook.Done("%d undelivered entries were signed anew. None is under the old kid, and every "+
-				"transaction from before the revocation has ended", progress.Resigned), nil
+			return playbook.Done("%s signed anew. None is under the old kid, and every transaction from before the "+
+				"revocation has ended",
+				playbook.Count(progress.Resigned, "undelivered entry was", "undelivered entries were")), nil
 		case !may && s.obj.Spec.Via == v1alpha1.CompromiseViaDatabase:
 			// It comes back nevertheless: each pass looks at JWKS.
 			return playbook.Wait(reSignInterval, v1alpha1.ReasonAutomationOff,
-				"Platform %q is ObserveOnly. %s undelivered entries under the old kid are signed anew once its spec.automation "+
-					"is Enabled",
-				s.platform.Name, bounded(progress.Left)), nil
+				"Platform %q is ObserveOnly. What is under the old kid is signed anew once its spec.automation is Enabled: %s",
+				s.platform.Name, undelivered(progress.Left)), nil
 		case s.overdue(v1alpha1.StepReSigned, s.obj.Spec.ReSignTimeoutSeconds):
 			return s.stillSigning(progress), nil
 		case progress.Swept:
@@ -61,9 +61,9 @@ func reSign(ctx context.Context, s *compromise) (playbook.Outcome, error) {
 				// To find them costs the database more than to sign.
 				interval, refused = refusedInterval, "; the database refuses to have "+refusals(progress)+" changed"
 			}
-			return playbook.Wait(interval, v1alpha1.ReasonReSigning, "%d signed anew, %s undelivered entries under the "+
-				"old kid, %d transactions from before the revocation still open%s",
-				progress.Resigned, bounded(progress.Left), len(progress.Open), refused), nil
+			return playbook.Wait(interval, v1alpha1.ReasonReSigning, "%d signed anew, %s under the old kid, %s from before "+
+				"the revocation still open%s", progress.Resigned, undelivered(progress.Left),
+				playbook.Count(len(progress.Open), "transaction", "transactions"), refused), nil
 		case time.Now().After(end):
 			return playbook.Wait(time.Millisecond, v1alpha1.ReasonReSigning, "%d signed anew so far", progress.Resigned), nil
 		}
@@ -93,18 +93,17 @@ func (s *compromise) stillSigning(progress *platformdb.ReSigning) playbook.Outco
 			"in a transaction to see what refuses it, and mend that", refusals(progress)))
 	}
 	if progress.Left > refusedEntries(progress) {
-		text := fmt.Sprintf("%s undelivered entries are under the old kid. The platform still signs with it, or their "+
-			"rows stay locked. Restart the processes that keep the key in memory", bounded(progress.Left))
+		text := fmt.Sprintf("the old kid still has %s. The platform still signs with it, or rows stay locked. Restart the "+
+			"processes that keep the key in memory", undelivered(progress.Left))
 		if s.obj.Spec.Via == v1alpha1.CompromiseViaCommand {
 			text += ", and let the platform sign them anew: the operator can't"
 		}
 		why = append(why, text)
 	}
 	if n := len(progress.Open); n > 0 {
-		why = append(why, fmt.Sprintf("%d transactions from before the revocation are still open (%s) and may insert "+
-			"under the old kid. Find their sessions in pg_locks by virtualtransaction, and end them. Commit or roll back the "+
-			"prepared ones",
-			n, strings.Join(progress.Open[:min(n, maxNamed)], ", ")))
+		why = append(why, fmt.Sprintf("%s from before the revocation still open (%s) and may insert under the old kid. "+
+			"Find the session in pg_locks by virtualtransaction, and end it. Commit or roll back what is prepared",
+			playbook.Count(n, "transaction is", "transactions are"), strings.Join(progress.Open[:min(n, maxNamed)], ", ")))
 	}
 	return playbook.Stall(v1alpha1.ReasonStillSigning, "after %d s %s. The key stays revoked. Then: %s",
 		s.obj.Spec.ReSignTimeoutSeconds, strings.Join(why, "; and "), s.resumeCommand())
@@ -114,7 +113,8 @@ func (s *compromise) stillSigning(progress *platformdb.ReSigning) playbook.Outco
 func refusals(progress *platformdb.ReSigning) string {
 	var texts []string
 	for _, r := range progress.Refusals[:min(len(progress.Refusals), maxNamed)] {
-		texts = append(texts, fmt.Sprintf("%d entries (SQLSTATE %s, such as entry %d)", r.Entries, r.State, r.Entry))
+		texts = append(texts, fmt.Sprintf("%s (SQLSTATE %s, such as entry %d)", playbook.Count(r.Entries, "entry", "entries"),
+			r.State, r.Entry))
 	}
 	return strings.Join(texts, " and ")
 }
@@ -126,10 +126,11 @@ func refusedEntries(progress *platformdb.ReSigning) (n int64) {
 	return n
 }
 
-// bounded prints a count that stops at a limit.
-func bounded(n int64) string {
+// undelivered prints a count that stops at a limit.
+func undelivered(n int64) string {
+	text := playbook.Count(n, "undelivered entry", "undelivered entries")
 	if n >= platformdb.CountLimit {
-		return fmt.Sprintf("at least %d", n)
+		return "at least " + text
 	}
-	return fmt.Sprint(n)
+	return text
 }

@@ -46,8 +46,9 @@ func revoke(ctx context.Context, s *compromise) (playbook.Outcome, error) {
 			"anew, or the database refused to change one. The next step signs them", r.RevokedAt.Format(time.RFC3339),
 			r.SuccessorKid), nil
 	case r.Claimed > 0:
-		return playbook.Done("revoked at %s, successor %s. At that moment %d entries were being delivered under the old "+
-			"kid, and can't be recalled", r.RevokedAt.Format(time.RFC3339), r.SuccessorKid, r.Claimed), nil
+		return playbook.Done("revoked at %s, successor %s. At that moment %s being delivered under the old kid, and "+
+			"can't be recalled", r.RevokedAt.Format(time.RFC3339), r.SuccessorKid,
+			playbook.Count(r.Claimed, "entry was", "entries were")), nil
 	}
 	return playbook.Done("revoked at %s, successor %s", r.RevokedAt.Format(time.RFC3339), r.SuccessorKid), nil
 }

@@ -157,9 +157,9 @@ func (s *compromise) rememberJWKS(ctx context.Context) (command.Finding, error) 
 			"knows whether the platform's rake was run for %s, or still runs. JWKS still has that kid. It is not run by "+
 			"itself. When you are sure that none runs: %s", s.obj.Spec.Kid, s.resumeCommand())
 	case len(kids) > maxKidsBefore:
-		held = playbook.Stall(v1alpha1.ReasonSpecInvalid, "JWKS has %d keys, and this object can remember %d. What the "+
-			"platform's rake does could not be told. Nothing was sent. Give Platform %q a spec.database. Then: %s", len(kids),
-			maxKidsBefore, s.platform.Name, s.resumeCommand())
+		held = playbook.Stall(v1alpha1.ReasonSpecInvalid, "JWKS has %s, and this object can remember %d. What the "+
+			"platform's rake does could not be told. Nothing was sent. Give Platform %q a spec.database. Then: %s",
+			playbook.Count(len(kids), "key", "keys"), maxKidsBefore, s.platform.Name, s.resumeCommand())
 	default:
 		s.obj.Status.JWKS.KidsBefore = kids
 	}
@@ -224,7 +224,7 @@ func storable(kids []string) []string {
 func named(kids []string) string {
 	text := strings.Join(kids[:min(len(kids), maxKidsNamed)], ", ")
 	if len(kids) > maxKidsNamed {
-		text += fmt.Sprintf(" and %d others", len(kids)-maxKidsNamed)
+		text += " and " + playbook.Count(len(kids)-maxKidsNamed, "other", "others")
 	}
 	return text
 }

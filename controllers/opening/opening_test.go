@@ -360,7 +360,7 @@ func TestALoweredSeverityIsAboutWhatWasBadThen(t *testing.T) {
 	s.mustOpen(up, tokens)
 	s.count(2)
 	waits, err := o.Claims.Hold(t.Context(), first, signals.Signals{Each: []signals.Signal{up, tokens}})
-	if err != nil || waits == nil || waits.Incident == first.Name {
+	if err != nil || waits == nil || waits.Name == first.Name {
 		t.Errorf("the first one does not wait for the second: %v, %+v", err, waits)
 	}
 }
@@ -385,7 +385,7 @@ func TestASecondOneWaitsAndTakesOver(t *testing.T) {
 		if first == nil {
 			return ""
 		}
-		return first.Incident
+		return first.Name
 	}
 	merge := v1alpha1.IncidentSpec{Category: v1alpha1.CategoryMergeInconsistency,
 		Affected: &v1alpha1.IncidentAffected{UserIDs: []string{"12"}}}

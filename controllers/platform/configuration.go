@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -47,7 +48,10 @@ var farSides = []farSide{
 			_, err := c.Render(ctx, p)
 			return err
 		}},
-	{v1alpha1.ConditionPagersConfigured, func(spec *v1alpha1.PlatformSpec) bool { return spec.Oncall != nil }, pagers},
+	{v1alpha1.ConditionPagersConfigured, func(spec *v1alpha1.PlatformSpec) bool {
+		return spec.Oncall != nil || slices.ContainsFunc(spec.RelyingParties,
+			func(r v1alpha1.RelyingParty) bool { return len(r.Notify) > 0 })
+	}, pagers},
 	{v1alpha1.ConditionStatusPageConfigured, func(spec *v1alpha1.PlatformSpec) bool {
 		return spec.StatusPage != nil && spec.StatusPage.SecretRef != nil
 	}, func(ctx context.Context, c *access.Connections, p *v1alpha1.Platform) error {
@@ -135,21 +139,37 @@ func summary(unusable, shared []string) string {
 	return cmp.Or(strings.Join(parts, "; "), configured)
 }
 
-// pagers looks at the channels of each tier. One that can't be used is a page that comes late, or not at all.
+// pagers looks at the channels of each tier and of each relying party. One that can't be used is a page that comes
+// late, or not at all.
 func pagers(ctx context.Context, c *access.Connections, p *v1alpha1.Platform) error {
 	var problems []string
-	nobody := true
-	for _, tier := range p.Spec.Oncall.Tiers {
-		for _, channel := range tier.Notify {
+	usable := 0
+	look := func(who string, channels []v1alpha1.Channel) error {
+		for _, channel := range channels {
 			_, err := c.Channel(ctx, p, channel)
 			if unread := (*access.Unread)(nil); errors.As(err, &unread) {
 				return err
 			}
 			if err != nil {
-				problems = append(problems, fmt.Sprintf("%s by %s: %v", tier.Name, channel.Type, err))
+				problems = append(problems, fmt.Sprintf("%s by %s: %v", who, channel.Type, err))
 				continue
 			}
-			nobody = false
+			usable++
+		}
+		return nil
+	}
+	nobody := false
+	if p.Spec.Oncall != nil {
+		for _, tier := range p.Spec.Oncall.Tiers {
+			if err := look(tier.Name, tier.Notify); err != nil {
+				return err
+			}
+		}
+		nobody = usable == 0
+	}
+	for _, party := range p.Spec.RelyingParties {
+		if err := look(party.Name, party.Notify); err != nil {
+			return err
 		}
 	}
 	switch {

@@ -67,8 +67,8 @@ type Reconciler struct {
 // +kubebuilder:rbac:groups="",namespace=playbook-system,resources=secrets,verbs=get
 // +kubebuilder:rbac:groups=events.k8s.io,namespace=playbook-system,resources=events,verbs=create;patch
 
-// SetupWithManager registers three controllers. One looks at databases, and may wait for a database that hangs. The
-// others write what is configured and the signals, and wait only for the API server.
+// SetupWithManager registers three controllers. One looks at databases and at Render, and may wait for one that hangs.
+// The others write what is configured and the signals, and wait only for the API server.
 func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 	if err := ctrl.NewControllerManagedBy(mgr).
 		For(&v1alpha1.Platform{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
@@ -124,6 +124,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 			return ctrl.Result{}, fmt.Errorf("writing the status: %w", err)
 		}
 		r.tell(before, p)
+	}
+	if err := r.lookAtAutoDeploy(ctx, p); err != nil {
+		return ctrl.Result{}, err
 	}
 	if !meta.IsStatusConditionTrue(p.Status.Conditions, v1alpha1.ConditionReady) {
 		return ctrl.Result{RequeueAfter: troubledInterval}, nil

@@ -77,7 +77,7 @@ func reportAutoDeploy(p *v1alpha1.Platform) {
 	}
 	set(p, v1alpha1.ConditionAutoDeployOff, metav1.ConditionTrue, v1alpha1.ReasonSwitchedOff, fmt.Sprintf(
 		"auto-deploy is off: %s. To have it switched on again, deploy a commit that mends the outage, or set the Incident's "+
-			"spec.resolution. If that Incident is gone, switch it on at Render",
+			"spec.resolution. If that Incident is gone, switch it on at Render: this is looked at, and then no longer said",
 		strings.Join(off, "; ")))
 }
 

@@ -31,3 +31,12 @@ func Words(d time.Duration) string {
 	}
 	return strings.Join(parts, " ")
 }
+
+// Count writes how many there are, with the words that fit the number: 1 entry, 2 entries. Words after the noun that
+// change with it are part of both: "entry is", "entries are".
+func Count[N int | int32 | int64](n N, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
+}

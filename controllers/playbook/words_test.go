@@ -18,3 +18,11 @@ func TestADurationIsWrittenAsPeopleDo(t *testing.T) {
 		}
 	}
 }
+
+func TestOneIsNotWrittenAsMany(t *testing.T) {
+	for n, want := range map[int64]string{0: "0 entries are dead", 1: "1 entry is dead", 2: "2 entries are dead"} {
+		if got := Count(n, "entry is", "entries are") + " dead"; got != want {
+			t.Errorf("%d is written %q, want %q", n, got, want)
+		}
+	}
+}

@@ -24,7 +24,7 @@ import (
 	"github.com/1pass-dev/playbook-operator/hack/world"
 )
 
-// byCommand makes the slot's platform run its own rake by SSH, with no role that reads private keys.
+// byCommand makes the slot's platform run its own rake by SSH. No role reads private keys then.
 func (s *slot) byCommand(t *testing.T) {
 	t.Helper()
 	ctx := t.Context()
@@ -63,7 +63,7 @@ func (s *slot) byCommand(t *testing.T) {
 	}
 }
 
-// patience is for how long a rake that was not started may still be, on a busy machine.
+// patience is how late a rake may still start, on a busy machine.
 const patience = 10 * time.Second
 
 // age lets time pass for an intent whose command left no trace: in the object and in the ledger, which know it by its
@@ -87,7 +87,7 @@ func (s *slot) age(ctx context.Context, obj *v1alpha1.KeyCompromise) error {
 	return s.admin.Status().Patch(ctx, aged, client.MergeFrom(obj))
 }
 
-// withoutDatabase leaves JWKS as all that the slot's Platform can be asked.
+// withoutDatabase leaves the slot's Platform nothing to ask but JWKS.
 func (s *slot) withoutDatabase(t *testing.T) {
 	t.Helper()
 	s.bare = true
@@ -178,7 +178,7 @@ func forgetful(next http.RoundTripper) http.RoundTripper {
 	})
 }
 
-// bareVariants have the status alone to keep an intent in.
+// bareVariants keep an intent in the status only.
 var bareVariants = []keyVariant{
 	{variant: variant{name: "an intent that is taken for one that was not sent", kube: forgetful},
 		fault: crashmatrix.KilledAfter, at: "SSH packet"},

@@ -28,7 +28,7 @@ import (
 
 const (
 	application = 42
-	// parallel runs at once: each waits for its servers most of the time.
+	// parallel is how many runs go on at once. Each waits for its servers most of the time.
 	parallel = 4
 	// runDeadline ends a run that does not come to an end: a broken variant, or a bug.
 	runDeadline = 45 * time.Second
@@ -50,7 +50,7 @@ type scenario struct {
 	spec v1alpha1.DLQReplaySpec
 	// fault of the relying party in the beginning.
 	fault logi.Fault
-	// refused by the platform's database are these entries: by one of refusals each.
+	// refused are the entries that the platform's database refuses, each by one of refusals.
 	refused map[int64]string
 	// meanwhile is what people and the platform do between passes; it is called after each.
 	meanwhile func(ctx context.Context, r *run, obj *v1alpha1.DLQReplay) error
@@ -89,7 +89,7 @@ type slot struct {
 	site *world.Site
 	db   *pgx.Conn
 
-	// Of the end of a key: what ends it, whether its Platform has no database, how long a run may take, and how often the
+	// Where a key is ended: what ends it, whether its Platform has no database, how long a run may take, and how often the
 	// rake had been started before it.
 	via      v1alpha1.CompromiseVia
 	bare     bool
@@ -125,7 +125,7 @@ var objectName = regexp.MustCompile(`/run-\d+`)
 
 var replays = []scenario{
 	{
-		// The canary fails, an entry dies again under the replay's hands, and a person lets the replay go on.
+		// The canary fails, an entry dies again during the replay, and a person lets the replay go on.
 		name:  "replay",
 		fault: logi.Fault{Status: http.StatusUnauthorized},
 		spec: v1alpha1.DLQReplaySpec{MaxInFlight: 5, Canary: v1alpha1.ReplayCanary{Entries: new(int32(2))},
@@ -182,7 +182,8 @@ var replays = []scenario{
 		},
 	},
 	{
-		// Of a batch of two, the database refuses one at the commit, so that it is halved; and one of those after it at once.
+		// The database refuses one of a batch of two at the commit, so that the batch is halved. It refuses one of the next
+		// at once.
 		name: "refused",
 		spec: v1alpha1.DLQReplaySpec{MaxInFlight: 2, Canary: v1alpha1.ReplayCanary{Entries: new(int32(0))},
 			Selector: &v1alpha1.ReplaySelector{EntryIDs: []string{"1", "2", "3", "4"}}},

@@ -67,7 +67,7 @@ type outage struct {
 	Held string
 	// Conditions as "Status Reason".
 	Conditions map[string]string
-	// Unknown says that the object reported an unknown outcome of the rollback.
+	// Unknown says that the object reported that the outcome of the rollback is unknown.
 	Unknown bool
 	// Repeated is a text that the public was told twice.
 	Repeated string

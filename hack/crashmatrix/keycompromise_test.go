@@ -135,7 +135,7 @@ func (s *slot) endKey(ctx context.Context, plan *crashmatrix.Plan, v variant, st
 			return got, wire.Effects(), wire.Fired(), err
 		}
 		if ready != nil && (ready.Reason == v1alpha1.ReasonWaitingForCaches || ready.Reason == v1alpha1.ReasonRevoking) {
-			// What a manager waits for, or much less where that is the far side.
+			// A run waits as long as the manager asks, and much less where it waits for the far side.
 			after := 50 * time.Millisecond
 			if until := obj.Status.ExposedUntil; until != nil {
 				after = time.Until(until.Time)

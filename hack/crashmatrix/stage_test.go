@@ -148,7 +148,7 @@ func rewrite(pattern, with string) func(string) string {
 	return func(sql string) string { return compiled.ReplaceAllString(sql, with) }
 }
 
-// swallow keeps writes from the API server and answers with the object as it is.
+// swallow drops writes to the API server, and answers with the object as it is.
 func swallow(which func(path, body string) bool) func(http.RoundTripper) http.RoundTripper {
 	return func(next http.RoundTripper) http.RoundTripper {
 		return roundTrip(func(request *http.Request) (*http.Response, error) {

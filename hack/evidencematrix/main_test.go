@@ -2,6 +2,7 @@ package evidencematrix
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -22,16 +23,19 @@ var (
 
 func TestMain(m *testing.M) {
 	stage.Tests(m, func(ctx context.Context, dir string) (stop func(context.Context) error, err error) {
-		plane, admin, err := stage.StartPlane(ctx, dir)
+		w, admin, _, err := stage.StartWorld(ctx, dir)
 		if err != nil {
 			return nil, err
 		}
 		kube = admin
+		if outbox, err = newOutbox(ctx, w); err != nil {
+			return nil, errors.Join(err, w.Stop(ctx))
+		}
 		server := httptest.NewServer(http.HandlerFunc(serve))
 		address = server.URL
 		return func(ctx context.Context) error {
 			server.Close()
-			return plane.Stop(ctx)
+			return errors.Join(outbox.Close(ctx), w.Stop(ctx))
 		}, nil
 	})
 }

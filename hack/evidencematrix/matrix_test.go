@@ -3,6 +3,7 @@ package evidencematrix
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"regexp"
@@ -12,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
@@ -28,6 +30,8 @@ const (
 	approved       = "approved"
 	approvedOther  = "another pair approved"
 	resolvedByHand = "resolved by hand"
+	outageOpen     = "an Outage is open"
+	statusLost     = "the status is lost, and ObserveOnly ends"
 	// workers is how many cells run in parallel. It keeps the API server busy while cells wait for other systems.
 	workers = 6
 )
@@ -61,6 +65,10 @@ func cells() (all []cell) {
 				for k, t := range twists {
 					switch {
 					case t.name == ackedUnseen && pattern != Rises:
+					case (t.name == outageOpen || t.name == statusLost) && category != webhook:
+						// An Outage that lost its status, or is not the only one, is tested in controllers/incident.
+					case (t.name == approved || t.name == approvedOther) && category == webhook:
+						// Nothing of it asks for an approval.
 					case t.name == sameOpen && opener == bySignals:
 						// In these cells the signals open no Incident. controllers/claims tests that.
 					case category == outage, t.name == ackedUnseen, t.name == sameOpen, (i+j+k)%2 == 0:
@@ -106,15 +114,11 @@ func TestEvidenceMatrix(t *testing.T) {
 // play runs a cell. The Incident is opened, and the manager looks. Two minutes later, after the turn, the twist comes.
 // The manager looks after 8 minutes, and after 31.
 func (c cell) play(ctx context.Context, name string, faulty faults) (string, error) {
-	automation := v1alpha1.AutomationEnabled
-	if c.twist == observeOnly {
-		automation = v1alpha1.AutomationObserveOnly
-	}
-	s, err := newScene(ctx, name, automation, faulty)
+	s, err := newScene(ctx, name, c, faulty)
 	if err != nil {
 		return "", err
 	}
-	defer farSides.Delete(name)
+	defer s.end()
 	var first string
 	if first, err = c.openFirst(s); err != nil {
 		return "", err
@@ -133,6 +137,14 @@ func (c cell) play(ctx context.Context, name string, faulty faults) (string, err
 		fmt.Printf("%s: %s\n%s\n", c, got, text)
 	}
 	return got, err
+}
+
+// automation is ObserveOnly too where the status is lost: the Incident has done nothing by then that must be known.
+func (c cell) automation() v1alpha1.Automation {
+	if c.twist == observeOnly || c.twist == statusLost {
+		return v1alpha1.AutomationObserveOnly
+	}
+	return v1alpha1.AutomationEnabled
 }
 
 func (c cell) passes(s *scene, obj, first string) error {
@@ -178,6 +190,8 @@ func (c cell) openFirst(s *scene) (string, error) {
 		category = v1alpha1.CategoryKeyMismatch
 	case c.twist == otherOpen:
 		category = v1alpha1.CategoryMergeInconsistency
+	case c.twist == outageOpen:
+		category = outage
 	case c.twist != sameOpen:
 		return "", nil
 	}
@@ -230,6 +244,8 @@ func (c cell) turns(s *scene, name string) error {
 	case restarted:
 		s.manager, s.signals = s.newManager(), nil
 		return s.pass(name)
+	case statusLost:
+		return errors.Join(s.loseStatus(name), s.patch(&v1alpha1.Platform{}, "p", `{"spec":{"automation":"Enabled"}}`))
 	case reapplied:
 		p := &v1alpha1.Platform{ObjectMeta: metav1.ObjectMeta{Namespace: s.name, Name: "p"}}
 		if err := kube.Delete(s.ctx, p); err != nil {
@@ -250,9 +266,26 @@ func (s *scene) approve(name string, other bool) error {
 		return err
 	}
 	digest := "sha256:1111111111111111111111111111111111111111111111111111111111111111"
+	step := v1alpha1.StepRolledBack
 	if obj.Status.Rollback != nil && !other {
 		digest = obj.Status.Rollback.Digest
 	}
-	return s.patch(obj, name, fmt.Sprintf(`{"spec":{"approvals":[{"step":"RolledBack","digest":%q,"by":"dana"}]}}`,
-		digest))
+	if obj.Spec.Category == keyExposed {
+		step = v1alpha1.StepKeyCompromised
+		if asked := askedFor(obj); asked != "" && !other {
+			digest = asked
+		}
+	}
+	return s.patch(obj, name, fmt.Sprintf(`{"spec":{"approvals":[{"step":%q,"digest":%q,"by":"dana"}]}}`, step, digest))
+}
+
+var aDigest = regexp.MustCompile(`sha256:[0-9a-f]{64}`)
+
+// askedFor is the digest that a KeyExposure shows, for a person to approve; empty where it asks for none.
+func askedFor(obj *v1alpha1.Incident) string {
+	c := meta.FindStatusCondition(obj.Status.Conditions, v1alpha1.StepKeyCompromised)
+	if c == nil {
+		return ""
+	}
+	return aDigest.FindString(c.Message)
 }

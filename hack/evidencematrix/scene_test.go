@@ -40,6 +40,7 @@ type scene struct {
 	opened   time.Time
 	signals  []signals.Signal
 	manager  *incident.Reconciler
+	managers []*incident.Reconciler // also those that ended
 	spec     v1alpha1.PlatformSpec
 	faulty   faults
 }
@@ -53,7 +54,7 @@ type faults struct {
 	before func(*scene, string) error
 }
 
-func newScene(ctx context.Context, name string, automation v1alpha1.Automation, faulty faults) (*scene, error) {
+func newScene(ctx context.Context, name string, c cell, faulty faults) (*scene, error) {
 	s := &scene{ctx: ctx, name: name, render: logi.NewRender(), services: logi.NewServices(),
 		now: time.Now().Truncate(time.Second), faulty: faulty}
 	mux := http.NewServeMux()
@@ -65,25 +66,21 @@ func newScene(ctx context.Context, name string, automation v1alpha1.Automation, 
 	if err := kube.Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}); err != nil {
 		return nil, err
 	}
-	for secret, data := range map[string]map[string]string{
+	if err := s.createSecrets(map[string]map[string]string{
 		"engineer":   {"routingKey": engineerKey, "url": s.url() + "/pagerduty/v2/enqueue"},
 		"owner":      {"routingKey": ownerKey, "url": s.url() + "/pagerduty/v2/enqueue"},
 		"render":     {"apiKey": s.render.Key()},
 		"statuspage": {"apiKey": s.services.StatuspageKey(), "url": s.url() + "/statuspage/v1"},
-	} {
-		if err := kube.Create(ctx, &corev1.Secret{
-			ObjectMeta: metav1.ObjectMeta{Namespace: name, Name: secret,
-				Labels: map[string]string{v1alpha1.LabelPlatform: "p"}}, StringData: data,
-		}); err != nil {
-			return nil, err
-		}
+	}); err != nil {
+		return nil, err
 	}
 	ref := func(name string) v1alpha1.SecretReference { return v1alpha1.SecretReference{Name: name} }
 	tier := func(name, secret string) v1alpha1.OncallTier {
 		return v1alpha1.OncallTier{Name: name, Notify: []v1alpha1.Channel{{Type: "PagerDuty", SecretRef: ref(secret)}}}
 	}
 	s.spec = v1alpha1.PlatformSpec{
-		URL: address, Database: &v1alpha1.PlatformDatabase{SecretRef: ref("nowhere")}, Automation: automation,
+		URL: address, Automation: c.automation(),
+		Database: &v1alpha1.PlatformDatabase{SecretRef: ref("nowhere"), SigningSecretRef: new(ref("nowhere"))},
 		Rollback: &v1alpha1.PlatformRollback{Service: "web"},
 		Render: &v1alpha1.PlatformRender{
 			SecretRef: ref("render"), URL: s.url() + logi.RenderPath, Services: []v1alpha1.RenderService{{Name: "web",
@@ -95,8 +92,33 @@ func newScene(ctx context.Context, name string, automation v1alpha1.Automation, 
 		StatusPage: &v1alpha1.PlatformStatusPage{PageID: "page", SecretRef: new(ref("statuspage"))},
 		AutoOpen:   []v1alpha1.IncidentCategory{v1alpha1.CategoryOutage, v1alpha1.CategoryWebhookDelivery},
 	}
+	if c.category == webhook {
+		if err := s.relyingParties(); err != nil {
+			return nil, err
+		}
+	}
 	s.manager = s.newManager()
 	return s, s.applyPlatform()
+}
+
+func (s *scene) createSecrets(secrets map[string]map[string]string) error {
+	for name, data := range secrets {
+		if err := kube.Create(s.ctx, &corev1.Secret{
+			ObjectMeta: metav1.ObjectMeta{Namespace: s.name, Name: name,
+				Labels: map[string]string{v1alpha1.LabelPlatform: "p"}}, StringData: data,
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// end of a cell.
+func (s *scene) end() {
+	farSides.Delete(s.name)
+	for _, manager := range s.managers {
+		manager.Connections.Close()
+	}
 }
 
 func (s *scene) url() string { return address + "/" + s.name }
@@ -112,7 +134,7 @@ func (s *scene) newManager() *incident.Reconciler {
 	if s.faulty.client != nil {
 		c = s.faulty.client(kube)
 	}
-	return &incident.Reconciler{
+	manager := &incident.Reconciler{
 		Client: c, APIReader: c, Recorder: &events.FakeRecorder{}, Now: func() time.Time { return s.now },
 		Connections: &access.Connections{Secrets: kube, Transport: s.faulty.transport},
 		Signals: func(client.ObjectKey) signals.Signals {
@@ -123,6 +145,8 @@ func (s *scene) newManager() *incident.Reconciler {
 			return signals.Signals{Each: each}
 		},
 	}
+	s.managers = append(s.managers, manager)
+	return manager
 }
 
 // open creates an Incident like a person or an alert, and sets the clock to its creation.
@@ -207,7 +231,17 @@ func (s *scene) outcome(name string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("%s; %s; %s; %s", s.pages(), s.rolledBack(obj), state(obj), s.public()), nil
+	did := s.rolledBack(obj)
+	for _, more := range []func(*v1alpha1.Incident) (string, error){s.endedKeys, s.webhookWork} {
+		done, err := more(obj)
+		if err != nil {
+			return "", err
+		}
+		if done != "-" {
+			did = strings.TrimPrefix(did+" "+done, "- ")
+		}
+	}
+	return fmt.Sprintf("%s; %s; %s; %s", s.pages(), did, state(obj), s.public()), nil
 }
 
 // pages are the alerts of PagerDuty, as the tier's initial and the severity. r is resolved, a is acknowledged. Without
@@ -250,17 +284,42 @@ func (s *scene) rolledBack(obj *v1alpha1.Incident) string {
 	return text
 }
 
+// endedKeys is how many KeyCompromises there are. If there is none, it is what a KeyExposure waits for.
+func (s *scene) endedKeys(obj *v1alpha1.Incident) (string, error) {
+	var list v1alpha1.KeyCompromiseList
+	if err := kube.List(s.ctx, &list, client.InNamespace(s.name)); err != nil {
+		return "", err
+	}
+	c := meta.FindStatusCondition(obj.Status.Conditions, v1alpha1.StepKeyCompromised)
+	switch n := len(list.Items); {
+	case n == 1:
+		return "ends", nil
+	case n > 1:
+		return fmt.Sprintf("ends %d times", n), nil
+	case c == nil || c.Reason == v1alpha1.ReasonNotNeeded:
+		return "-", nil
+	case c.Reason == v1alpha1.ReasonWaitingForApproval:
+		return "asks", nil
+	default:
+		return c.Reason, nil
+	}
+}
+
 // state is closed, or what the Incident waits for by its own words.
 func state(obj *v1alpha1.Incident) string {
 	if obj.Status.ResolvedAt != nil {
 		return "closed"
+	}
+	if c := meta.FindStatusCondition(obj.Status.Conditions, v1alpha1.StepRecovered); c != nil &&
+		c.Reason == v1alpha1.ReasonSignalsUnknown {
+		return "deaf"
 	}
 	for _, step := range []string{v1alpha1.StepMitigated, v1alpha1.StepResolved} {
 		if c := meta.FindStatusCondition(obj.Status.Conditions, step); c != nil {
 			return map[string]string{
 				v1alpha1.ReasonAwaitingMitigation: "bad", v1alpha1.ReasonNotConfirmed: "unconfirmed",
 				v1alpha1.ReasonSignalsUnknown:     "lost",
-				v1alpha1.ReasonAwaitingResolution: "person",
+				v1alpha1.ReasonAwaitingResolution: "person", v1alpha1.ReasonEndingKey: "ending",
 			}[c.Reason]
 		}
 	}

@@ -16,8 +16,9 @@ const (
 	all        = "" // of what a row does not select by
 )
 
-// A row says what becomes of the cells that it selects: "pages; rollback; state; public", as scene.outcome writes it,
-// 31 minutes after the Incident was opened. Nobody acknowledges, and the signals stay as they are after the turn.
+// A row says what becomes of the cells that it selects: "pages; rollback or keys; state; public", as scene.outcome
+// writes it, 31 minutes after the Incident was opened. Nobody acknowledges, and the signals stay as they are after the
+// turn.
 type row struct {
 	categories []v1alpha1.IncidentCategory
 	opener     string
@@ -79,10 +80,16 @@ var table = []row{
 	{of(outage), bySignals, of(sev3), of(BadThenGood), "-; back; closed; -"},
 	{of(outage), bySignals, of(sev3), of(BadThenUnknown), "-; back; lost; -"},
 
-	// WebhookDelivery: the signal of the webhooks is sev2. No signal rolls anything back, or closes it.
-	{of(webhook), person, of(notGiven), quiet, "-; -; person; -"},
-	{of(webhook), person, of(notGiven), of(Bad, BadBy4xx, Flaky, BadThenGood, BadThenUnknown, Rises), "E2; -; person; -"},
-	{of(webhook), bySignals, of(notGiven), patterns, "E2; -; person; -"},
+	// WebhookDelivery: the signal of the webhooks is sev2. No signal rolls anything back, and none closes it while the
+	// relying parties are deaf. What a person opened, or a signal of its own confirmed, settles and tells. A signal of
+	// sev2 confirms no sev1.
+	{of(webhook), person, of(notGiven), quiet, "-; settles 42, tells both; deaf; -"},
+	{of(webhook), person, of(notGiven), of(Bad, BadBy4xx, Flaky, BadThenGood, BadThenUnknown, Rises),
+		"E2; settles 42, tells both; deaf; -"},
+	{of(webhook), bySignals, of(notGiven), patterns, "E2; settles 42, tells both; deaf; -"},
+	{of(webhook), person, of(sev1), patterns, "E1 O1; settles 42, tells both; deaf; -"},
+	{of(webhook), bySignals, of(sev1), patterns, "E1 O1; NotConfirmed; deaf; -"},
+	{of(webhook), all, of(sev3), patterns, "-; settles 42, tells both; deaf; -"},
 
 	// Unclassified: all signals raise it.
 	{of(v1alpha1.CategoryUnclassified), person, of(notGiven), quiet, "-; -; person; -"},
@@ -95,13 +102,16 @@ var table = []row{
 	// No signal is about these. An alert that opens one passes sev2.
 	{reported, person, of(notGiven), patterns, "-; -; person; -"},
 	{reported, bySignals, of(notGiven), patterns, "E2; -; person; -"},
-	// Its floor is sev2, and a sev3 is refused.
-	{of(keyExposed), all, of(notGiven), patterns, "E2; -; person; -"},
+	// Its floor is sev2, and a sev3 is refused. No signal says anything about it, and none closes it. What a person
+	// reports makes a KeyCompromise; an alert makes none.
+	{of(keyExposed), person, of(notGiven), patterns, "E2; ends; ending; -"},
+	{of(keyExposed), person, of(sev1), patterns, "E1 O1; ends; ending; -"},
+	{of(keyExposed), bySignals, of(notGiven), patterns, "E2; asks; ending; -"},
+	{of(keyExposed), bySignals, of(sev1), patterns, "E1 O1; asks; ending; -"},
 
 	// A person's severity is final.
-	{append(of(webhook, v1alpha1.CategoryUnclassified, keyExposed), reported...), all, of(sev1), patterns,
-		"E1 O1; -; person; -"},
-	{append(of(webhook, v1alpha1.CategoryUnclassified), reported...), all, of(sev3), patterns, "-; -; person; -"},
+	{append(of(v1alpha1.CategoryUnclassified), reported...), all, of(sev1), patterns, "E1 O1; -; person; -"},
+	{append(of(v1alpha1.CategoryUnclassified), reported...), all, of(sev3), patterns, "-; -; person; -"},
 }
 
 // twists are the other events, each with the outcomes that it changes. An outcome that a twist does not name stays the
@@ -116,57 +126,82 @@ var twists = []struct {
 	{name: restarted},
 	{name: reapplied},
 	{name: observeOnly, changes: map[string]string{
-		"E1 O1; back; bad; public":    "E1 O1; AutomationOff; bad; -",
-		"E1 O1; asks; bad; public":    "E1 O1; asks; bad; -",
-		"E1r; back; closed; -":        "E1r; -; closed; -",
-		"E1 O1; back; lost; -":        "E1 O1; asks; lost; -",
-		"E2 E1 O1; back; bad; public": "E2 E1 O1; AutomationOff; bad; -",
+		"E1 O1; back; bad; public":            "E1 O1; AutomationOff; bad; -",
+		"E1 O1; asks; bad; public":            "E1 O1; asks; bad; -",
+		"E1r; back; closed; -":                "E1r; -; closed; -",
+		"E1 O1; back; lost; -":                "E1 O1; asks; lost; -",
+		"E2 E1 O1; back; bad; public":         "E2 E1 O1; AutomationOff; bad; -",
+		"E2; ends; ending; -":                 "E2; AutomationOff; ending; -",
+		"E2; asks; ending; -":                 "E2; AutomationOff; ending; -",
+		"-; settles 42, tells both; deaf; -":  "-; AutomationOff; deaf; -",
+		"E2; settles 42, tells both; deaf; -": "E2; AutomationOff; deaf; -",
+	}},
+	// The Outage is a person's sev3, which pages nobody and rolls nothing back while the signals are good.
+	{name: outageOpen, changes: map[string]string{
+		"-; settles 42, tells both; deaf; -":  "-; WaitingForOutage; deaf; -",
+		"E2; settles 42, tells both; deaf; -": "E2; WaitingForOutage; deaf; -",
+	}},
+	// Nobody knows what it did. People are paged again.
+	{name: statusLost, changes: map[string]string{
+		"-; settles 42, tells both; deaf; -":  "-; StatusLost; deaf; -",
+		"E2; settles 42, tells both; deaf; -": "E2x2; StatusLost; deaf; -",
 	}},
 	{name: acknowledged, changes: map[string]string{
-		"E2; asks; unconfirmed; -":    "E2a; asks; unconfirmed; -",
-		"E2; asks; bad; -":            "E2a; asks; bad; -",
-		"E2; -; person; -":            "E2a; -; person; -",
-		"E1 O1; back; bad; public":    "E1a; back; bad; public",
-		"E1 O1; asks; bad; public":    "E1a; asks; bad; public",
-		"E1 O1; back; lost; -":        "E1a; back; lost; -",
-		"E1 O1; asks; lost; -":        "E1a; asks; lost; -",
-		"E1 O1; -; person; -":         "E1a; -; person; -",
-		"E2 E1 O1; back; bad; public": "E2a E1 O1; back; bad; public",
-		"E2 E1 O1; -; person; -":      "E2a E1 O1; -; person; -",
+		"E2; ends; ending; -":                 "E2a; ends; ending; -",
+		"E2; asks; ending; -":                 "E2a; asks; ending; -",
+		"E2; asks; unconfirmed; -":            "E2a; asks; unconfirmed; -",
+		"E2; asks; bad; -":                    "E2a; asks; bad; -",
+		"E2; -; person; -":                    "E2a; -; person; -",
+		"E2; settles 42, tells both; deaf; -": "E2a; settles 42, tells both; deaf; -",
+		"E1 O1; back; bad; public":            "E1a; back; bad; public",
+		"E1 O1; asks; bad; public":            "E1a; asks; bad; public",
+		"E1 O1; back; lost; -":                "E1a; back; lost; -",
+		"E1 O1; asks; lost; -":                "E1a; asks; lost; -",
+		"E1 O1; -; person; -":                 "E1a; -; person; -",
+		"E2 E1 O1; back; bad; public":         "E2a E1 O1; back; bad; public",
+		"E2 E1 O1; -; person; -":              "E2a E1 O1; -; person; -",
 	}, rising: map[string]string{
 		// It was acknowledged as sev3, before anybody was paged.
-		"E2; -; person; -": "E2; -; person; -",
+		"E2; settles 42, tells both; deaf; -": "E2; settles 42, tells both; deaf; -",
 	}},
 	// The acknowledgement was for the lower severity only. The page of the higher one rings.
 	{name: ackedUnseen, changes: map[string]string{
-		"E2; -; person; -": "E2a; -; person; -",
+		"E2; -; person; -":                    "E2a; -; person; -",
+		"E2; ends; ending; -":                 "E2a; ends; ending; -",
+		"E2; asks; ending; -":                 "E2a; asks; ending; -",
+		"E2; settles 42, tells both; deaf; -": "E2a; settles 42, tells both; deaf; -",
 	}, rising: map[string]string{
-		"E2; -; person; -": "E2; -; person; -",
+		"E2; settles 42, tells both; deaf; -": "E2; settles 42, tells both; deaf; -",
 	}},
 	{name: approved, changes: map[string]string{
 		"E2; asks; unconfirmed; -": "E2; back; unconfirmed; -",
 		"E2; asks; bad; -":         "E2; back; bad; -",
 		"E1 O1; asks; bad; public": "E1 O1; back; bad; public",
 		"E1 O1; asks; lost; -":     "E1 O1; back; lost; -",
+		"E2; asks; ending; -":      "E2; ends; ending; -",
 	}},
 	// The approved pair is not live any more. A new deploy went live after the turn, and since then no signal is bad in a
 	// way that allows a rollback.
 	{name: approvedOther},
 	{name: resolvedByHand, changes: map[string]string{
-		"E2; asks; unconfirmed; -":    "E2r; -; closed; -",
-		"E2; asks; bad; -":            "E2r; -; closed; -",
-		"E2; -; person; -":            "E2r; -; closed; -",
-		"-; -; person; -":             "-; -; closed; -",
-		"E1 O1; -; person; -":         "E1r; -; closed; -",
-		"E1 O1; asks; bad; public":    "E1r; -; closed; -",
-		"E1 O1; asks; lost; -":        "E1r; -; closed; -",
-		"E1 O1; back; bad; public":    "E1r; back and auto-deploy on; closed; -",
-		"E1 O1; back; lost; -":        "E1r; back and auto-deploy on; closed; -",
-		"E1r; back; closed; -":        "E1r; back and auto-deploy on; closed; -",
-		"E2 E1 O1; back; bad; public": "E2r; -; closed; -",
-		"E2 E1 O1; -; person; -":      "E2r; -; closed; -",
+		"E2; asks; unconfirmed; -":            "E2r; -; closed; -",
+		"E2; asks; bad; -":                    "E2r; -; closed; -",
+		"E2; -; person; -":                    "E2r; -; closed; -",
+		"-; -; person; -":                     "-; -; closed; -",
+		"E1 O1; -; person; -":                 "E1r; -; closed; -",
+		"E1 O1; asks; bad; public":            "E1r; -; closed; -",
+		"E1 O1; asks; lost; -":                "E1r; -; closed; -",
+		"E1 O1; back; bad; public":            "E1r; back and auto-deploy on; closed; -",
+		"E1 O1; back; lost; -":                "E1r; back and auto-deploy on; closed; -",
+		"E1r; back; closed; -":                "E1r; back and auto-deploy on; closed; -",
+		"E2 E1 O1; back; bad; public":         "E2r; -; closed; -",
+		"E2 E1 O1; -; person; -":              "E2r; -; closed; -",
+		"E2; ends; ending; -":                 "E2r; ends; closed; -",
+		"E2; asks; ending; -":                 "E2r; -; closed; -",
+		"-; settles 42, tells both; deaf; -":  "-; settles 42, tells both; closed; -",
+		"E2; settles 42, tells both; deaf; -": "E2r; settles 42, tells both; closed; -",
 	}, rising: map[string]string{
-		"E2; -; person; -": "-; -; closed; -",
+		"E2; settles 42, tells both; deaf; -": "-; settles 42, tells both; closed; -",
 	}},
 	// The first Incident keeps the place. It is a person's sev3, and no signal was bad for it. This one only pages. It
 	// does not close, since it can't see the end.
@@ -193,7 +228,12 @@ func (c cell) want() (want string, rows int) {
 		}
 	}
 	if c.twist == sameOpen && c.category == keyExposed {
-		return "E2 E2; -; person; -", rows // the first is sev2 at least, and pages too
+		// The first is sev2 at least, and pages too. The second one takes on its KeyCompromise.
+		return "E2 E2; ends; ending; -", rows
+	}
+	if c.twist == statusLost && c.opener == person && slices.Contains(of(BadThenGood, BadThenUnknown, Rises), c.pattern) {
+		// The signals are bad either before the status is lost or after that.
+		return "E2; StatusLost; deaf; -", rows
 	}
 	for _, t := range twists {
 		if t.name != c.twist {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -34,6 +35,14 @@ var variants = []struct {
 	{"NotNeeded settled while looks fail", cell{outage, Rises, person, notGiven, ""}, faults{before: settleEarly}},
 	{"an approval used for another pair", cell{outage, BadBy4xx, person, notGiven, approvedOther},
 		faults{client: anyDigest}},
+	{"an alert is taken for a person", cell{keyExposed, Good, bySignals, notGiven, ""}, faults{client: nobodysAlert}},
+	{"an approval of anything ends a key", cell{keyExposed, Good, bySignals, notGiven, approvedOther},
+		faults{client: anyKeyDigest}},
+	{"an alert that nothing confirmed settles", cell{webhook, Bad, bySignals, sev1, ""}, faults{client: nobodysAlert}},
+	{"settles and tells while an Outage is open", cell{webhook, Bad, person, notGiven, outageOpen},
+		faults{client: noOutage}},
+	{"settles and tells although ObserveOnly", cell{webhook, Bad, person, notGiven, observeOnly},
+		faults{client: alwaysEnabled}},
 }
 
 // catch plays the variants, and returns how many are caught.
@@ -154,6 +163,45 @@ var anyDigest = reading(func(obj client.Object) {
 	if o, ok := obj.(*v1alpha1.Incident); ok && o.Status.Rollback != nil {
 		for i := range o.Spec.Approvals {
 			o.Spec.Approvals[i].Digest = o.Status.Rollback.Digest
+		}
+	}
+})
+
+// nobodysAlert hides who opened an Incident.
+var nobodysAlert = reading(func(obj client.Object) {
+	if o, ok := obj.(*v1alpha1.Incident); ok {
+		delete(o.Annotations, v1alpha1.AnnotationSeenBy)
+		delete(o.Annotations, v1alpha1.AnnotationSeenSeverity)
+	}
+})
+
+// noOutage hides Outages in lists.
+func noOutage(c client.WithWatch) client.Client {
+	return interceptor.NewClient(c, interceptor.Funcs{
+		List: func(ctx context.Context, c client.WithWatch, list client.ObjectList, opts ...client.ListOption) error {
+			err := c.List(ctx, list, opts...)
+			if all, ok := list.(*v1alpha1.IncidentList); ok {
+				all.Items = slices.DeleteFunc(all.Items, func(i v1alpha1.Incident) bool { return i.Spec.Category == outage })
+			}
+			return err
+		},
+	})
+}
+
+// alwaysEnabled does not see the red button.
+var alwaysEnabled = reading(func(obj client.Object) {
+	if p, ok := obj.(*v1alpha1.Platform); ok {
+		p.Spec.Automation = v1alpha1.AutomationEnabled
+	}
+})
+
+// anyKeyDigest takes every approval as one of the end of the key.
+var anyKeyDigest = reading(func(obj client.Object) {
+	if o, ok := obj.(*v1alpha1.Incident); ok && o.Spec.Category == keyExposed {
+		for i := range o.Spec.Approvals {
+			if asked := askedFor(o); asked != "" {
+				o.Spec.Approvals[i].Digest = asked
+			}
 		}
 	}
 })

@@ -10,9 +10,6 @@ import (
 	"io"
 	"net/http"
 	"strconv"
-	"time"
-
-	"github.com/jackc/pgx/v5"
 )
 
 func (s *Server) routes() http.Handler {
@@ -39,6 +36,10 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("POST /_control/jwks", control(s.controlJWKS))
 	mux.HandleFunc("GET /_control/counts",
 		func(w http.ResponseWriter, _ *http.Request) { respond(w, http.StatusOK, s.Counts()) })
+	mux.HandleFunc("POST /_control/list", control(func(_ context.Context, in ListFault) (any, error) {
+		s.SetListFault(in)
+		return in, nil
+	}))
 	mux.HandleFunc("POST /_control/nonces", control(func(_ context.Context, in struct {
 		EntryID int64 `json:"entryID,string"`
 	}) (any, error) {
@@ -88,56 +89,6 @@ func (s *Server) admin(next http.HandlerFunc) http.Handler {
 		}
 		next(w, r)
 	})
-}
-
-const perPage = 50
-
-type outboxEntry struct {
-	ID                 int64      `json:"id" db:"id"`
-	OAuthApplicationID int64      `json:"oauth_application_id" db:"oauth_application_id"`
-	EventType          string     `json:"event_type" db:"event_type"`
-	IdempotencyKey     string     `json:"idempotency_key" db:"idempotency_key"`
-	Kid                string     `json:"kid" db:"kid"`
-	Attempts           int        `json:"attempts" db:"attempts"`
-	EnqueuedAt         time.Time  `json:"enqueued_at" db:"enqueued_at"`
-	DLQAt              *time.Time `json:"dlq_at" db:"dlq_at"`
-	LastError          *string    `json:"last_error" db:"last_error"`
-}
-
-// listOutbox answers GET /api/v1/admin/webhook_outbox?status=dead&page=1.
-func (s *Server) listOutbox(w http.ResponseWriter, r *http.Request) {
-	if status := r.URL.Query().Get("status"); status != "dead" {
-		fail(w, http.StatusUnprocessableEntity, "invalid_status", "status must be dead")
-		return
-	}
-	page := 1
-	if text := r.URL.Query().Get("page"); text != "" {
-		var err error
-		if page, err = strconv.Atoi(text); err != nil || page < 1 {
-			fail(w, http.StatusUnprocessableEntity, "invalid_page", "page must be a number from 1 on")
-			return
-		}
-	}
-	var total int
-	err := s.pool.QueryRow(r.Context(),
-		`SELECT count(*) FROM webhook_outbox_entries WHERE dlq_at IS NOT NULL AND delivered_at IS NULL`).Scan(&total)
-	var rows pgx.Rows
-	if err == nil {
-		rows, err = s.pool.Query(r.Context(), `SELECT id, oauth_application_id, event_type, idempotency_key, kid,
-				attempts, enqueued_at, dlq_at, last_error
-			FROM webhook_outbox_entries WHERE dlq_at IS NOT NULL AND delivered_at IS NULL
-			ORDER BY id LIMIT $1 OFFSET $2`, perPage, (page-1)*perPage)
-	}
-	var entries []outboxEntry
-	if err == nil {
-		entries, err = pgx.CollectRows(rows, pgx.RowToStructByName[outboxEntry])
-	}
-	if err != nil {
-		fail(w, http.StatusInternalServerError, "internal", err.Error())
-		return
-	}
-	respond(w, http.StatusOK,
-		map[string]any{"entries": entries, "meta": map[string]int{"page": page, "per_page": perPage, "total": total}})
 }
 
 type nonce struct {

@@ -34,7 +34,8 @@ const idle = 20 * time.Millisecond
 
 func (s *Server) work(ctx context.Context) {
 	for ctx.Err() == nil {
-		// An error is from the database, which tests stop. The platform's dispatcher is also restarted until it is back.
+		// An error comes from the database, which tests stop. The platform's own dispatcher is restarted, too, until the
+		// database is back.
 		if delivered, err := s.deliverOne(ctx, ClaimQuery); err == nil && delivered {
 			continue
 		}

@@ -20,7 +20,7 @@ func (s *Server) RegisterClient(id, secret string) {
 	s.clients[id] = secret
 }
 
-// deployed is the platform as the commit that is live lets it be. The rest of the API is as well as ever.
+// deployed answers as the live commit makes the platform answer. The rest of the API works as always.
 func (s *Server) deployed(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		suspended, down, broken := s.render.state()
@@ -35,7 +35,7 @@ func (s *Server) deployed(next http.Handler) http.Handler {
 		default:
 			suspended = false
 		}
-		// Both are answers of Render's proxy.
+		// Render's proxy gives both answers.
 		switch {
 		case suspended:
 			page(w, http.StatusServiceUnavailable, "Service Suspended")

@@ -22,9 +22,9 @@ type JWKSFault string
 const (
 	// JWKSHangs accepts the request and never answers.
 	JWKSHangs JWKSFault = "Hang"
-	// JWKSHangsMidBody sends the first half of the answer, and then nothing.
+	// JWKSHangsMidBody sends the first half of the answer, and then nothing more.
 	JWKSHangsMidBody JWKSFault = "HangMidBody"
-	// JWKSHTML answers 200 with a page, as a balancer or a CDN does that is busy with something else.
+	// JWKSHTML answers 200 with an HTML page, as a balancer or a CDN in trouble does.
 	JWKSHTML JWKSFault = "HTML"
 	// JWKSHuge answers a set of keys of more than 10 MB, with the right ones at its end.
 	JWKSHuge JWKSFault = "Huge"
@@ -46,8 +46,8 @@ func (s *Server) SetJWKSFault(fault JWKSFault) {
 	s.jwksDown = fault
 }
 
-// SetJWKSTTL makes an application's relying party cache the keys that it fetches from now on for a time of its own, and
-// not for the time that JWKS allows.
+// SetJWKSTTL sets how long an application's relying party caches the keys that it fetches from now on. Without it, the
+// relying party caches them for as long as JWKS allows.
 func (s *Server) SetJWKSTTL(application int64, ttl time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -78,7 +78,7 @@ func (s *Server) controlJWKS(ctx context.Context, in struct {
 	Fault   *JWKSFault `json:"fault"`
 	Replica int        `json:"replica"`
 	Stale   *bool      `json:"stale"`
-	// ApplicationID's relying party keeps JWKS for so long.
+	// The relying party of ApplicationID caches JWKS for so long.
 	ApplicationID int64 `json:"applicationID,string"`
 	TTLSeconds    *int  `json:"ttlSeconds"`
 }) (any, error) {

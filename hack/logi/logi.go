@@ -51,7 +51,7 @@ type Config struct {
 
 // Server is a running platform.
 type Server struct {
-	// Services by whom people are told, at URL().
+	// Services that tell people, at URL().
 	Services *Services
 
 	config     Config
@@ -73,14 +73,17 @@ type Server struct {
 	seen     map[int64]map[string]int // deliveries accepted, by idempotency key
 	jwks     map[int64]cachedKeys
 	nonces   map[string]nonce
-	clients  map[string]string // secrets of OAuth clients, by id
-	tokens   TokenFault
-	tokenKey ed25519.PrivateKey
-	leaked   map[int64]map[string]bool // kids that an application was told are compromised
-	jwksTTL  map[int64]time.Duration   // of applications that keep JWKS for a time of their own
-	jwksTurn int                       // replica that serves JWKS next
-	replicas []replica
-	jwksDown JWKSFault
+	list     ListFault
+	// listReads are how often each page of the list was asked for.
+	listReads map[int]int
+	clients   map[string]string // secrets of OAuth clients, by id
+	tokens    TokenFault
+	tokenKey  ed25519.PrivateKey
+	leaked    map[int64]map[string]bool // kids that an application was told are compromised
+	jwksTTL   map[int64]time.Duration   // of applications that keep JWKS for a time of their own
+	jwksTurn  int                       // replica that serves JWKS next
+	replicas  []replica
+	jwksDown  JWKSFault
 }
 
 // Migrate creates the platform's tables.
@@ -156,7 +159,8 @@ func Start(ctx context.Context, config Config) (*Server, error) {
 		Services: NewServices(),
 		config:   config, pool: pool, url: "http://" + listener.Addr().String(), adminToken: rand.Text(), render: NewRender(),
 		client: &http.Client{Timeout: config.DeliveryTimeout, Transport: transport},
-		faults: map[int64]Fault{}, arrivals: map[int64]int{}, counts: map[int64]*ApplicationCounts{},
+		faults: map[int64]Fault{}, listReads: map[int]int{},
+		arrivals: map[int64]int{}, counts: map[int64]*ApplicationCounts{},
 		seen: map[int64]map[string]int{},
 		jwks: map[int64]cachedKeys{}, nonces: map[string]nonce{}, clients: map[string]string{},
 		leaked:  map[int64]map[string]bool{},

@@ -168,7 +168,7 @@ func (p *platform) entry(id int64) entry {
 	return e
 }
 
-// answered is how often acme's endpoint answered with each status.
+// answered counts how often acme's endpoint gave each status.
 func (p *platform) answered() map[int]int {
 	if attempts := p.Counts()[acme].Attempts; attempts != nil {
 		return attempts

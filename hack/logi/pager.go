@@ -50,12 +50,12 @@ type ServiceFault struct {
 	Body   string `json:"body,omitempty"`
 	// ContentType of Body; the default is text/html, as of a proxy.
 	ContentType string `json:"contentType,omitempty"`
-	// RetryAfter and Location are headers of that answer. RetryInSeconds says Retry-After as a date, counted from the
-	// answer.
+	// RetryAfter and Location are headers of that answer. RetryInSeconds gives Retry-After as a date, so many seconds
+	// after the answer.
 	RetryAfter     string `json:"retryAfter,omitempty"`
 	RetryInSeconds int    `json:"retryInSeconds,omitempty"`
 	Location       string `json:"location,omitempty"`
-	// BodyBytes more are answered after Body.
+	// BodyBytes are so many more bytes after Body.
 	BodyBytes int `json:"bodyBytes,omitempty"`
 	// Echo answers with the request's own headers and body after Body.
 	Echo bool `json:"echo,omitempty"`
@@ -63,7 +63,7 @@ type ServiceFault struct {
 	DelayMilliseconds int `json:"delayMilliseconds,omitempty"`
 	// Stall sends the answer's status and no body, until the client has gone, for a minute at most.
 	Stall bool `json:"stall,omitempty"`
-	// Refuse closes the connection before anything was taken, LoseReply after it was.
+	// Refuse closes the connection before the request is handled. LoseReply closes it afterwards.
 	Refuse    bool `json:"refuse,omitempty"`
 	LoseReply bool `json:"loseReply,omitempty"`
 	// Garbage answers with bytes that are not HTTP, and that contain the request's own headers and body.
@@ -102,7 +102,7 @@ type Webhook struct {
 	Name string `json:"name"`
 	ID   string `json:"id"`
 	Body string `json:"body"`
-	// Times that it was accepted, by its ID.
+	// Times is how often it was accepted, by its ID.
 	Times int `json:"times"`
 }
 
@@ -150,7 +150,7 @@ func (s *Services) SetWebhookSecret(name, secret string) {
 	s.secrets[name] = secret
 }
 
-// Requests that reached a service, whatever became of them.
+// Requests counts what reached a service, whatever became of it.
 func (s *Services) Requests(service string) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -55,6 +55,8 @@ func (s *Server) Forget() {
 	clear(s.counts)
 	clear(s.seen)
 	clear(s.nonces)
+	clear(s.listReads)
+	s.list = ListFault{}
 	clear(s.clients)
 	s.tokens = TokenFault{}
 	clear(s.jwks)

@@ -222,8 +222,8 @@ func (r *Render) SetRollbackDelay(d time.Duration) {
 	r.rollbackDelay = d
 }
 
-// HandleJobs runs each job by calling run; one that it returns an error for fails. Without it, all do. Close waits for
-// run to return.
+// HandleJobs runs each job by calling run. A job fails if run returns an error. Without HandleJobs, each job fails.
+// Close waits for run to return.
 func (r *Render) HandleJobs(run func(serviceID, startCommand string) error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -248,7 +248,7 @@ func (r *Render) LimitRates(reads, writes int) {
 	r.limits, r.minute = map[bool]int{false: reads, true: writes}, time.Time{}
 }
 
-// limited counts a request against its limit, and says where that stands in Render's headers.
+// limited counts a request against its limit, and writes how much is left into Render's headers.
 func (r *Render) limited(request *http.Request, header http.Header) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -282,7 +282,7 @@ func (r *Render) Counts() RenderCounts {
 	return copied
 }
 
-// state of the platform: whether it is down, and what else is broken.
+// state says whether the platform is down, and what else is broken.
 func (r *Render) state() (suspended, down bool, b Breakage) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -311,7 +311,7 @@ func (s *renderService) add(commit, trigger string, at time.Time) *renderDeploy 
 	return d
 }
 
-// history is a service's deploys, the oldest first.
+// history lists a service's deploys, the oldest first.
 func (r *Render) history(service string) []renderDeploy {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -322,7 +322,7 @@ func (r *Render) history(service string) []renderDeploy {
 	return deploys
 }
 
-// turn a deploy to a status. Only one is live.
+// turn gives a deploy a status. Only one deploy is live.
 func (s *renderService) turn(d *renderDeploy, status string, at time.Time) {
 	if status == "live" {
 		if former := s.live(); former != nil {

@@ -125,7 +125,7 @@ func (r *Render) handle(do func(*http.Request, *renderService) (int, any)) http.
 	}
 }
 
-// refusal is the body of Render's errors.
+// refusal is the body of an error of Render.
 func refusal(message string) any { return map[string]string{"id": renderID("req"), "message": message} }
 
 func (r *Render) patch(request *http.Request, s *renderService) (int, any) {

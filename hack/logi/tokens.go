@@ -20,7 +20,7 @@ const TokenKid = "tok_1"
 // TokenFault is how /oauth/token answers. The zero one is a platform that is well and issues opaque tokens, as
 // Doorkeeper does.
 type TokenFault struct {
-	// Status and Error are answered to every client, known or not: 401 and invalid_client, or another 4xx.
+	// Every client, known or not, gets Status and Error: 401 and invalid_client, or another 4xx.
 	Status int    `json:"status"`
 	Error  string `json:"error"`
 	// JWT makes tokens JWTs that TokenKid signs.
@@ -46,7 +46,7 @@ func (s *Server) tokenFault() TokenFault {
 	return s.tokens
 }
 
-// token issues one.
+// token issues a token.
 func (s *Server) token(client string) (string, error) {
 	if !s.tokenFault().JWT {
 		return rand.Text(), nil
@@ -60,7 +60,7 @@ func (s *Server) token(client string) (string, error) {
 		Expiry: jwt.NewNumericDate(time.Now().Add(2 * time.Hour))}).Serialize()
 }
 
-// shown is a set of keys as JWKS answers it: with the key of tokens, and without what a fault takes away.
+// shown is the set of keys that JWKS answers: it has the key of tokens, and lacks what a fault takes away.
 func (s *Server) shown(ctx context.Context, set jose.JSONWebKeySet, fault JWKSFault) (jose.JSONWebKeySet, error) {
 	keys := slices.Clone(set.Keys)
 	if fault == JWKSLacksActive {

@@ -93,6 +93,7 @@ func (s *scene) platforms() string {
 		manifest += copied + `  requireApproval:
   - {kind: DLQReplay, step: Requeued}
   - {kind: KeyCompromise, step: Revoked}
+  - {kind: Incident, step: KeyCompromised}
 `
 		// One pager, whose alert the Platform production's Incidents don't share.
 		manifest += fmt.Sprintf(`  oncall:
@@ -154,7 +155,7 @@ func (s *scene) playbooks() string {
 	incident("finished", "production", "category: MergeInconsistency, severity: sev3, resolution: {by: dana, summary: "+
 		"none}")
 	incident("held", orphaned, "category: Outage, severity: sev1")
-	incident("orphaned", orphaned, "category: Unclassified, severity: sev2")
+	incident("orphaned", orphaned, `category: KeyExposure, affected: {applicationIDs: ["42"], kid: whk_exposed}`)
 	return all.String()
 }
 

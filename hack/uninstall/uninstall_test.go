@@ -116,7 +116,7 @@ func TestCleanupSaysWhatIsLeftUndone(t *testing.T) {
 			"oncall-engineer was paged by production-pagerduty at sev2 ("},
 		"incident playbook-system/incident-orphaned": {
 			`the public reads "api.1pass.dev is unavailable" at the status page (Identified, 3f9)`,
-			"the rollback of web from bad0bad to 900d900 is under way",
+			"the rollback of web from bad0bad to 900d900 is under way", "kid whk_exposed is not ended by this Incident",
 			"auto-deploy of web is off since 2026-11-23T03:00:00Z, to keep bad0bad from coming back"},
 		"dlqreplay playbook-system/replay-running":   {"is still open in the ledger", "of its entries were not looked at"},
 		"dlqreplay playbook-system/replay-waiting":   {"500 of its entries were not looked at, and are still dead"},

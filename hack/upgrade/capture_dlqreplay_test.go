@@ -20,10 +20,10 @@ const (
 `
 )
 
-// down is a relying party that refuses each webhook for good.
+// down is a relying party that refuses each webhook, and stays so.
 var down = logi.Fault{Status: http.StatusUnauthorized}
 
-// replays are what may come to pass in a DLQReplay of six entries.
+// replays are the scenarios of a DLQReplay of six entries.
 var replays = []struct {
 	name, settings, spec string
 	play                 func(*capture)
@@ -75,7 +75,7 @@ func (lostRetry) RoundTrip(request *http.Request) (*http.Response, error) {
 		nil
 }
 
-// replay is play, up to where only the dispatcher's backoff is waited for.
+// replay is play. It ends where only the dispatcher's backoff is waited for.
 func (c *capture) replay() {
 	c.Helper()
 	c.patient(func(ready string) bool {

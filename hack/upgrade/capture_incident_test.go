@@ -22,7 +22,7 @@ func (c *capture) regression() {
 	c.become(v1alpha1.Sev1)
 }
 
-// close lets the signals be good for long enough, and the fix go live.
+// close makes the signals good for long enough, and the fix live.
 func (c *capture) close() {
 	c.Helper()
 	c.become("")
@@ -32,7 +32,7 @@ func (c *capture) close() {
 	c.after(time.Minute)
 }
 
-// responses are what may come to pass in an Incident.
+// responses are the scenarios of an Incident.
 var responses = []struct {
 	name, spec string
 	outage     bool // for category Outage only
@@ -154,7 +154,7 @@ func TestCaptureIncidents(t *testing.T) {
 	for category, facts := range affected {
 		seen := map[string]bool{}
 		for _, response := range responses {
-			// The categories share one playbook: what each of them has beside its rollback is captured once.
+			// The categories share one playbook. What each has beside its rollback is captured once.
 			if response.outage && category != "Outage" || category != "Outage" && category != "MergeInconsistency" &&
 				response.name != "rollback" {
 				continue

@@ -38,7 +38,7 @@ func (c *capture) outbox() {
 	c.exec(`UPDATE webhook_signing_keys SET kid = 'whk_leaked'; UPDATE webhook_outbox_entries SET kid = 'whk_leaked'`)
 }
 
-// leaks are what may come to pass in a KeyCompromise.
+// leaks are the scenarios of a KeyCompromise.
 var leaks = []struct {
 	name, settings, spec string
 	play                 func(*capture)

@@ -123,7 +123,7 @@ func stored(obj *unstructured.Unstructured) map[string]any {
 	}
 }
 
-// likeness has the words of a state that say how far it has come.
+// likeness has the words of a state that say how far the object has come.
 func (s *state) likeness(brief bool) string {
 	if brief {
 		words := []string{fmt.Sprint(s.Render.AutoDeploy, len(s.Render.Deploys))}

@@ -16,8 +16,8 @@ import (
 
 func TestDLQReplaysOfThePreviousReleaseAreFinished(t *testing.T) { each(t, "dlqreplay", finishReplay) }
 
-// finishReplay lets this release go on with a DLQReplay: first by itself, and then by what a person does about what it
-// waits for.
+// finishReplay lets this release go on with a DLQReplay. First the release works by itself. Then a person does what the
+// replay waits for.
 func finishReplay(s *scene, stored *state) {
 	was := &v1alpha1.DLQReplay{}
 	if err := s.get(s.ctx, was); err != nil {

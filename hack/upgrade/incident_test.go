@@ -79,7 +79,7 @@ func (s *scene) after(d time.Duration) {
 	s.rest()
 }
 
-// arrive makes the rollback that Render began end in a status.
+// arrive ends the rollback that Render began, in a status.
 func (s *scene) arrive(status string) {
 	for _, d := range s.Render().Saved(logi.WebService).Deploys {
 		if d.Status == "update_in_progress" {
@@ -88,7 +88,7 @@ func (s *scene) arrive(status string) {
 	}
 }
 
-// told is what people were told: triggers of alerts, and requests of any kind that reached who tells them.
+// told counts what people were told: the triggers of alerts, and all requests that reached the services that tell them.
 func (s *scene) told() (triggers, requests int) {
 	for _, p := range s.Services.Pages() {
 		triggers += p.Triggers

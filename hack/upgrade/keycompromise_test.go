@@ -54,7 +54,7 @@ func (s *scene) waits(ready string) bool {
 	return false
 }
 
-// dispatch lets the dispatcher attempt what is due. What died of it has rested for long enough the next time.
+// dispatch lets the dispatcher attempt what is due. What died has rested for long enough the next time.
 func (s *scene) dispatch() {
 	s.Helper()
 	if s.hurry {
@@ -84,7 +84,7 @@ func (s *scene) count(sql string) (n int) {
 	return n
 }
 
-// request asks a stalled object to go on.
+// request lets a stalled object go on.
 func (s *scene) request() {
 	s.Helper()
 	s.patch(fmt.Sprintf(`{"metadata":{"annotations":{%q:%q}}}`, v1alpha1.AnnotationRequestedAt, "the upgrade"))

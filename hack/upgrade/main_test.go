@@ -21,7 +21,7 @@ var (
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	// The tests wait for servers more than they work.
+	// The tests wait for servers for most of their time.
 	if err := flag.Set("test.parallel", "12"); err != nil {
 		panic(err)
 	}

@@ -44,7 +44,7 @@ func newManager(w wiring) (byKind map[string]reconcile.Reconciler, closeConnecti
 	}, connections.Close
 }
 
-// signalsOf is what the prober says of a platform that is in such health.
+// signalsOf is what the prober says of a platform of this health.
 func signalsOf(h health) signals.Signals {
 	up := signals.Signal{Condition: v1alpha1.ConditionUpAnswers, State: metav1.ConditionTrue, Since: h.Since}
 	if h.Severity != "" {

@@ -319,7 +319,7 @@ func load(t *testing.T, name string, plain map[string]any) (*scene, *state) {
 	s.Services.Restore(stored.Pages, stored.Notices)
 	s.fill(stored.Tables)
 	for _, job := range stored.Render.Jobs {
-		// What it was to do is done, and is not done again.
+		// What it had to do is done, and is not done again.
 		if job.FinishedAt.IsZero() && s.count(`SELECT count(*) FROM webhook_signing_keys WHERE status = 'revoked'`) > 0 {
 			job.Status, job.FinishedAt = "succeeded", time.Now()
 		}

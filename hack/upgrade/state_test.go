@@ -26,10 +26,10 @@ type state struct {
 	// Created is when the API server made the object, Taken what the manager's clock said at the moment.
 	Created time.Time `json:"created"`
 	Taken   time.Time `json:"taken"`
-	// Asked is how often Render had been asked to roll back.
+	// Asked is how often Render was asked to roll back before.
 	Asked  int    `json:"asked"`
 	Health health `json:"health"`
-	// Settings are YAML of the Platform's spec, beside what each scene has.
+	// Settings are YAML of the Platform's spec, in addition to what each scene has.
 	Settings string `json:"settings,omitempty"`
 	// Object has kind, metadata, spec and status; Platform is its Platform's status.
 	Object   map[string]any `json:"object"`
@@ -41,7 +41,7 @@ type state struct {
 	Tables  map[string][]map[string]any `json:"tables,omitempty"`
 }
 
-// health is what the probes say of the platform, and since when.
+// health is what the probes say about the platform, and since when.
 type health struct {
 	// Severity is empty while all is well.
 	Severity v1alpha1.Severity `json:"severity,omitempty"`
@@ -51,7 +51,7 @@ type health struct {
 // names are what differs each time.
 type names struct{ site, url, uid, platformUID, dir string }
 
-// pairs of a placeholder and its value; a longer value comes before one that it contains.
+// pairs are placeholders and their values. A longer value comes before one that it contains.
 func (n names) pairs() [][2]string {
 	return [][2]string{
 		{"${URL}", n.url}, {"${HOST}", strings.TrimPrefix(n.url, "http://")}, {"${UID}", n.uid}, {"${PLATFORM_UID}",
@@ -224,10 +224,10 @@ func merge(v, patch map[string]any) map[string]any {
 	return out
 }
 
-// line is how long what is written in one line may be.
+// line is the longest text that is written in one line.
 const line = 300
 
-// compact writes YAML of which the small parts are in one line.
+// compact writes YAML. Its small parts are in one line each.
 func compact(v map[string]any, indent string) []byte {
 	var out []byte
 	for _, key := range slices.Sorted(maps.Keys(v)) {

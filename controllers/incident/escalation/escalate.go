@@ -60,11 +60,17 @@ func (e *Escalation) Begin() (rose bool) {
 		return false
 	}
 	rose = status.Severity < known.Severity
-	known.Severity, known.Since = status.Severity, journal.Seconds(e.Now)
+	known.Severity, known.Since, known.CoveredBy = status.Severity, journal.Seconds(e.Now), ""
 	if rose {
 		status.PagedAt, status.Reached = nil, ""
 	}
 	return rose
+}
+
+// Risen says that the severity rose, and that nobody was paged since.
+func (e *Escalation) Risen() bool {
+	known := e.Incident.Status.Escalation
+	return known != nil && known.Since.After(e.Incident.CreationTimestamp.Time) && len(e.pages()) == 0
 }
 
 // Acknowledged says whether somebody took the Incident on at its present severity.

@@ -155,6 +155,9 @@ func (e *Escalation) message(page v1alpha1.PageStatus, event paging.Event, at ti
 	}
 	summary := obj.Spec.Summary
 	switch {
+	case summary == "" && obj.Spec.Category == v1alpha1.CategoryKeyExposure && obj.Spec.Affected != nil:
+		summary = fmt.Sprintf("kid %q of application %s may have leaked", obj.Spec.Affected.Kid,
+			strings.Join(obj.Spec.Affected.ApplicationIDs, ", "))
 	case summary == "":
 		summary = cmp.Or(e.Because, fmt.Sprintf("%s incident", obj.Spec.Category))
 	case strings.Contains(e.Because, summary):

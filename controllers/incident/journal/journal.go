@@ -18,6 +18,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/1pass-dev/playbook-operator/api/v1alpha1"
+	"github.com/1pass-dev/playbook-operator/controllers/claims"
 	"github.com/1pass-dev/playbook-operator/controllers/playbook"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/outbound"
 )
@@ -121,6 +122,29 @@ func (j *Journal) PlatformKey() client.ObjectKey {
 
 // ByHand says that a person closed the Incident: nothing more is begun for it.
 func (j *Journal) ByHand() bool { return j.Incident.Spec.Resolution != nil }
+
+// ByAlert says that no person opened the Incident. Whatever opens one by itself writes down what it saw.
+func (j *Journal) ByAlert() bool {
+	return j.Incident.Annotations[v1alpha1.AnnotationSeenBy] != "" ||
+		j.Incident.Annotations[v1alpha1.AnnotationSeenSeverity] != ""
+}
+
+// +kubebuilder:rbac:groups=playbook.1pass.dev,namespace=playbook-system,resources=incidents,verbs=list
+
+// OpenOutage is the name of an open Outage of the Platform, past the cache; empty where there is none.
+func (j *Journal) OpenOutage(ctx context.Context) (string, error) {
+	var all v1alpha1.IncidentList
+	if err := j.APIReader.List(ctx, &all, client.InNamespace(j.Incident.Namespace)); err != nil {
+		return "", fmt.Errorf("looking for an open Outage: %w", err)
+	}
+	for _, i := range all.Items {
+		if i.Spec.Category == v1alpha1.CategoryOutage && i.Spec.PlatformRef == j.Incident.Spec.PlatformRef &&
+			!claims.Ended(&i) && i.DeletionTimestamp.IsZero() {
+			return i.Name, nil
+		}
+	}
+	return "", nil
+}
 
 // MayAct says whether the platform may be changed now. Otherwise it returns what the step waits for.
 func (j *Journal) MayAct() (playbook.Outcome, bool) {

@@ -44,7 +44,7 @@ type Notice struct {
 	KeptOut bool
 	// RollingBack says that a rollback of this Incident was asked for.
 	RollingBack bool
-	// First is the Incident that has the slot, where this one only pages; empty otherwise.
+	// First is the Incident that decides what the public is told, where this one does not; empty otherwise.
 	First string
 }
 

@@ -18,8 +18,7 @@ func (r *Rollback) grounds(plan *v1alpha1.IncidentRollback, choice render.Choice
 	if Policy(&r.Incident.Spec) == v1alpha1.RollbackApproval {
 		why = append(why, "spec.outage.rollback is Approval")
 	}
-	if slices.ContainsFunc(r.Platform.Spec.RequireApproval,
-		func(rule v1alpha1.ApprovalRule) bool { return rule.Kind == "Incident" }) {
+	if slices.Contains(playbook.Required(r.Platform, "Incident", 0), v1alpha1.StepRolledBack) {
 		why = append(why, "the Platform's spec.requireApproval asks for it")
 	}
 	if r.StatusLost() {

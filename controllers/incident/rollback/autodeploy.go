@@ -87,6 +87,9 @@ func (r *Rollback) RestoreAutoDeploy(ctx context.Context) (playbook.Outcome, err
 		return journal.Patient("Render", err)
 	}
 	if wait != nil {
+		if r.isOn(ctx, api) {
+			return r.switchedByHand(ctx, ours)
+		}
 		return *wait, nil
 	}
 	if outcome, ok := r.MayAct(); !ok {
@@ -107,6 +110,25 @@ func (r *Rollback) RestoreAutoDeploy(ctx context.Context) (playbook.Outcome, err
 		return journal.Patient("Render", err)
 	}
 	return playbook.Done("auto-deploy of %s is on again: %s", ours.Service, why), nil
+}
+
+// isOn says that Render shows auto-deploy as on. It was switched off before Render was asked to roll back, so somebody
+// switched it on since. What can't be read changes nothing.
+func (r *Rollback) isOn(ctx context.Context, api *render.Client) bool {
+	id := r.Incident.Status.Rollback.ServiceID
+	service, err := playbook.Ask(ctx, r.Aside, r.key("service"), "Render's service "+id, lookTimeout,
+		func(ctx context.Context) (*render.Service, error) { return api.Service(ctx, id) })
+	return err == nil && service.AutoDeploy
+}
+
+// switchedByHand takes over what a person did at Render. Whether the next push brings the bad commit back is theirs to
+// know.
+func (r *Rollback) switchedByHand(ctx context.Context, ours *v1alpha1.ServiceRollback) (playbook.Outcome, error) {
+	if err := r.wasSwitched(ctx, autoDeploy{service: ours.Service, on: true,
+		why: "somebody switched it on at Render"}, nil); err != nil {
+		return playbook.Outcome{}, err
+	}
+	return playbook.Done("auto-deploy of %s is on again: somebody switched it on at Render", ours.Service), nil
 }
 
 // leaveTo another Incident what it rolled back since: of several the last one puts auto-deploy back.

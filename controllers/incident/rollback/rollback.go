@@ -93,6 +93,9 @@ func (r *Rollback) Run(ctx context.Context) (playbook.Outcome, error) {
 	if withheld := r.withheld(); withheld != nil {
 		return *withheld, nil
 	}
+	if Policy(&r.Incident.Spec) == v1alpha1.RollbackNever {
+		return r.never(ctx)
+	}
 	if held, err := r.elsewhere(ctx, r.Claims.Client, r.Platform.Spec.Rollback.Service); err != nil || held != nil {
 		return ptr.Deref(held, playbook.Outcome{}), err
 	}
@@ -114,8 +117,6 @@ func (r *Rollback) withheld() *playbook.Outcome {
 			"this one does no more than page, as its severity asks", r.First)).Loud())
 	case r.Platform.Spec.Rollback == nil:
 		return wait(v1alpha1.ReasonRollbackWithheld, fmt.Sprintf("Platform %q has no spec.rollback", r.Platform.Name))
-	case Policy(&r.Incident.Spec) == v1alpha1.RollbackNever:
-		return r.blocked(*wait(v1alpha1.ReasonRollbackWithheld, "spec.outage.rollback is Never"))
 	}
 	return nil
 }

@@ -28,7 +28,8 @@ var slackError = regexp.MustCompile(`^[a-z]+(_[a-z]+)*$`)
 // Send posts the message as text.
 func (s Slack) Send(ctx context.Context, transport http.RoundTripper, m Message) error {
 	words := map[Event]string{Acknowledge: "Acknowledged: ", Resolve: "Resolved: "}[m.Event]
-	lines := []string{fmt.Sprintf("%s[%s] %s", words, m.Severity, m.summary()),
+	// The summary of a page begins with its severity.
+	lines := []string{fmt.Sprintf("%s[%s] %s", words, m.Severity, strings.TrimPrefix(m.summary(), m.Severity+" ")),
 		fmt.Sprintf("%s, %s", m.Source, m.At.UTC().Format(time.RFC3339))}
 	for _, name := range slices.Sorted(maps.Keys(m.Details)) {
 		lines = append(lines, name+": "+m.Details[name])

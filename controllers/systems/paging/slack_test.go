@@ -35,7 +35,7 @@ func TestWhatStandsAtSlack(t *testing.T) {
 	t.Parallel()
 	s := start(t)
 	m := message(paging.Resolve)
-	m.Summary = "<!channel> a & b\nare down"
+	m.Summary = "sev1 <!channel> a & b\nare down"
 	if err := s.channels[logi.Slack].Send(t.Context(), nil, m); err != nil {
 		t.Fatal(err)
 	}

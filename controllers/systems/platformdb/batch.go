@@ -294,7 +294,7 @@ func reSignHeld(ctx context.Context, tx pgx.Tx, signer *signingKey, args pgx.Nam
 		return err
 	}
 	if again.requeued != int64(len(ids)) {
-		return fmt.Errorf("%d of %d entries that were signed anew would be requeued", again.requeued, len(ids))
+		return fmt.Errorf("%d would be requeued of the %d that were signed anew", again.requeued, len(ids))
 	}
 	t.requeued, t.resigned = t.requeued+again.requeued, again.requeued
 	_, err = tx.Exec(ctx, `UPDATE playbook.replay_entries e SET former_kid = f.kid

@@ -1,9 +1,14 @@
 package platformdb
 
 import (
+	"context"
 	"fmt"
+	"regexp"
 	"strconv"
 	"strings"
+	"sync"
+
+	"github.com/jackc/pgx/v5"
 )
 
 // phrases are what HTTP libraries and servers write after a status code, by code: its reason phrase in the words of RFC
@@ -31,7 +36,7 @@ func status(first, last int) string {
 	codes := []string{between(first, last) + map[int]string{4: "( Client Error)?", 5: "( Server Error)?"}[first/100]}
 	for code := first; code <= last; code++ {
 		if phrases[code] != "" {
-			codes = append(codes, fmt.Sprintf("%d (%s)", code, strings.ReplaceAll(phrases[code], "'", "''")))
+			codes = append(codes, fmt.Sprintf("%d (%s)", code, phrases[code]))
 		}
 	}
 	return `^((HTTP(/[0-9](\.[0-9])?)? )?(` + strings.Join(codes, "|") + `)|the server responded with status ` +
@@ -48,30 +53,35 @@ func between(first, last int) string {
 
 // causes is the closed list of what dispatchers write to last_error, in the order in which the patterns are tried. Each
 // is anchored at the start, so that digits in the relying party's own words decide nothing; what none matches is
-// Unknown.
+// Unknown. answered is of a status line, so that the first three digits in a row of what matched are the code.
 //
 // The words before the first colon are the dispatcher's (the status line, or the Ruby exception's class or message);
-// those after it are the relying party's.
+// those after it are the relying party's. No pattern looks beyond the first colon with a blank after it, so that the
+// diagnosis can group by what comes before that. A change needs a migration, so that managers ask for `manager
+// migrate`, which gives the list to the ledger.
 var causes = []struct {
-	name    string
-	pattern string
+	name     string
+	pattern  string
+	answered bool
 }{
-	{"RateLimited", status(408, 408)},
-	{"RateLimited", status(429, 429)},
-	{"SignatureRejected", status(401, 401)},
-	{conflict, conflictPattern},
-	{"ServerError", status(500, 599)},
-	{"ClientError", status(400, 499)},
+	{"RateLimited", status(408, 408), true},
+	{"RateLimited", status(429, 429), true},
+	{"SignatureRejected", status(401, 401), true},
+	{conflict, conflictPattern, true},
+	{"ServerError", status(500, 599), true},
+	{"ClientError", status(400, 499), true},
 	{"Timeout", `^(Net::(Open|Read|Write)Timeout( with #<.*)?|Timeout::Error|Errno::ETIMEDOUT|` +
-		`Faraday::TimeoutError|HTTP::TimeoutError)(:|$)`},
-	{"Timeout", `^(execution expired|Connection timed out)( - |:|$)`},
-	{"Timeout", `^Failed to open TCP connection to [^ ]+ \(execution expired\)$`},
+		`Faraday::TimeoutError|HTTP::TimeoutError)(:|$)`, false},
+	{"Timeout", `^(execution expired|Connection timed out)( - |:|$)`, false},
+	{"Timeout", `^Failed to open TCP connection to [^ ]*[^ :] \(execution expired\)(:|$)`, false},
 	{"ServerError", `^(Errno::(ECONNREFUSED|ECONNRESET|EHOSTUNREACH|ENETUNREACH|EPIPE)|SocketError|EOFError|` +
-		`OpenSSL::SSL::SSLError|Faraday::(ConnectionFailed|SSLError))(:|$)`},
+		`OpenSSL::SSL::SSLError|Faraday::(ConnectionFailed|SSLError))(:|$)`, false},
 	{"ServerError", `^(Connection refused|Connection reset by peer|Broken pipe|No route to host|` +
-		`Network is unreachable|end of file reached|getaddrinfo)( - |:|$)`},
-	{"ServerError", `^Failed to open TCP connection to [^ ]+ ` +
-		`\((Connection refused|No route to host|Network is unreachable|getaddrinfo)( - |:|\))`},
+		`Network is unreachable|end of file reached|getaddrinfo)( - |:|$)`, false},
+	{"ServerError", `^Failed to open TCP connection to [^ ]*[^ :] ` +
+		`\((Connection refused|No route to host|Network is unreachable|getaddrinfo)( - |:|\)|$)`, false},
+	// Neither a cause nor a failure of ours: a redirect, which is not followed.
+	{unknown, `^HTTP [1-3][0-9][0-9](:|$)`, true},
 }
 
 const (
@@ -81,12 +91,44 @@ const (
 
 var conflictPattern = status(409, 409)
 
+// literal is a text as SQL writes it.
+func literal(text string) string { return "'" + strings.ReplaceAll(text, "'", "''") + "'" }
+
+// compiled are the patterns for texts that are not in the database. In Postgres a dot is any character, too.
+var compiled = sync.OnceValue(func() []*regexp.Regexp {
+	patterns := make([]*regexp.Regexp, len(causes))
+	for i, c := range causes {
+		patterns[i] = regexp.MustCompile("(?s)" + c.pattern)
+	}
+	return patterns
+})
+
+var threeDigits = regexp.MustCompile(`[1-5][0-9][0-9]`)
+
+// Cause is why an entry died whose last_error and attempts are not read from the database, and the status code that was
+// answered; 0 where none is known. It does not know whether a replay requeued the entry.
+func Cause(lastError string, attempts int) (cause string, code int) {
+	if attempts == 0 {
+		return unknown, 0
+	}
+	for i, c := range causes {
+		if c.name == conflict && attempts == 1 || !compiled()[i].MatchString(lastError) {
+			continue
+		}
+		if c.answered {
+			code, _ = strconv.Atoi(threeDigits.FindString(lastError)) // digits only
+		}
+		return c.name, code
+	}
+	return unknown, 0
+}
+
 // conflictSQL says whether an outbox row o died of an idempotency conflict. A 409 is one only on a retry: the first
 // attempt can't have been preceded by a delivery, and is a ClientError like another 4xx. Requeueing resets attempts,
 // hence requeuedBefore, an SQL condition: whether a replay requeued the row earlier.
 func conflictSQL(requeuedBefore string) string {
-	return `(o.last_error LIKE '%409%' AND o.last_error ~ '` + conflictPattern +
-		`' AND (o.attempts > 1 OR o.attempts = 1 AND ` + requeuedBefore + `))`
+	return `(o.last_error LIKE '%409%' AND o.last_error ~ ` + literal(conflictPattern) +
+		` AND (o.attempts > 1 OR o.attempts = 1 AND ` + requeuedBefore + `))`
 }
 
 // causeSQL is the cause of an outbox row o, as text. attempts = 0 on a dead row is not the dispatcher's work, so its
@@ -95,11 +137,14 @@ func causeSQL(requeuedBefore string) string {
 	var b strings.Builder
 	b.WriteString("CASE WHEN o.attempts = 0 OR o.last_error IS NULL THEN '" + unknown + "'\n")
 	for _, c := range causes {
+		if c.name == unknown {
+			continue
+		}
 		if c.name == conflict {
 			fmt.Fprintf(&b, "WHEN %s THEN '%s'\n", conflictSQL(requeuedBefore), conflict)
 			continue
 		}
-		fmt.Fprintf(&b, "WHEN o.last_error ~ '%s' THEN '%s'\n", c.pattern, c.name)
+		fmt.Fprintf(&b, "WHEN o.last_error ~ %s THEN '%s'\n", literal(c.pattern), c.name)
 	}
 	b.WriteString("ELSE '" + unknown + "' END")
 	return b.String()
@@ -107,7 +152,21 @@ func causeSQL(requeuedBefore string) string {
 
 // answerSQL is what the relying party answered to the last attempt at an outbox row o: the status code, or the cause
 // where there was none. The first three digits of a status line are its code.
-var answerSQL = `coalesce(CASE WHEN o.last_error ~ '` + status(400, 499) + `'
-		OR o.last_error ~ '` + status(500, 599) + `'
+var answerSQL = `coalesce(CASE WHEN o.last_error ~ ` + literal(status(400, 499)) + `
+		OR o.last_error ~ ` + literal(status(500, 599)) + `
 		OR o.last_error ~ '^HTTP [1-3][0-9][0-9](:|$)'
 	THEN substring(o.last_error from '[1-5][0-9][0-9]') END, ` + causeSQL("false") + `)`
+
+// fillCauses writes the list for playbook.dead_letters, which classifies in the database what its caller may not read.
+func fillCauses(ctx context.Context, tx pgx.Tx) error {
+	batch := &pgx.Batch{}
+	batch.Queue(`DELETE FROM playbook.causes`)
+	for i, c := range causes {
+		batch.Queue(`INSERT INTO playbook.causes (position, cause, pattern, answered, retried) VALUES ($1, $2, $3, $4, $5)`,
+			i, c.name, c.pattern, c.answered, c.name == conflict)
+	}
+	if err := tx.SendBatch(ctx, batch).Close(); err != nil {
+		return fmt.Errorf("writing down which causes there are: %w", err)
+	}
+	return nil
+}

@@ -150,8 +150,7 @@ func (db *DB) checkSchemas(ctx context.Context) error {
 
 func (db *DB) schemaVersion(ctx context.Context) (int, error) {
 	want := LatestVersion()
-	var version int
-	err := db.alone.QueryRow(ctx, `SELECT coalesce(max(version), 0) FROM playbook.schema_migrations`).Scan(&version)
+	version, works, err := versions(ctx, db.alone)
 	var said *pgconn.PgError
 	if errors.As(err, &said) {
 		switch said.Code {
@@ -167,8 +166,7 @@ func (db *DB) schemaVersion(ctx context.Context) (int, error) {
 		return version, notReady("the ledger's schema is version %d and this manager needs %d: run `manager migrate`",
 			version, want)
 	}
-	// A newer one is what an upgrade makes first. It has all that an older manager needs: config/database says so.
-	return version, nil
+	return version, knows(want, version, works)
 }
 
 func (db *DB) checkColumns(ctx context.Context) error {

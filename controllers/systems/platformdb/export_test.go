@@ -2,6 +2,7 @@ package platformdb
 
 import (
 	"context"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -22,4 +23,13 @@ func (db *DB) Showing(ctx context.Context, name string) (transaction, single str
 		err = db.alone.QueryRow(ctx, show, name).Scan(&single)
 	}
 	return transaction, single, err
+}
+
+// ApplyNext applies the migration that comes after the last one, as a newer release would.
+func ApplyNext(ctx context.Context, conn *pgx.Conn, sql string) error {
+	next := migration{version: LatestVersion() + 1, name: "next", sql: sql, worksSince: worksSince(sql, migrations)}
+	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		_, err := apply(ctx, tx, append(slices.Clone(migrations), next))
+		return err
+	})
 }

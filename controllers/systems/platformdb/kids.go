@@ -48,3 +48,38 @@ func (db *DB) ActiveKids(ctx context.Context) ([]ActiveKid, error) {
 	}
 	return kids, nil
 }
+
+// Key is what the platform's table says about a signing key, without the key.
+type Key struct {
+	ApplicationID int64
+	Kid           string
+	// Status is the platform's own word, such as active, grace or revoked.
+	Status string
+	// Served says that JWKS must show it now: it is active, or its grace has not ended by the database's clock.
+	Served bool
+	// GraceUntil and RevokedAt are nil where the platform wrote none.
+	GraceUntil, RevokedAt *time.Time
+}
+
+const keysSQL = `SELECT oauth_application_id, kid, status,
+		status = 'active' OR status = 'grace' AND (grace_until IS NULL OR grace_until > localtimestamp),
+		grace_until, revoked_at
+	FROM webhook_signing_keys WHERE kid = ANY ($1) ORDER BY id`
+
+// Keys are the rows of signing keys by kid. One that the table does not have is left out.
+func (db *DB) Keys(ctx context.Context, kids []string) ([]Key, error) {
+	var keys []Key
+	err := db.transactFor(ctx, "reading what the platform says about keys", deliveriesTimeout, readOnly,
+		func(tx pgx.Tx) error {
+			rows, err := tx.Query(ctx, keysSQL, kids)
+			if err != nil {
+				return err
+			}
+			keys, err = pgx.CollectRows(rows, pgx.RowToStructByPos[Key])
+			return err
+		})
+	if err != nil {
+		return nil, err
+	}
+	return keys, nil
+}

@@ -61,3 +61,36 @@ func TestActiveKids(t *testing.T) {
 		t.Errorf("without the grant: %v", err)
 	}
 }
+
+func TestKeys(t *testing.T) {
+	t.Parallel()
+	o := newOutbox(t)
+	for _, key := range []struct {
+		kid, status    string
+		grace, revoked any
+	}{
+		{"active", "active", nil, nil}, {"graced", "grace", 1, nil}, {"over", "grace", -1, nil}, {"endless", "grace", nil,
+			nil},
+		{"revoked", "revoked", 1, -2}, {"not asked for", "active", nil, nil},
+	} {
+		o.exec(`INSERT INTO webhook_signing_keys
+				(oauth_application_id, kid, algorithm, public_key, private_key, status, grace_until, revoked_at)
+			VALUES (1, $1, 'EdDSA', '', 's3cret', $2, localtimestamp + $3::int * interval '1 hour',
+				localtimestamp + $4::int * interval '1 hour')`, key.kid, key.status, key.grace, key.revoked)
+	}
+	keys, err := o.monitor.Keys(t.Context(), []string{"revoked", "over", "graced", "endless", "active", "nobody"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := map[string]bool{"active": true, "graced": true, "over": false, "endless": true, "revoked": false}
+	if len(keys) != len(served) {
+		t.Errorf("%+v", keys)
+	}
+	for _, key := range keys {
+		if want, known := served[key.Kid]; !known || key.Served != want || key.ApplicationID != 1 ||
+			(key.RevokedAt != nil) != (key.Kid == "revoked") ||
+			(key.GraceUntil != nil) != (key.Kid == "graced" || key.Kid == "over" || key.Kid == "revoked") {
+			t.Errorf("%+v", key)
+		}
+	}
+}

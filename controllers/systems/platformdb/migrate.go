@@ -17,6 +17,8 @@ type migration struct {
 	version int
 	name    string
 	sql     string
+	// worksSince is the oldest version of a manager that works with the ledger afterwards.
+	worksSince int
 }
 
 var migrations = mustRead()
@@ -40,7 +42,7 @@ func mustRead() []migration {
 		if err != nil {
 			panic(err)
 		}
-		all = append(all, migration{version, name, string(sql)})
+		all = append(all, migration{version, name, string(sql), worksSince(string(sql), all)})
 	}
 	return all
 }
@@ -74,32 +76,21 @@ func Migrate(ctx context.Context, url string) ([]string, error) {
 	var applied []string
 	err = pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{BeginQuery: begin(planTimeout)},
 		func(tx pgx.Tx) error {
-			applied = nil
 			// Two migrations at once: the second finds nothing left to do.
 			for _, sql := range []string{
 				`SELECT pg_advisory_xact_lock(hashtextextended('playbook.migrate', 0))`,
 				`CREATE SCHEMA IF NOT EXISTS playbook`,
 				`CREATE TABLE IF NOT EXISTS playbook.schema_migrations (
 				version integer PRIMARY KEY, name text NOT NULL, applied_at timestamptz NOT NULL DEFAULT clock_timestamp())`,
+				addWorksSince,
 			} {
 				if _, err := tx.Exec(ctx, sql); err != nil {
 					return fmt.Errorf("preparing the schema playbook: %w", err)
 				}
 			}
-			var current int
-			if err := tx.QueryRow(ctx,
-				`SELECT coalesce(max(version), 0) FROM playbook.schema_migrations`).Scan(&current); err != nil {
-				return fmt.Errorf("reading the schema's version: %w", err)
-			}
-			for _, m := range migrations[min(current, len(migrations)):] {
-				if _, err := tx.Exec(ctx, m.sql); err != nil {
-					return fmt.Errorf("applying migration %s: %w", m.name, err)
-				}
-				if _, err := tx.Exec(ctx, `INSERT INTO playbook.schema_migrations (version, name) VALUES ($1, $2)`, m.version,
-					m.name); err != nil {
-					return fmt.Errorf("recording migration %s: %w", m.name, err)
-				}
-				applied = append(applied, m.name)
+			var err error
+			if applied, err = apply(ctx, tx, migrations); err != nil {
+				return err
 			}
 			if _, err := tx.Exec(ctx, database.Roles); err != nil {
 				return fmt.Errorf("creating roles and grants: %w", err)
@@ -110,4 +101,29 @@ func Migrate(ctx context.Context, url string) ([]string, error) {
 		return nil, err
 	}
 	return applied, nil
+}
+
+// apply the migrations that the schema lacks, and return their names.
+func apply(ctx context.Context, tx pgx.Tx, migrations []migration) (applied []string, err error) {
+	current, works, err := versions(ctx, tx)
+	if err != nil {
+		return nil, fmt.Errorf("reading the schema's version: %w", err)
+	}
+	if err := knows(len(migrations), current, works); err != nil {
+		return nil, err
+	}
+	for _, m := range migrations[min(current, len(migrations)):] {
+		if _, err := tx.Exec(ctx, m.sql); err != nil {
+			return nil, fmt.Errorf("applying migration %s: %w", m.name, err)
+		}
+		if _, err := tx.Exec(ctx, `INSERT INTO playbook.schema_migrations (version, name, works_since) VALUES ($1, $2, $3)`,
+			m.version, m.name, m.worksSince); err != nil {
+			return nil, fmt.Errorf("recording migration %s: %w", m.name, err)
+		}
+		applied = append(applied, m.name)
+	}
+	if current > len(migrations) {
+		return applied, nil // an older `manager migrate` takes nothing back
+	}
+	return applied, fillCauses(ctx, tx)
 }

@@ -1,8 +1,14 @@
 package platformdb_test
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"regexp"
+	"strings"
 	"testing"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/1pass-dev/playbook-operator/config/database"
 	"github.com/1pass-dev/playbook-operator/controllers/systems/platformdb"
@@ -17,16 +23,11 @@ func TestAManagerWorksWithANewerLedger(t *testing.T) {
 	if _, err := k.operator.Plan(t.Context(), begun.UID, selection, 100); err != nil {
 		t.Fatal(err)
 	}
-	for _, sql := range []string{
-		`ALTER TABLE playbook.operations ADD COLUMN later bigint NOT NULL DEFAULT 0, ADD COLUMN latest text`,
-		`ALTER TABLE playbook.replay_entries ADD COLUMN later text`,
-		`ALTER TYPE playbook.entry_action ADD VALUE 'later'`,
-		`CREATE TABLE playbook.later (id bigint PRIMARY KEY)`,
-		`INSERT INTO playbook.schema_migrations (version, name)
-			SELECT max(version) + 1, 'later' FROM playbook.schema_migrations`,
-	} {
-		k.exec(sql)
-	}
+	k.next(`
+		ALTER TABLE playbook.operations ADD COLUMN later bigint NOT NULL DEFAULT 0, ADD COLUMN latest text;
+		ALTER TABLE playbook.replay_entries ADD COLUMN later text;
+		ALTER TYPE playbook.entry_action ADD VALUE 'later';
+		CREATE TABLE playbook.later (id bigint PRIMARY KEY)`)
 	if version, err := k.operator.Check(t.Context()); err != nil || version != platformdb.LatestVersion()+1 {
 		t.Errorf("the check says version %d, %v", version, err)
 	}
@@ -43,7 +44,58 @@ func TestAManagerWorksWithANewerLedger(t *testing.T) {
 	}
 }
 
-// takesAway is what no migration after the first may do, since an older manager may still run.
+// next applies a migration that a newer release has.
+func (k *keyring) next(sql string) {
+	k.Helper()
+	conn, err := pgx.Connect(k.Context(), k.url)
+	if err != nil {
+		k.Fatal(err)
+	}
+	defer func() { _ = conn.Close(context.Background()) }()
+	if err := platformdb.ApplyNext(k.Context(), conn, sql); err != nil {
+		k.Fatal(err)
+	}
+}
+
+// A migration that an older manager does not work with says so, in the ledger. That manager then says what to do.
+func TestAManagerRefusesALedgerThatDoesNotWorkWithIt(t *testing.T) {
+	own := platformdb.LatestVersion()
+	for line, refused := range map[string]bool{
+		fmt.Sprintf("-- works since: %d", own): false, fmt.Sprintf("-- works since: %d", own+1): true,
+	} {
+		k := newKeyring(t)
+		k.next("-- What changes.\n" + line + "\nALTER TABLE playbook.operations ADD COLUMN later bigint")
+		want := fmt.Sprintf("the ledger's schema is version %d, and works with managers of version %d and newer. This one "+
+			"is of version %d: run the release that migrated the ledger, or a newer one", own+1, own+1, own)
+		_, migrating := platformdb.Migrate(t.Context(), k.url)
+		_, err := k.operator.Check(t.Context())
+		for _, err := range []error{err, migrating} {
+			if !refused && err != nil || refused && (!errors.Is(err, platformdb.ErrNotReady) ||
+				!strings.Contains(err.Error(), want)) {
+				t.Errorf("%s: %v", line, err)
+			}
+		}
+	}
+}
+
+// The release before this one wrote no works_since. What it migrated is brought up to date, and works until then.
+func TestALedgerThatSaysNothingOfOlderManagersWorks(t *testing.T) {
+	k := newKeyring(t)
+	k.exec(`ALTER TABLE playbook.schema_migrations DROP COLUMN works_since`)
+	if version, err := k.operator.Check(t.Context()); err != nil || version != platformdb.LatestVersion() {
+		t.Errorf("version %d, %v", version, err)
+	}
+	if _, err := platformdb.Migrate(t.Context(), k.url); err != nil {
+		t.Fatal(err)
+	}
+	k.next(`CREATE TABLE playbook.later (id bigint PRIMARY KEY)`)
+	if version, err := k.operator.Check(t.Context()); err != nil || version != platformdb.LatestVersion()+1 {
+		t.Errorf("version %d, %v", version, err)
+	}
+}
+
+// takesAway is what no migration after the first may do, since an older manager may still run, unless it says that such
+// a manager does not work with it.
 var takesAway = regexp.MustCompile(`(?is)\bDROP\s+(TABLE|COLUMN|TYPE|SCHEMA|INDEX|VIEW|DEFAULT)\b|` +
 	`\bRENAME\b|\bSET\s+NOT\s+NULL\b|` +
 	`\bALTER\s+(COLUMN\s+)?\w+\s+(SET\s+DATA\s+)?TYPE\b|\bREVOKE\b|\bTRUNCATE\b`)
@@ -68,8 +120,13 @@ func TestAMigrationOnlyAdds(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if found := takesAway.FindString(string(sql)); found != "" {
+		version, _, _ := strings.Cut(strings.TrimLeft(file.Name(), "0"), "_")
+		says := regexp.MustCompile(`(?m)^-- works since: ` + version + `$`).Match(sql)
+		if found := takesAway.FindString(string(sql)); found != "" && !says {
 			t.Errorf("%s has %q: an older manager may still run", file.Name(), found)
+		}
+		if at := regexp.MustCompile(`(?i)works.since`).Find(sql); at != nil && !says {
+			t.Errorf("%s says %q, and not \"-- works since: %s\"", file.Name(), at, version)
 		}
 	}
 }

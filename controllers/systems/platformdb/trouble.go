@@ -182,8 +182,8 @@ func describeSaid(err error, said *pgconn.PgError) error {
 	case said.Code == insufficientPrivilege && said.Routine == "check_enable_rls":
 		return fmt.Errorf("%w: %s: an administrator lets the role see all of them by ALTER ROLE … BYPASSRLS", ErrRowsHidden,
 			said.Message)
-	// insufficient_privilege, undefined_table, undefined_column, invalid_schema_name
-	case slices.Contains([]string{insufficientPrivilege, "42P01", "42703", "3F000"}, said.Code):
+	// insufficient_privilege, undefined_table, undefined_column, undefined_function, invalid_schema_name
+	case slices.Contains([]string{insufficientPrivilege, "42P01", "42703", "42883", "3F000"}, said.Code):
 		return fmt.Errorf("%w: %w; `manager migrate` makes what belongs to the operator, and grants what its roles need",
 			ErrNotReady, said)
 	}
