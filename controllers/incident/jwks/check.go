@@ -93,7 +93,7 @@ func look(ctx context.Context, connections *access.Connections, p *v1alpha1.Plat
 		s.answers = append(s.answers, answer)
 	}
 	if p.Spec.Database == nil {
-		s.keysErr = fmt.Errorf("Platform %q has no spec.database", p.Name)
+		s.keysErr = fmt.Errorf("the Platform %q has no spec.database", p.Name)
 		return s
 	}
 	s.keysErr = s.readKeys(ctx, connections, p, applications, kid)

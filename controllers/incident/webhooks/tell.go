@@ -386,9 +386,12 @@ func (w *Webhooks) message(g v1alpha1.DiagnosedGroup, party *v1alpha1.RelyingPar
 	m := w.about(*told, party, paging.Trigger, told.BegunAt.Time)
 	count := strconv.FormatInt(*g.Entries, 10)
 	since := told.Since.UTC().Format(time.RFC3339)
-	m.Summary = fmt.Sprintf("%s could not deliver webhooks to %s (application %s) since %s: %s. Dead so far: %s. They "+
-		"are "+
-		"kept", m.Source, party.Name, g.ApplicationID, since, theirFault[g.Cause], count)
+	fault := theirFault[g.Cause]
+	if g.StatusCode != nil {
+		fault = statusCodes.ReplaceAllString(fault, fmt.Sprintf("(HTTP %d)", *g.StatusCode))
+	}
+	m.Summary = fmt.Sprintf("%s could not deliver webhooks to %s (application %s) since %s: %s. Dead so far: %s. They are "+
+		"kept", m.Source, party.Name, g.ApplicationID, since, fault, count)
 	m.Details["dead"], m.Details["since"] = count, since
 	return m
 }
