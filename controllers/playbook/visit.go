@@ -81,9 +81,9 @@ func (v *Visit[O]) SaveInTime(ctx context.Context, dropLate func(O)) (again time
 	return 0, v.Save(ctx)
 }
 
-// Mark adds the finalizer, and the mark that the playbook has begun, which outlasts the status. If the API server has no
-// conditions yet, the status is written before it. So a mark on an object without conditions says that these were lost,
-// and never that a manager ended in between. What must not be done twice comes after it.
+// Mark adds the finalizer, and the mark that the playbook has begun, which outlasts the status. If the API server has
+// no conditions yet, the status is written before it. So a mark on an object without conditions says that these were
+// lost, and never that a manager ended in between. What must not be done twice comes after it.
 func (v *Visit[O]) Mark(ctx context.Context) error {
 	if controllerutil.ContainsFinalizer(v.Obj, v1alpha1.Finalizer) && marked(v.Obj) {
 		return nil

@@ -390,8 +390,8 @@ func (w *Webhooks) message(g v1alpha1.DiagnosedGroup, party *v1alpha1.RelyingPar
 	if g.StatusCode != nil {
 		fault = statusCodes.ReplaceAllString(fault, fmt.Sprintf("(HTTP %d)", *g.StatusCode))
 	}
-	m.Summary = fmt.Sprintf("%s could not deliver webhooks to %s (application %s) since %s: %s. Dead so far: %s. They are "+
-		"kept", m.Source, party.Name, g.ApplicationID, since, fault, count)
+	m.Summary = fmt.Sprintf("%s could not deliver webhooks to %s (application %s) since %s: %s. Dead so far: %s. They "+
+		"are kept", m.Source, party.Name, g.ApplicationID, since, fault, count)
 	m.Details["dead"], m.Details["since"] = count, since
 	return m
 }
