@@ -53,6 +53,7 @@ func (w *Webhooks) Tell(ctx context.Context) (playbook.Outcome, error) {
 		return playbook.Wait(time.Second, v1alpha1.ReasonLooking, "why webhooks are dead is not known yet"), nil
 	}
 	var told, silent []string
+	var waits playbook.Outcome
 	for _, g := range w.theirs() {
 		party := relyingParty(w.Platform, g.ApplicationID)
 		if party == nil || len(party.Notify) == 0 {
@@ -61,10 +62,18 @@ func (w *Webhooks) Tell(ctx context.Context) (playbook.Outcome, error) {
 			continue
 		}
 		outcome, text, err := w.tell(ctx, g, party)
-		if err != nil || outcome.Stops() {
-			return outcome, err
+		switch {
+		case err != nil:
+			return playbook.Outcome{}, err
+		case !outcome.Stops():
+			told = append(told, text)
+		case !waits.Stops():
+			// One whose channels are down keeps no other from being told.
+			waits = outcome
 		}
-		told = append(told, text)
+	}
+	if waits.Stops() {
+		return waits, nil
 	}
 	text := strings.Join(append(told, silent...), "; ")
 	switch {

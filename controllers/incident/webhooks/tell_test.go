@@ -163,6 +163,22 @@ func TestNobodyIsToldOfWhatDiedLongAgo(t *testing.T) {
 	}
 }
 
+// One whose channel is down keeps no other from being told.
+func TestEachRelyingPartyIsToldForItself(t *testing.T) {
+	s := newScene(t, "tell-each")
+	s.platform(fmt.Sprintf(`{"spec":{"relyingParties":[`+
+		`{"applicationID":"42","name":"acme","notify":[{"type":"Slack","secretRef":{"name":"nowhere"}}]},`+
+		`{"applicationID":"43","name":"initech","notify":[{"type":"Slack","secretRef":{"name":%q}}]}]}}`,
+		s.slack("initech", "initech-oncall")))
+	s.dead(acme, 2, inBulk, 7)
+	s.dead(initech, 1, inBulk, 7)
+	s.enqueue(acme)
+	s.enqueue(initech)
+	name := s.open("inc", "{}")
+	stage.Eventually(t, "initech is told", func() bool { return len(s.chats("initech-oncall")) == 1 })
+	s.says(s.step(name, v1alpha1.StepRelyingPartyTold, v1alpha1.ReasonTelling), "acme could not be told yet", "nowhere")
+}
+
 // A message whose answer is lost is sent again; a channel that refuses it is passed over.
 func TestARelyingPartyIsToldAtLeastOnce(t *testing.T) {
 	for name, c := range map[string]struct {
