@@ -57,8 +57,12 @@ func (w *Webhooks) Tell(ctx context.Context) (playbook.Outcome, error) {
 	for _, g := range w.theirs() {
 		party := relyingParty(w.Platform, g.ApplicationID)
 		if party == nil || len(party.Notify) == 0 {
-			silent = append(silent, fmt.Sprintf("nobody can tell application %s (%s): Platform %q has no "+
-				"relyingParties[].notify for it", g.ApplicationID, g.Cause, w.Platform.Name))
+			text := fmt.Sprintf("nobody can tell application %s (%s): Platform %q has no relyingParties[].notify for it",
+				g.ApplicationID, g.Cause, w.Platform.Name)
+			if party != nil && party.Oncall != "" {
+				text += "; on call there: " + party.Oncall
+			}
+			silent = append(silent, text)
 			continue
 		}
 		outcome, text, err := w.tell(ctx, g, party)

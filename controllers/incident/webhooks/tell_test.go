@@ -145,7 +145,7 @@ func TestWithoutAContactTheMessageNamesWhomNobodyCouldTell(t *testing.T) {
 	s.othersReceive()
 	name := s.open("inc", "{}")
 	s.says(s.step(name, v1alpha1.StepRelyingPartyTold, v1alpha1.ReasonNotNeeded), "nobody can tell application 42",
-		"relyingParties[].notify", "Call them")
+		"relyingParties[].notify", "on call there: identity team at acme", "Call them")
 }
 
 // Years of dead letters wake nobody.
