@@ -39,10 +39,10 @@ func TestWhereTheRelyingPartyIsSlowItsPaceIsSaid(t *testing.T) {
 	s.seed(200, "HTTP 503: down", 7)
 	name := s.apply("r", "{canary: {entries: 0}, maxInFlight: 10}")
 	s.Await(name, "that none is taken is said", func(r *v1alpha1.DLQReplay) bool {
-		return strings.Contains(message(r), "maxInFlight is full: 10 are with the dispatcher, and acme took none in the "+
+		return strings.Contains(message(r), "maxInFlight is full: 10 entries are with the dispatcher, and acme took none in the "+
 			"last minute")
 	})
-	pace := regexp.MustCompile(`maxInFlight is full: 10 are with the dispatcher, and acme takes about [0-9.]+ a second; ` +
+	pace := regexp.MustCompile(`maxInFlight is full: 10 entries are with the dispatcher, and acme takes about [0-9.]+ a second; ` +
 		`the rest takes about [0-9]+ (s|min)`)
 	s.dispatchUntil(name, "the pace is said", func(r *v1alpha1.DLQReplay) bool { return pace.MatchString(message(r)) })
 }
@@ -74,7 +74,7 @@ func TestARefusedRetryDoesNotDenyTheOnesBefore(t *testing.T) {
 	s.nonces(map[int64]string{ids[0]: s.IssueNonce(ids[0]), ids[1]: s.IssueNonce(ids[0])})
 	r := s.AwaitStalled(s.apply("r", s.viaAdminAPI(ids...)), v1alpha1.ReasonRefused)
 	if strings.Contains(message(r), "Nothing was changed") ||
-		!strings.Contains(message(r), "That entry was not changed; of the 2 planned 1 was dealt with before") {
+		!strings.Contains(message(r), "That entry was not changed; of the 2 planned, 1 was dealt with before") {
 		t.Errorf("the message is %q", message(r))
 	}
 }

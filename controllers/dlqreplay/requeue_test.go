@@ -265,7 +265,7 @@ func TestAnEntryLockedByAnotherSessionIsTriedUntilItIsFree(t *testing.T) {
 	release := s.lock(`SELECT FROM webhook_outbox_entries WHERE id = ANY ($1) FOR UPDATE`, ids[2:5])
 	name := s.apply("r", "{canary: {entries: 0}}")
 	r := s.Await(name, "all but the locked ones", func(r *v1alpha1.DLQReplay) bool {
-		return strings.Contains(message(r), "3 are locked by another session")
+		return strings.Contains(message(r), "3 entries are locked by another session")
 	})
 	s.progress(r, map[string]int64{"requeued": 7, "waiting": 7, "remaining": 3})
 	release()

@@ -27,7 +27,7 @@ func TestATransactionFromBeforeTheRevocationIsWaitedForAndNamed(t *testing.T) {
 	}
 	name := s.apply("key", kid, "reSignTimeoutSeconds: 2")
 	k := s.AwaitStalled(name, v1alpha1.ReasonStillSigning)
-	if message := stage.Condition(k, v1alpha1.StepReSigned).Message; !strings.Contains(message, "1 transactions") ||
+	if message := stage.Condition(k, v1alpha1.StepReSigned).Message; !strings.Contains(message, "1 transaction is") ||
 		!strings.Contains(message, "pg_locks") {
 		t.Error(message)
 	}
@@ -137,7 +137,7 @@ func TestWhatTheDispatcherHoldsIsCountedAndSignedAnewWhenThatIsAllowed(t *testin
 	name := s.apply("key", kid, "{}")
 	k := s.AwaitReason(name, v1alpha1.ReasonReSigning)
 	if c := stage.Condition(k, v1alpha1.StepRevoked); *k.Status.ClaimedEntries != 1 || *k.Status.ResignedEntries != 9 ||
-		!strings.Contains(c.Message, "1 entries were being delivered under the old kid, and can't be recalled") {
+		!strings.Contains(c.Message, "1 entry was being delivered under the old kid, and can't be recalled") {
 		t.Errorf("%s", stage.JSON(k.Status))
 	}
 	under := func() string {

@@ -119,7 +119,7 @@ func TestCleanupSaysWhatIsLeftUndone(t *testing.T) {
 			"the rollback of web from bad0bad to 900d900 is under way", "kid whk_exposed is not ended by this Incident",
 			"auto-deploy of web is off since 2026-11-23T03:00:00Z, to keep bad0bad from coming back"},
 		"dlqreplay playbook-system/replay-running":   {"is still open in the ledger", "of its entries were not looked at"},
-		"dlqreplay playbook-system/replay-waiting":   {"500 of its entries were not looked at, and are still dead"},
+		"dlqreplay playbook-system/replay-waiting":   {"of its entries were not looked at, and are still dead"},
 		"dlqreplay playbook-system/replay-orphaned":  {"the admin API may have been asked to retry entry 7"},
 		"keycompromise playbook-system/key-orphaned": {"the platform's rake may be running, on a job of web"},
 		"keycompromise playbook-system/key-running": {

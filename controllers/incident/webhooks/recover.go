@@ -255,8 +255,10 @@ func (w *Webhooks) replayAdvice(d *v1alpha1.IncidentDiagnosis) string {
 	var specs []v1alpha1.DLQReplaySpec
 	for _, application := range sorted(causes)[:min(len(causes), named)] {
 		spec := w.spec(application, 2*entries[application], causes[application]...)
-		// Where it is known when it began, what was dead before is another story.
-		spec.Selector.DeadAfter = w.Incident.Spec.Onset
+		if onset := w.Incident.Spec.Onset; onset != nil {
+			// What was dead before it began is another story. A signal is bad after what made it bad.
+			spec.Selector.DeadAfter = new(metav1.NewTime(onset.Add(-2 * window)))
+		}
 		if slices.Contains(causes[application], v1alpha1.CauseRateLimited) {
 			spec.RatePerSecond = new(int32(gently))
 		}

@@ -48,7 +48,7 @@ func TestARelyingPartyIsToldOnlyWhileOthersReceive(t *testing.T) {
 		t.Fatalf("acme was told %q", got)
 	}
 	s.says(got[0], "could not deliver webhooks to acme (application 42) since", "answers HTTP 5xx", "12")
-	for _, secret := range []string{world.Namespace, "initech", "43", "kubectl", inBulk, name} {
+	for _, secret := range []string{world.Namespace, "initech", "application 43", "kubectl", inBulk, name} {
 		if strings.Contains(got[0], secret) {
 			t.Errorf("it says %q: %q", secret, got[0])
 		}
