@@ -39,10 +39,11 @@ func TestWhereTheRelyingPartyIsSlowItsPaceIsSaid(t *testing.T) {
 	s.seed(200, "HTTP 503: down", 7)
 	name := s.apply("r", "{canary: {entries: 0}, maxInFlight: 10}")
 	s.Await(name, "that none is taken is said", func(r *v1alpha1.DLQReplay) bool {
-		return strings.Contains(message(r), "maxInFlight is full: 10 entries are with the dispatcher, and acme took none in the "+
-			"last minute")
+		return strings.Contains(message(r), "maxInFlight is full: 10 entries are with the dispatcher, and acme took none in "+
+			"the last minute")
 	})
-	pace := regexp.MustCompile(`maxInFlight is full: 10 entries are with the dispatcher, and acme takes about [0-9.]+ a second; ` +
+	pace := regexp.MustCompile(`maxInFlight is full: 10 entries are with the dispatcher, and ` +
+		`acme takes about [0-9.]+ a second; ` +
 		`the rest takes about [0-9]+ (s|min)`)
 	s.dispatchUntil(name, "the pace is said", func(r *v1alpha1.DLQReplay) bool { return pace.MatchString(message(r)) })
 }

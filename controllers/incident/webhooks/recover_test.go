@@ -51,22 +51,7 @@ func TestWithoutADatabaseNobodyKnowsWhetherItReceives(t *testing.T) {
 // Bulk failure that the signals confirm opens an Incident, which closes once nothing is dead that died since.
 func TestBulkFailureClosesOnItsOwnEvidence(t *testing.T) {
 	s := newScene(t, "recover-bulk")
-	s.platform(`{"spec":{"autoOpen":["WebhookDelivery"],` +
-		`"probes":{"intervalSeconds":1,"failures":1,"windowSeconds":10,"clearSeconds":2}}}`)
-	s.SetFault(acme, logi.Fault{Status: 503})
-	s.SetFault(initech, logi.Fault{Status: 503})
-	s.enqueue(acme)
-	s.enqueue(initech)
-	var name string
-	stage.Eventually(t, "an Incident opens", func() bool {
-		for _, slot := range s.platform(`{}`).Status.Incidents {
-			// The name is there before the Incident is.
-			if slot.Category == v1alpha1.CategoryWebhookDelivery && slot.IncidentUID != "" {
-				name = slot.Incident
-			}
-		}
-		return name != ""
-	})
+	name := s.failInBulk()
 	s.step(name, v1alpha1.StepRecovered, v1alpha1.ReasonRelyingPartyDown)
 	s.SetFault(acme, logi.Fault{})
 	s.SetFault(initech, logi.Fault{})
@@ -89,21 +74,7 @@ func TestBulkFailureClosesOnItsOwnEvidence(t *testing.T) {
 // receive make the signal good, and say nothing of them.
 func TestWhatOthersReceiveClosesNothing(t *testing.T) {
 	s := newScene(t, "recover-others")
-	s.platform(`{"spec":{"autoOpen":["WebhookDelivery"],` +
-		`"probes":{"intervalSeconds":1,"failures":1,"windowSeconds":10,"clearSeconds":2}}}`)
-	s.SetFault(acme, logi.Fault{Status: 503})
-	s.SetFault(initech, logi.Fault{Status: 503})
-	s.enqueue(acme)
-	s.enqueue(initech)
-	var name string
-	stage.Eventually(t, "an Incident opens", func() bool {
-		for _, slot := range s.platform(`{}`).Status.Incidents {
-			if slot.Category == v1alpha1.CategoryWebhookDelivery && slot.IncidentUID != "" {
-				name = slot.Incident
-			}
-		}
-		return name != ""
-	})
+	name := s.failInBulk()
 	s.Await(name, "both were seen", func(i *v1alpha1.Incident) bool { return len(i.Status.Applications) == 2 })
 	// Nothing of acme is dead any more, as after a retry in the admin UI.
 	s.Exec(`UPDATE webhook_outbox_entries SET dlq_at = NULL, attempts = 1,
@@ -137,4 +108,25 @@ func TestAnIncidentAboutOneRelyingPartyIsNotConfirmedByOthers(t *testing.T) {
 	if status := s.Get(name).Status; status.ConfirmedAt != nil || status.Severity != v1alpha1.Sev3 {
 		t.Errorf("it is %s, confirmed by %s", status.Severity, status.ConfirmedBy)
 	}
+}
+
+// failInBulk lets both relying parties fail, and returns the Incident that opens for it.
+func (s *scene) failInBulk() (name string) {
+	s.Helper()
+	s.platform(`{"spec":{"autoOpen":["WebhookDelivery"],` +
+		`"probes":{"intervalSeconds":1,"failures":1,"windowSeconds":10,"clearSeconds":2}}}`)
+	s.SetFault(acme, logi.Fault{Status: 503})
+	s.SetFault(initech, logi.Fault{Status: 503})
+	s.enqueue(acme)
+	s.enqueue(initech)
+	stage.Eventually(s.T, "an Incident opens", func() bool {
+		for _, slot := range s.platform(`{}`).Status.Incidents {
+			// The name is there before the Incident is.
+			if slot.Category == v1alpha1.CategoryWebhookDelivery && slot.IncidentUID != "" {
+				name = slot.Incident
+			}
+		}
+		return name != ""
+	})
+	return name
 }

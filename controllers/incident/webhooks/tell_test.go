@@ -29,6 +29,17 @@ func (s *scene) othersReceive() {
 	stage.Eventually(s.T, "initech receives", func() bool { return len(s.ReceivedKeys(initech)) > 0 })
 }
 
+// told opens an Incident, and waits until acme's on-call was told.
+func (s *scene) told() (name string) {
+	s.Helper()
+	s.notify("acme-oncall")
+	s.dead(acme, 1, inBulk, 7)
+	s.othersReceive()
+	name = s.open("inc", "{}")
+	s.step(name, v1alpha1.StepRelyingPartyTold, v1alpha1.ReasonSucceeded)
+	return name
+}
+
 func TestARelyingPartyIsToldOnlyWhileOthersReceive(t *testing.T) {
 	s := newScene(t, "tell")
 	s.notify("acme-oncall")
@@ -64,11 +75,7 @@ func TestARelyingPartyIsToldOnlyWhileOthersReceive(t *testing.T) {
 
 func TestARelyingPartyIsToldWhenItIsOver(t *testing.T) {
 	s := newScene(t, "tell-over")
-	s.notify("acme-oncall")
-	s.dead(acme, 1, inBulk, 7)
-	s.othersReceive()
-	name := s.open("inc", "{}")
-	s.step(name, v1alpha1.StepRelyingPartyTold, v1alpha1.ReasonSucceeded)
+	name := s.told()
 	s.enqueue(acme)
 	s.step(name, v1alpha1.StepRecovered, v1alpha1.ReasonSucceeded)
 	s.resolve(name)
@@ -83,11 +90,7 @@ func TestARelyingPartyIsToldWhenItIsOver(t *testing.T) {
 // which they arrive, says so.
 func TestARelyingPartyThatBrokeAgainIsNotToldThatItIsOver(t *testing.T) {
 	s := newScene(t, "tell-again")
-	s.notify("acme-oncall")
-	s.dead(acme, 1, inBulk, 7)
-	s.othersReceive()
-	name := s.open("inc", "{}")
-	s.step(name, v1alpha1.StepRelyingPartyTold, v1alpha1.ReasonSucceeded)
+	name := s.told()
 	s.enqueue(acme)
 	s.step(name, v1alpha1.StepRecovered, v1alpha1.ReasonSucceeded)
 	s.SetFault(acme, logi.Fault{Status: 503})
@@ -112,11 +115,7 @@ func TestARelyingPartyThatBrokeAgainIsNotToldThatItIsOver(t *testing.T) {
 // Whoever closes it by hand while acme is down does not make it over.
 func TestARelyingPartyThatIsStillDownIsNotToldThatItIsOver(t *testing.T) {
 	s := newScene(t, "tell-down")
-	s.notify("acme-oncall")
-	s.dead(acme, 1, inBulk, 7)
-	s.othersReceive()
-	name := s.open("inc", "{}")
-	s.step(name, v1alpha1.StepRelyingPartyTold, v1alpha1.ReasonSucceeded)
+	name := s.told()
 	s.resolve(name)
 	if got := s.chats("acme-oncall"); len(got) != 1 {
 		t.Errorf("acme was told %q", got)
